@@ -1,0 +1,22 @@
+#pragma once
+// An exec says where an operation runs: it is a small handle on the context of one rank and chooses the overload of every op by its type.
+// On the host the context is scratch memory; on a device it also carries the stream and library handles (core/exec.cuh).
+#include <moefold/core/memory.hpp>
+
+namespace moefold {
+
+/// What one host rank keeps for its whole life: scratch that operations borrow and give back.
+struct host_context {
+  memory_stack<host_memory> scratch;
+};
+
+/// Passed by value to every operation. Points at the context of the calling rank; never shared between ranks.
+struct host_exec {
+  using memory = host_memory;
+  host_context* context;
+
+  explicit host_exec(host_context& owner) : context(&owner) {}
+  memory_stack<host_memory>& scratch() const { return context->scratch; }
+};
+
+}  // namespace moefold

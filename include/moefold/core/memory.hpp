@@ -1,0 +1,122 @@
+#pragma once
+// Host memory, counted, and the stack of bytes from which arenas and scratch are cut. A stack grows in chunks while a program warms up and
+// never afterwards: what is released is handed out again, and pointers stay valid until their mark is released.
+//
+//   chunk 0 [ aaaa bbbb cccccc ....]   chunk 1 [ dddddddd ........]        take() cuts 64-byte aligned pieces from left to right;
+//                    ^ mark                              ^ top             release(mark) moves the top back, memory stays
+#include <moefold/core/error.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <new>
+#include <utility>
+#include <vector>
+
+namespace moefold {
+
+/// Thrown when memory cannot be had: says how much was asked for and what for.
+class out_of_memory : public error {
+ public:
+  using error::error;
+};
+
+/// Where host tensors live. Alignment 64 bytes: one cache line, one vector register.
+struct host_memory {
+  static constexpr std::size_t alignment = 64;
+
+  static void* allocate(std::size_t bytes) {
+    void* block = ::operator new(bytes, std::align_val_t{alignment}, std::nothrow);
+    require<out_of_memory>(block != nullptr, "moefold: could not allocate ", bytes,
+                           " bytes of host memory; use fewer ranks per machine, a smaller micro-batch or a smaller model");
+    allocations_.fetch_add(1, std::memory_order_relaxed);
+    return block;
+  }
+  static void deallocate(void* block) noexcept { ::operator delete(block, std::align_val_t{alignment}); }
+
+  /// Allocations made so far by all threads: a training step after the first adds none.
+  static std::size_t allocations() { return allocations_.load(std::memory_order_relaxed); }
+
+ private:
+  inline static std::atomic<std::size_t> allocations_{0};
+};
+
+/// A stack of bytes in chunks of Memory. Not shared between threads: each rank has its own.
+template <class Memory = host_memory>
+class memory_stack {
+ public:
+  struct mark_t {
+    std::size_t chunk = 0;
+    std::size_t used = 0;
+  };
+
+  memory_stack() = default;
+  explicit memory_stack(std::size_t bytes) { reserve(bytes); }
+  memory_stack(memory_stack&& other) noexcept
+      : chunks_(std::exchange(other.chunks_, {})), top_(std::exchange(other.top_, {})), in_use_(std::exchange(other.in_use_, 0)),
+        peak_(std::exchange(other.peak_, 0)) {}
+  memory_stack& operator=(memory_stack&& other) noexcept {
+    memory_stack(std::move(other)).swap(*this);
+    return *this;
+  }
+  ~memory_stack() {
+    for (const chunk& c : chunks_) Memory::deallocate(c.data);
+  }
+
+  /// One chunk that holds `bytes` in one piece, made now instead of during the first step.
+  void reserve(std::size_t bytes) {
+    if (bytes > 0) add_chunk(rounded(bytes));
+  }
+
+  /// `bytes` bytes, 64-byte aligned, uninitialised, valid until a mark set before is released. Zero bytes give a valid pointer.
+  std::byte* take(std::size_t bytes) {
+    const std::size_t need = std::max(rounded(bytes), Memory::alignment);
+    while (top_.chunk < chunks_.size() && chunks_[top_.chunk].size - top_.used < need) top_ = {top_.chunk + 1, 0};
+    if (top_.chunk == chunks_.size()) add_chunk(std::max(need, smallest_chunk));
+    std::byte* piece = chunks_[top_.chunk].data + top_.used;
+    top_.used += need;
+    in_use_ += need;
+    peak_ = std::max(peak_, in_use_);
+    return piece;
+  }
+
+  mark_t mark() const { return top_; }
+  void release(mark_t mark) {
+    top_ = mark;
+    in_use_ = mark.used;
+    for (std::size_t c = 0; c < mark.chunk; ++c) in_use_ += chunks_[c].size;
+  }
+  void clear() { release({}); }
+
+  std::size_t peak() const { return peak_; }  // bytes, the most ever in use at once
+  std::size_t capacity() const {
+    std::size_t bytes = 0;
+    for (const chunk& c : chunks_) bytes += c.size;
+    return bytes;
+  }
+
+ private:
+  static constexpr std::size_t smallest_chunk = std::size_t{1} << 20;
+  struct chunk {
+    std::byte* data;
+    std::size_t size;
+  };
+  static std::size_t rounded(std::size_t bytes) { return (bytes + Memory::alignment - 1) / Memory::alignment * Memory::alignment; }
+  void add_chunk(std::size_t bytes) {
+    chunks_.reserve(chunks_.size() + 1);
+    chunks_.push_back({static_cast<std::byte*>(Memory::allocate(bytes)), bytes});
+  }
+  void swap(memory_stack& other) noexcept {
+    std::swap(chunks_, other.chunks_);
+    std::swap(top_, other.top_);
+    std::swap(in_use_, other.in_use_);
+    std::swap(peak_, other.peak_);
+  }
+
+  std::vector<chunk> chunks_;
+  mark_t top_;
+  std::size_t in_use_ = 0;
+  std::size_t peak_ = 0;
+};
+
+}  // namespace moefold
