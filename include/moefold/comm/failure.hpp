@@ -1,0 +1,56 @@
+#pragma once
+// How a communicator fails: the first failure becomes the root cause, and every other rank's pending call ends with an error that names it.
+// The class says what happened, the record says where; all ranks report the same record.
+//
+//   error
+//   +- comm_error             carries the root_cause
+//      +- peer_failed         another rank threw, or ended while others still needed it
+//      +- timeout             a rank did not arrive before the deadline; lists who arrived and who is missing
+//      +- signature_mismatch  ranks disagree on operation, type, counts, root or reduction; lists both signatures and the ranks of each
+//      +- comm_revoked        any call on a communicator whose failure this rank has been told of before
+#include <moefold/comm/communicator.hpp>
+
+#include <chrono>
+#include <string>
+#include <utility>
+
+namespace moefold {
+
+struct root_cause {
+  int rank = -1;                                  // world rank of the culprit
+  comm_label label;                               // the communicator it failed on, by its axes; empty when outside any call
+  operation op = operation::barrier;              // of that communicator's call, or the last one entered
+  std::uint64_t seq = 0;                          // number of that call on the communicator, from 0
+  std::chrono::nanoseconds elapsed{0};            // inside that call until the failure was noticed
+  std::string message;
+
+  std::string_view axis() const { return label.view(); }
+};
+
+class comm_error : public error {
+ public:
+  comm_error(const std::string& what, root_cause cause) : error(what), cause_(std::move(cause)) {}
+  const root_cause& cause() const { return cause_; }
+
+ private:
+  root_cause cause_;
+};
+
+class peer_failed : public comm_error {
+ public:
+  using comm_error::comm_error;
+};
+class timeout : public comm_error {
+ public:
+  using comm_error::comm_error;
+};
+class signature_mismatch : public comm_error {
+ public:
+  using comm_error::comm_error;
+};
+class comm_revoked : public comm_error {
+ public:
+  using comm_error::comm_error;
+};
+
+}  // namespace moefold
