@@ -1,0 +1,71 @@
+#pragma once
+// What a rank owns of a global tensor: a box, by the tensor's placement, and of the box's elements, counted flat, the even
+// range whose optimizer state is its own (ZeRO-1).
+//
+//   experts W1 [E 8, F 144, H 128] on ep 4, etp 1, edp 2        rank with ep 1:   box  offset [2, 0, 0]   extent [2, 144, 128]
+//   its 36864 elements over the 2 replicas along edp            edp 0: [0, 18432)      edp 1: [18432, 36864)
+#include <moefold/mesh/coordinate.hpp>
+#include <moefold/mesh/placement.hpp>
+
+#include <algorithm>
+
+namespace moefold {
+
+/// A box of a row-major tensor.
+struct box {
+  tensor_extents global;                                    // the whole tensor
+  std::array<extent_t, tensor_extents::max_rank> offset{};  // where the box begins
+  tensor_extents extent;                                    // the box
+
+  constexpr extent_t size() const { return extent.size(); }
+
+  /// Where the box's element `local` (flat, row-major in the box) lies in the whole tensor (flat, row-major).
+  constexpr extent_t global_index(extent_t local) const {
+    extent_t index = 0, stride = 1;
+    for (int i = global.rank - 1; i >= 0; --i) {
+      index += (offset[std::size_t(i)] + local % extent[i]) * stride;
+      local /= extent[i];
+      stride *= global[i];
+    }
+    return index;
+  }
+  /// So many neighbours of the box are neighbours in the whole tensor too: copy runs of this length. Divides size().
+  constexpr extent_t run() const {
+    extent_t length = 1;
+    for (int i = global.rank - 1; i >= 0; --i) {
+      length *= extent[i];
+      if (extent[i] != global[i]) break;
+    }
+    return length;
+  }
+  friend constexpr bool operator==(const box&, const box&) = default;
+};
+
+/// The box of a tensor that a rank holds. Throws config_error if a cut does not come out even or the rank is outside the world.
+constexpr box box_of(const placement_value& where, const tensor_extents& global, const folding_extents& fold, extent_t rank) {
+  box b{global, {}, where.local(global, fold)};
+  const coordinate at = coordinate_of(where.mesh_of(fold), rank);
+  for (int i = 0; i < where.count; ++i) {
+    const cut& c = where.cuts[std::size_t(i)];
+    b.offset[std::size_t(c.dim)] = at[c.axis] * b.extent[c.dim];
+  }
+  return b;
+}
+
+struct flat_range {  // [begin, end) of a flat buffer
+  extent_t begin = 0, end = 0;
+
+  constexpr extent_t size() const { return end - begin; }
+  constexpr bool empty() const { return begin == end; }
+  friend constexpr bool operator==(const flat_range&, const flat_range&) = default;
+};
+
+/// Piece `index` of `count` elements over `ranks` ranks: ceil(count / ranks) each, the last pieces shorter or empty.
+constexpr flat_range shard_of(extent_t count, extent_t ranks, extent_t index) {
+  require(count >= 0 && ranks >= 1 && index >= 0 && index < ranks, "moefold: piece ", index, " of ", count, " elements over ", ranks,
+          " ranks does not exist; needed are count >= 0 and 0 <= index < ranks");
+  const extent_t piece = count / ranks + (count % ranks != 0);
+  return {std::min(index * piece, count), std::min((index + 1) * piece, count)};
+}
+
+}  // namespace moefold
