@@ -1,0 +1,122 @@
+#pragma once
+// Causal grouped-query attention with heads over tp and context over cp. Rows come in and leave in the sequence-parallel layout, so that whatever
+// follows sees only a bag of tokens.
+//
+//   x [T/TP, H] -gather-> [T, H] -Wq Wk Wv-> q [S/CP, B, heads/TP, d], k v [S/CP, B, kv/TP, d] -RoPE-> context policy -Wo-> sum, scatter -> [T/TP, H]
+//   T = S/CP * B tokens of this CP part. Traffic over tp: forward 1 all-gather + 1 reduce-scatter; backward 2 all-gathers + 1 reduce-scatter.
+#include <moefold/attention/policy.hpp>
+#include <moefold/inventory/legality.hpp>
+#include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/linear.hpp>
+#include <moefold/layers/sequence.hpp>
+#include <moefold/ops/rope.hpp>
+
+#include <vector>
+
+namespace moefold {
+
+template <class Precision>
+struct attention_weights {
+  linear<Precision, rows_over_tp> query;      // [heads/TP * d, H]
+  linear<Precision, rows_over_tp> key;        // [kv/TP * d, H]
+  linear<Precision, rows_over_tp> value;      // [kv/TP * d, H]
+  linear<Precision, columns_over_tp> output;  // [H, heads/TP * d]
+};
+
+/// The layer over values: communicators and numbers instead of a mesh, so that all foldings share one instantiation.
+template <class Precision, class Comm, class Context = cp_all_gather>
+class attention_layer {
+ public:
+  using T = typename Precision::storage;
+  using A = typename Precision::accumulate;
+
+  struct saved {
+    view<const T> x;    // [T/TP, H], the caller's
+    view<T> q, k, v;    // roped, [S/CP, B, heads or kv over TP, d]
+    view<T> out;        // [S/CP, B, heads/TP, d]
+    view<A> lse;        // [B, heads/TP, S/CP]
+  };
+
+  /// Local. `sequence` is S; tp and cp must outlive the layer.
+  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp)
+      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), positions_(context_positions(sequence, cp.size())) {
+    const extent_t heads = model.heads / tp.size();
+    require(weights.query.weight.value.extent(0) == heads * model.head_dim, "moefold: attention expects ", heads * model.head_dim,
+            " query rows on each of ", tp.size(), " tp ranks, given ", weights.query.weight.value.extent(0));
+  }
+
+  /// x [T/TP, H] -> y [T/TP, H], assigned. Collective over tp and cp.
+  template <class Exec, class Arena>
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s) const {
+    const extent_t tokens = x.extent(0) * tp_->size(), part = extent_t(positions_.size()) / cp_->size(), batch = tokens / part;
+    require(part * batch == tokens, "moefold: attention got ", tokens, " tokens per CP part, which is no multiple of S/CP = ", part);
+    const extent_t heads = model_.heads / tp_->size(), kv = model_.kv_heads / tp_->size(), d = model_.head_dim;
+    s = {x, keep.template take<T>(part, batch, heads, d), keep.template take<T>(part, batch, kv, d), keep.template take<T>(part, batch, kv, d),
+         keep.template take<T>(part, batch, heads, d), keep.template take<A>(batch, heads, part)};
+    {
+      scratch local(e);
+      view<const T> all = gather_rows_of_group<T>(e, *tp_, x, local);
+      weights_.query.forward(e, all, s.q.as({tokens, heads * d}));
+      weights_.key.forward(e, all, s.k.as({tokens, kv * d}));
+      weights_.value.forward(e, all, s.v.as({tokens, kv * d}));
+    }
+    rope_forward(e, s.q, own_positions(), model_.rope_theta);
+    rope_forward(e, s.k, own_positions(), model_.rope_theta);
+    Context::template forward<T, A>(e, *cp_, positions_, s.q, s.k, s.v, s.out, s.lse);
+    scratch local(e);
+    view<T> partial = partial_rows<T, Exec>(*tp_, y, local);
+    weights_.output.forward(e, view<const T>(s.out.as({tokens, heads * d})), partial);
+    sum_and_scatter_rows<T>(e, *tp_, partial, y);
+  }
+
+  /// dy [T/TP, H] -> dx [T/TP, H], assigned; weight gradients are accumulated. Collective over tp and cp.
+  template <class Exec>
+  void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
+    const extent_t tokens = dy.extent(0) * tp_->size(), q_width = s.q.extent(2) * s.q.extent(3), kv_width = s.k.extent(2) * s.k.extent(3);
+    scratch local(e);
+    const auto like = [&](const view<T>& v) { return local.template take<T>(v.extent(0), v.extent(1), v.extent(2), v.extent(3)); };
+    view<T> dout = like(s.out), dq = like(s.q), dk = like(s.k), dv = like(s.v);
+    weights_.output.backward(e, gather_rows_of_group<T>(e, *tp_, dy, local), view<const T>(s.out.as({tokens, q_width})),
+                             dout.as({tokens, q_width}));
+    Context::template backward<T, A>(e, *cp_, positions_, dout, s.q, s.k, s.v, s.out, s.lse, dq, dk, dv);
+    rope_backward(e, dq, own_positions(), model_.rope_theta);
+    rope_backward(e, dk, own_positions(), model_.rope_theta);
+    view<const T> x = gather_rows_of_group<T>(e, *tp_, s.x, local);
+    view<T> partial = partial_rows<T, Exec>(*tp_, dx, local);
+    weights_.query.backward(e, view<const T>(dq.as({tokens, q_width})), x, partial);
+    weights_.key.backward(e, view<const T>(dk.as({tokens, kv_width})), x, partial, T(1));
+    weights_.value.backward(e, view<const T>(dv.as({tokens, kv_width})), x, partial, T(1));
+    sum_and_scatter_rows<T>(e, *tp_, partial, dx);
+  }
+
+ private:
+  std::span<const std::int32_t> own_positions() const {
+    const std::size_t part = positions_.size() / std::size_t(cp_->size());
+    return std::span(positions_).subspan(std::size_t(cp_->rank()) * part, part);
+  }
+
+  model_shape model_;
+  attention_weights<Precision> weights_;
+  Comm* tp_;
+  Comm* cp_;
+  std::vector<std::int32_t> positions_;  // [S], rank after rank
+};
+
+/// The block at the surface: carries its mesh in its type, and a wrong one does not compile. For trainers of one's own, on weights in one's own memory.
+template <class Policy, class Mesh, class Comm>
+class attention : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
+                  check_kv_heads<Policy::model.kv_heads, extent_of<Mesh, tag::tp>>,
+                  check_pieces<Policy::sequence, sequence_pieces(extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,
+                  public attention_layer<typename Policy::precision, Comm, typename Policy::context> {
+ public:
+  using base = attention_layer<typename Policy::precision, Comm, typename Policy::context>;
+  /// tp and cp are the communicators of this rank's groups<Mesh, tag::tp> and groups<Mesh, tag::cp>.
+  attention(attention_weights<typename Policy::precision> weights, Comm& tp, Comm& cp)
+      : base(Policy::model, Policy::sequence, weights, tp, cp) {
+    require<config_error>(tp.size() == extent_of<Mesh, tag::tp> && cp.size() == extent_of<Mesh, tag::cp>, "moefold: attention on a mesh with tp ",
+                          extent_of<Mesh, tag::tp>, " and cp ", extent_of<Mesh, tag::cp>, " was given groups of ", tp.size(), " and ", cp.size(),
+                          " ranks; split the world by groups<Mesh, tag::tp> and groups<Mesh, tag::cp>");
+  }
+};
+
+}  // namespace moefold

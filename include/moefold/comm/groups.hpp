@@ -1,0 +1,51 @@
+#pragma once
+// The communicators of a folding: one for each set of axes over which something travels, split from the world once, eagerly and in one order.
+//
+//   tp, cp, pp                 inside attention, between stages          etp, ep   inside the MoE layer
+//   cp x dp, tp x cp x dp      replicas of attention parameters          edp       replicas of experts
+#include <moefold/comm/communicator.hpp>
+#include <moefold/mesh/group.hpp>
+
+#include <array>
+#include <utility>
+#include <vector>
+
+namespace moefold {
+
+template <class Comm>
+class group_set {
+ public:
+  static constexpr std::array<axis_set, 8> sets = {
+      set_of<tag::tp>,          set_of<tag::cp>,  set_of<tag::pp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
+      set_of<tag::etp>, set_of<tag::ep>, set_of<tag::edp>};
+
+  /// Collective over the world, whose size must be that of the folding. Keeps a reference to `world`.
+  group_set(Comm& world, const folding_extents& fold) : world_(&world) {
+    require<config_error>(world.size() == fold.world(), "moefold: the folding needs ", fold.world(), " ranks and the world has ", world.size());
+    comms_.reserve(sets.size());
+    for (const axis_set axes : sets) {
+      const extents& mesh = moe_axes::axes.without(set_of<tag::pp>).contains(axes) ? fold.moe : fold.attention;
+      const extent_t rank = world.rank();
+      comms_.push_back(world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name())));
+    }
+  }
+
+  Comm& world() { return *world_; }
+  /// The communicator over exactly these axes; throws if the set is not one of `sets`.
+  Comm& operator[](axis_set axes) {
+    for (std::size_t i = 0; i < sets.size(); ++i)
+      if (sets[i] == axes) return comms_[i];
+    require(false, "moefold: no communicator is kept for ", axes.name(), "; add the set to group_set::sets");
+    return comms_.front();
+  }
+  template <class... Tags>
+  Comm& over() {
+    return (*this)[set_of<Tags...>];
+  }
+
+ private:
+  Comm* world_;
+  std::vector<Comm> comms_;
+};
+
+}  // namespace moefold

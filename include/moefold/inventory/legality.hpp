@@ -1,0 +1,50 @@
+#pragma once
+// Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
+// Source: semantics.md 1 in words: E % EP, F % ETP, heads and kv heads % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+#include <moefold/core/model_shape.hpp>
+#include <moefold/mesh/extents.hpp>
+#include <moefold/mesh/folding.hpp>
+
+namespace moefold {
+
+MOEFOLD_RULE(heads, heads, tp, heads % tp == 0, "moefold: the attention heads must be a multiple of TP; choose a TP that divides them")
+MOEFOLD_RULE(kv_heads, kv_heads, tp, kv_heads % tp == 0,
+             "moefold: the key/value heads must be a multiple of TP; choose a TP that divides them, and use CP for the rest")
+MOEFOLD_RULE(experts, experts, ep, experts % ep == 0, "moefold: the experts must be a multiple of EP; choose an EP that divides them")
+MOEFOLD_RULE(ffn, ffn, etp, ffn % etp == 0, "moefold: the expert ffn width must be a multiple of ETP; choose an ETP that divides it")
+MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
+             "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
+             "lengthen the sequence or lower CP or TP")
+MOEFOLD_RULE(depth, layers, pp, layers >= pp, "moefold: every pipeline stage needs at least one layer; lower PP")
+MOEFOLD_RULE(batch, global_batch, dp_times_micro_batch, global_batch > 0 && global_batch % dp_times_micro_batch == 0,
+             "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch")
+
+/// Equal pieces into which a sequence is cut: TP*CP, twice that when CP > 1.
+constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2 * cp * tp : cp * tp; }
+
+/// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
+/// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
+template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
+struct check_run : check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
+                   check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
+                   check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
+                   check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
+                   check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
+                   check_depth<Run::model.layers, extent_of<Attention, tag::pp>> {
+  static constexpr bool ok = true;
+};
+
+/// Run-time form. Throws config_error naming the first rule that does not hold.
+constexpr void check(const model_shape& model, extent_t sequence, const folding_extents& fold) {
+  check(model);
+  const extent_t tp = fold.attention.of(axis_id::tp), cp = fold.attention.of(axis_id::cp);
+  require_heads(model.heads, tp);
+  require_kv_heads(model.kv_heads, tp);
+  require_experts(model.experts, fold.moe.of(axis_id::ep));
+  require_ffn(model.ffn, fold.moe.of(axis_id::etp));
+  require<config_error>(sequence > 0, "moefold: the sequence must be at least 1 token long (given ", sequence, ")");
+  require_pieces(sequence, sequence_pieces(tp, cp));
+  require_depth(model.layers, fold.attention.of(axis_id::pp));
+}
+
+}  // namespace moefold

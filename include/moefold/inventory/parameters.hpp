@@ -1,0 +1,166 @@
+#pragma once
+// Which parameters a model has and how each one lies on a folding: the one list that the engine builds from, that initialisation, optimizer
+// and checkpoint walk, and that the planner counts.
+//
+//   name                       global extents      placement                 replicas (sum and optimizer shard)
+//   embedding, head            [V, H]              rows over tp              cp x dp
+//   layers.N.attention.norm    [H]                 replicated                tp x cp x dp
+//   layers.N.attention.query   [heads * d, H]      rows over tp              cp x dp        key, value alike: [kv_heads * d, H]
+//   layers.N.attention.output  [H, heads * d]      columns over tp           cp x dp
+//   layers.N.moe.norm, final_norm [H]              replicated                tp x cp x dp
+//   layers.N.moe.router        [E, H]              replicated                tp x cp x dp
+//   layers.N.moe.gate, up      [E, F, H]           experts over ep, F over etp   edp
+//   layers.N.moe.down          [E, H, F]           experts over ep, F over etp   edp
+#include <moefold/core/model_shape.hpp>
+#include <moefold/inventory/stages.hpp>
+#include <moefold/mesh/extents.hpp>
+#include <moefold/mesh/placement.hpp>
+
+#include <array>
+#include <string>
+
+namespace moefold {
+
+using replicated = placement<attention_axes>;
+using rows_over_tp = placement<attention_axes, shard<tag::tp, 0>>;
+using columns_over_tp = placement<attention_axes, shard<tag::tp, 1>>;
+using expert_rows = placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>>;
+using expert_columns = placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 2>>;
+
+enum class parameter_kind : std::uint8_t {
+  embedding, attention_norm, query, key, value, output, moe_norm, router, gate, up, down, final_norm, head
+};
+
+constexpr const char* name_of(parameter_kind kind) {
+  constexpr const char* names[] = {"embedding", "attention.norm", "attention.query", "attention.key", "attention.value", "attention.output",
+                                   "moe.norm",  "moe.router",     "moe.gate",        "moe.up",        "moe.down",        "final_norm",
+                                   "head"};
+  return names[int(kind)];
+}
+
+/// One parameter of the whole model.
+struct parameter_fact {
+  parameter_kind kind{};
+  extent_t layer = -1;                 // -1: belongs to no layer
+  tensor_extents extent{};             // global, the vocabulary padded to a multiple of TP
+  extent_t padding = 0;                // elements that only pad: value 0, gradient 0, not counted
+  placement_value placement{};
+  bool decay = false;                  // weight decay applies
+  double init_std = 0;                 // 0: starts as ones
+
+  constexpr extent_t parameters() const { return extent.size() - padding; }
+  std::string name() const { return layer < 0 ? name_of(kind) : "layers." + std::to_string(layer) + "." + name_of(kind); }
+};
+
+/// Rows of embedding and head as stored: the vocabulary, padded to a multiple of TP.
+constexpr extent_t padded_vocabulary(const model_shape& m, extent_t tp) { return (m.vocabulary + tp - 1) / tp * tp; }
+
+/// Square root by Newton's method, for constant expressions.
+constexpr double square_root(double x) {
+  double r = x > 1 ? x : 1;
+  for (int i = 0; i < 64; ++i) r = 0.5 * (r + x / r);
+  return r;
+}
+
+/// Calls f(parameter_fact) for every parameter of one pipeline stage, in storage order.
+template <class F>
+constexpr void for_each_parameter(const model_shape& m, const folding_extents& fold, extent_t stage, F&& f) {
+  const extent_t stages = fold.attention.of(axis_id::pp);
+  const extent_t vocabulary = padded_vocabulary(m, fold.attention.of(axis_id::tp));
+  const double std = m.init_std, output_std = m.init_std / square_root(2.0 * double(m.layers));
+  const auto matrix = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
+    f(parameter_fact{kind, layer, {rows, columns}, 0, value_of<decltype(where)>, true, init});
+  };
+  const auto gain = [&](parameter_kind kind, extent_t layer) {
+    f(parameter_fact{kind, layer, {m.hidden}, 0, value_of<replicated>, false, 0});
+  };
+  const auto expert = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
+    f(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, value_of<decltype(where)>, true, init});
+  };
+  const auto table = [&](parameter_kind kind) {
+    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, value_of<rows_over_tp>, true, std});
+  };
+  using enum parameter_kind;
+  if (stage == 0) table(embedding);
+  const layer_range own = stage_layers(m.layers, stages, stage);
+  for (extent_t l = own.first; l < own.first + own.count; ++l) {
+    gain(attention_norm, l);
+    matrix(query, l, m.q_width(), m.hidden, rows_over_tp{}, std);
+    matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
+    matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
+    matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
+    gain(moe_norm, l);
+    matrix(router, l, m.experts, m.hidden, replicated{}, std);
+    expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
+    expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
+    expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
+  }
+  if (stage == stages - 1) {
+    gain(final_norm, -1);
+    table(head);
+  }
+}
+
+/// Parameters of the whole model, padding not counted.
+constexpr extent_t count_parameters(const model_shape& m) {
+  const folding_extents one{};
+  extent_t total = 0;
+  for_each_parameter(m, one, 0, [&](const parameter_fact& p) { total += p.parameters(); });
+  return total;
+}
+
+/// Elements of one parameter that one rank holds.
+constexpr extent_t local_elements(const parameter_fact& p, const folding_extents& fold) { return p.placement.local(p.extent, fold).size(); }
+
+/// Parameters with the same replicas lie in one flat buffer: reduced by one reduce-scatter, updated in equal shards, gathered by one all-gather.
+struct parameter_buffer {
+  placement_value placement{};  // of its first parameter: mesh and replica axes are the same for all
+  extent_t replicas = 1;        // ranks over which gradients are summed and optimizer state is sharded
+  extent_t elements = 0;        // per rank
+  constexpr extent_t shard() const { return (elements + replicas - 1) / replicas; }
+  constexpr extent_t padded() const { return shard() * replicas; }  // the shard filler behind the last parameter stays 0
+};
+
+struct parameter_buffers {
+  std::array<parameter_buffer, 4> buffer{};
+  int count = 0;
+
+  /// Index of the buffer for this placement, made on first use.
+  constexpr int find(const placement_value& placement, const folding_extents& fold) {
+    for (int i = 0; i < count; ++i)
+      if (buffer[std::size_t(i)].placement.replicas() == placement.replicas()) return i;
+    buffer[std::size_t(count)] = {placement, placement.mesh_of(fold).of(placement.replicas()), 0};
+    return count++;
+  }
+};
+
+constexpr parameter_buffers buffers_of(const model_shape& m, const folding_extents& fold, extent_t stage) {
+  parameter_buffers buffers;
+  for_each_parameter(m, fold, stage, [&](const parameter_fact& p) {
+    const int at = buffers.find(p.placement, fold);
+    buffers.buffer[std::size_t(at)].elements += local_elements(p, fold);
+  });
+  return buffers;
+}
+
+/// Bytes that parameters need on one rank of a stage, exactly as the engine allocates them.
+struct parameter_memory {
+  extent_t parameters = 0, gradients = 0, optimizer = 0;
+};
+
+template <class Precision>
+constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage) {
+  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
+  constexpr extent_t per_shard = 2 * sizeof(typename Precision::moments) + (own_master ? sizeof(typename Precision::master) : 0);
+  const parameter_buffers buffers = buffers_of(m, fold, stage);
+  parameter_memory bytes;
+  for (int i = 0; i < buffers.count; ++i) {
+    const parameter_buffer& b = buffers.buffer[std::size_t(i)];
+    bytes.parameters += b.padded() * extent_t(sizeof(typename Precision::storage));
+    bytes.gradients += b.padded() * extent_t(sizeof(typename Precision::reduce));
+    bytes.optimizer += b.shard() * per_shard;
+  }
+  return bytes;
+}
+
+}  // namespace moefold

@@ -1,0 +1,137 @@
+#pragma once
+// Everything that travels in one training step, as one rank sends it: axis x operation -> calls, messages, bytes. The recording communicator
+// measures the same table; the tests hold the two equal, and the planner reads this one. Counting rule: core/traffic_rule.hpp.
+//
+//   axis         per block and micro-batch (forward | backward)                               per step
+//   tp           all_gather 1 | 2, reduce_scatter 1 | 1       [rows, H]                       embedding and head, per micro-batch
+//   cp           all_gather 2 | 2, reduce_scatter 0 | 2       [T, kv/TP * d]
+//   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1
+//   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
+//   pp           send and recv of [rows, H] along and against the stages
+//   tp x cp x dp                                                                              all_reduce of the token count
+//   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters
+//   world                                                                                     all_reduce of norm, loss, stop vote and expert load
+#include <moefold/core/traffic_rule.hpp>
+#include <moefold/inventory/activations.hpp>
+#include <moefold/mesh/group.hpp>
+
+#include <array>
+#include <vector>
+
+namespace moefold {
+
+/// One cell of the table. An empty axis set stands for the world.
+struct traffic_cell {
+  axis_set axes{};
+  operation op{};
+  std::uint64_t calls = 0, messages = 0, bytes = 0;
+
+  std::string axis() const { return axes.empty() ? "world" : axes.name(); }
+};
+
+/// The table of one rank. Cells appear in the order of first use; groups of one rank have none.
+class traffic_table {
+ public:
+  void add(axis_set axes, extent_t ranks, operation op, extent_t count, extent_t size, extent_t times = 1) {
+    put(axes, ranks, op, times, times * extent_t(messages_sent(op, std::uint64_t(ranks), std::uint64_t(count))),
+        times * extent_t(bytes_sent(op, std::uint64_t(ranks), std::uint64_t(count), std::uint64_t(size))));
+  }
+  /// A v-operation: `counts` in elements, as core/traffic_rule.hpp reads them.
+  void add_v(axis_set axes, operation op, extent_t rank, std::span<const std::size_t> counts, extent_t size) {
+    put(axes, extent_t(counts.size()), op, 1, extent_t(messages_sent(op, std::size_t(rank), counts)),
+        extent_t(elements_leaving(op, std::size_t(rank), counts)) * size);
+  }
+  const std::vector<traffic_cell>& cells() const { return cells_; }
+
+ private:
+  void put(axis_set axes, extent_t ranks, operation op, extent_t calls, extent_t messages, extent_t bytes) {
+    if (ranks <= 1 || calls == 0) return;
+    auto cell = cells_.begin();
+    while (cell != cells_.end() && !(cell->axes == axes && cell->op == op)) ++cell;
+    if (cell == cells_.end()) cell = cells_.insert(cell, traffic_cell{axes, op});
+    cell->calls += std::uint64_t(calls);
+    cell->messages += std::uint64_t(messages);
+    cell->bytes += std::uint64_t(bytes);
+  }
+  std::vector<traffic_cell> cells_;
+};
+
+/// Numbers in the step's one all_reduce over the world: squared norm, loss, stop vote, and the load of every expert of every layer.
+constexpr extent_t step_numbers(const model_shape& m) { return 3 + m.layers * m.experts; }
+
+/// What `rank` sends in one training step.
+///   pairs(layer, micro_batch, source) -> span of E counts: how many of the tokens of rank `source` choose each expert, before anything travels
+template <class Precision, class Pairs>
+traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t micro_batches, Pairs&& pairs) {
+  using enum operation;
+  const model_shape& m = a.model;
+  const extents &attention = a.fold.attention, &moe = a.fold.moe;
+  constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
+  constexpr axis_set over_tp = set_of<tag::tp>, over_cp = set_of<tag::cp>, over_pp = set_of<tag::pp>, over_ep = set_of<tag::ep>,
+                     over_etp = set_of<tag::etp>, dense = set_of<tag::tp, tag::cp, tag::dp>;
+  const extent_t tp = attention.of(axis_id::tp), cp = attention.of(axis_id::cp), pp = attention.of(axis_id::pp);
+  const extent_t ep = moe.of(axis_id::ep), etp = moe.of(axis_id::etp), own = a.own_experts();
+  const extent_t stage = group_of(attention, over_pp, rank).index_of(rank);
+  const layer_range layers = stage_layers(m.layers, pp, stage);
+  const bool first = stage == 0, last = stage == pp - 1;
+  const extent_t activation = a.rows() * m.hidden;
+  traffic_table table;
+
+  table.add(dense, attention.of(dense), all_reduce, 1, 8);  // tokens that count
+
+  const extent_t blocks = layers.count * micro_batches;
+  table.add(over_tp, tp, all_gather, activation, t, 3 * blocks + micro_batches * (extent_t(first) + 2 * extent_t(last)));
+  table.add(over_tp, tp, all_gather, a.tokens() * 3, acc, micro_batches * extent_t(last));  // max, sum, target of every token
+  table.add(over_tp, tp, reduce_scatter, activation, t, 2 * blocks + micro_batches * (extent_t(first) + extent_t(last)));
+  table.add(over_cp, cp, all_gather, a.tokens() * m.kv_width() / tp, t, 4 * blocks);
+  table.add(over_cp, cp, reduce_scatter, a.tokens() * m.kv_width() / tp, t, 2 * blocks);
+  table.add(over_ep, ep, all_to_all, own, 8, blocks);
+  table.add(over_etp, etp, all_gather, ep * own, 8, blocks);
+
+  // v-operations: the rows that the choices make travel
+  const group ep_group = group_of(moe, over_ep, rank), etp_group = group_of(moe, over_etp, rank);
+  const extent_t ep_rank = ep_group.index_of(rank), etp_rank = etp_group.index_of(rank);
+  const auto rows_between = [&](std::span<const std::int64_t> choices, extent_t to) {  // rows one source sends to ep rank `to`
+    std::size_t rows = 0;
+    for (extent_t expert = to * own; expert < (to + 1) * own; ++expert) rows += std::size_t(choices[std::size_t(expert)]);
+    return rows;
+  };
+  std::vector<std::size_t> sent(static_cast<std::size_t>(ep)), received(sent), shared(static_cast<std::size_t>(etp)), elements;
+  const auto wide = [&](const std::vector<std::size_t>& rows, extent_t width) -> std::span<const std::size_t> {
+    elements = rows;
+    for (std::size_t& r : elements) r *= std::size_t(width);
+    return elements;
+  };
+  for (extent_t layer = layers.first; layer < layers.first + layers.count; ++layer)
+    for (extent_t micro = 0; micro < micro_batches; ++micro) {
+      for (extent_t p = 0; p < ep; ++p) {
+        sent[std::size_t(p)] = rows_between(pairs(layer, micro, rank), p);
+        received[std::size_t(p)] = rows_between(pairs(layer, micro, ep_group[p]), ep_rank);
+      }
+      for (extent_t q = 0; q < etp; ++q) {
+        shared[std::size_t(q)] = 0;
+        for (extent_t source : group_of(moe, over_ep, etp_group[q])) shared[std::size_t(q)] += rows_between(pairs(layer, micro, source), ep_rank);
+      }
+      for (const extent_t width : {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
+        table.add_v(over_ep, all_to_all_v, ep_rank, wide(sent, width), t);
+        table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
+        table.add_v(over_etp, all_gather_v, etp_rank, wide(shared, width), t);
+        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, width), t);
+      }
+    }
+
+  const extent_t boundaries = micro_batches * (extent_t(!first) + extent_t(!last));
+  table.add(over_pp, pp, send, activation, t, boundaries);
+  table.add(over_pp, pp, recv, 0, t, boundaries);
+
+  const parameter_buffers buffers = buffers_of(m, a.fold, stage);
+  for (int i = 0; i < buffers.count; ++i) {
+    const parameter_buffer& b = buffers.buffer[std::size_t(i)];
+    table.add(b.placement.replicas(), b.replicas, reduce_scatter, b.shard(), sizeof(typename Precision::reduce));
+    table.add(b.placement.replicas(), b.replicas, all_gather, b.shard(), t);
+  }
+  table.add({}, a.fold.world(), all_reduce, step_numbers(m), 8);
+  return table;
+}
+
+}  // namespace moefold

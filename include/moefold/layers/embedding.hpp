@@ -1,0 +1,36 @@
+#pragma once
+// Vocabulary-parallel embedding: each tp rank looks up the tokens of its CP part in its own rows of the table; the sum over tp is the embedding,
+// scattered so that each rank is left with its own tokens.
+#include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/parameter.hpp>
+#include <moefold/layers/sequence.hpp>
+#include <moefold/ops/embedding.hpp>
+
+namespace moefold {
+
+template <class Precision, class Comm>
+struct embedding_layer {
+  using T = typename Precision::storage;
+  parameter<Precision, rows_over_tp> table;  // [V/TP, H] of this rank
+  Comm* tp = nullptr;
+
+  /// ids [T] of the whole CP part -> y [T/TP, H]. Collective over tp: one reduce-scatter.
+  template <class Exec>
+  void forward(Exec e, std::span<const std::int32_t> ids, view<T> y) const {
+    scratch local(e);
+    view<T> partial = partial_rows<T, Exec>(*tp, y, local);
+    embedding_forward(e, table.value, ids, first_row(), partial);
+    sum_and_scatter_rows<T>(e, *tp, partial, y);
+  }
+  /// dy [T/TP, H]; the table's gradient is accumulated. Collective over tp: one all-gather.
+  template <class Exec>
+  void backward(Exec e, view<const T> dy, std::span<const std::int32_t> ids) const {
+    scratch local(e);
+    embedding_backward(e, gather_rows_of_group<T>(e, *tp, dy, local), ids, first_row(), table.gradient);
+  }
+
+ private:
+  extent_t first_row() const { return tp->rank() * table.value.extent(0); }
+};
+
+}  // namespace moefold

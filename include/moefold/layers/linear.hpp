@@ -1,0 +1,28 @@
+#pragma once
+// A matrix product with this rank's slice of a weight: y = x W^T. Column-parallel: gather_rows_of_group, then a linear whose weight has its rows
+// over tp. Row-parallel: a linear whose weight has its columns over tp, then sum_and_scatter_rows (layers/sequence.hpp).
+#include <moefold/core/exec.hpp>
+#include <moefold/layers/parameter.hpp>
+#include <moefold/ops/gemm.hpp>
+
+namespace moefold {
+
+template <class Precision, class Placement>
+struct linear {
+  using T = typename Precision::storage;
+  parameter<Precision, Placement> weight;  // [out, in] of this rank
+
+  /// x [rows, in] -> y [rows, out], assigned.
+  template <class Exec>
+  void forward(Exec e, view<const T> x, view<T> y) const {
+    gemm_nt(e, x, weight.value, y);
+  }
+  /// dy [rows, out], x [rows, in] -> dx [rows, in] (dx = dy W + beta dx); the weight's gradient is accumulated.
+  template <class Exec>
+  void backward(Exec e, view<const T> dy, view<const T> x, view<T> dx, T beta = T(0)) const {
+    gemm_tn(e, dy, x, weight.gradient, T(1));
+    gemm_nn(e, dy, weight.value, dx, beta);
+  }
+};
+
+}  // namespace moefold

@@ -1,0 +1,61 @@
+#pragma once
+// Vocabulary-parallel head and cross-entropy. Each tp rank computes its slice of the logits for all tokens of the CP part; one all-gather of
+// three numbers per token (max, sum of exponentials, target logit) gives every rank the same loss, and the gradient replaces the logits in place.
+#include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/linear.hpp>
+#include <moefold/layers/sequence.hpp>
+#include <moefold/ops/cross_entropy.hpp>
+#include <moefold/ops/rows.hpp>
+
+#include <algorithm>
+
+namespace moefold {
+
+template <class Precision, class Comm>
+struct loss_layer {
+  using T = typename Precision::storage;
+  using A = typename Precision::accumulate;
+  linear<Precision, rows_over_tp> head;  // [V/TP, H] of this rank
+  Comm* tp = nullptr;
+  extent_t vocabulary = 0;               // V, without padding
+
+  struct saved {
+    view<const T> x;     // [T/TP, H], the caller's
+    view<T> gradient;    // [T, V/TP]: softmax - onehot
+  };
+
+  /// x [T/TP, H], labels [T] of the whole CP part (negative: ignored) -> the summed loss of this tp rank's own T/TP tokens.
+  /// Collective over tp: two all-gathers.
+  template <class Exec, class Arena>
+  double forward(Exec e, view<const T> x, std::span<const std::int32_t> labels, Arena& keep, saved& s) const {
+    const extent_t tokens = x.extent(0) * tp->size(), width = head.weight.value.extent(0);
+    require(extent_t(labels.size()) == tokens, "moefold: the loss needs one label for each of the ", tokens, " tokens of the CP part, given ",
+            labels.size());
+    s = {x, keep.template take<T>(tokens, width)};
+    scratch local(e);
+    head.forward(e, gather_rows_of_group<T>(e, *tp, x, local), s.gradient);
+    const extent_t first = tp->rank() * width, valid = std::clamp<extent_t>(vocabulary - first, 0, width);
+    view<A> mine = local.template take<A>(tokens, 3), stats = local.template take<A>(tokens, 3), loss = local.template take<A>(tokens);
+    cross_entropy_local(e, view<const T>(s.gradient), labels, first, valid, mine);
+    view<A> parts = mine;
+    if (tp->size() > 1) {
+      parts = local.template take<A>(tp->size(), tokens, 3);
+      tp->all_gather(e, std::span<const A>(mine.span()), parts.span()).wait(e);
+    }
+    cross_entropy_merge(e, view<const A>(parts.as({tp->size(), tokens, 3})), stats, loss);
+    cross_entropy_backward(e, s.gradient, labels, first, valid, view<const A>(stats));
+    const view<A> own = loss.rows(tp->rank() * x.extent(0), x.extent(0));
+    return lane_sum<double>(x.extent(0), [&](extent_t i) { return own(i); });
+  }
+  /// dx [T/TP, H], assigned: the gradient of the summed loss; the head's gradient is accumulated. Collective over tp.
+  template <class Exec>
+  void backward(Exec e, view<T> dx, const saved& s) const {
+    scratch local(e);
+    view<const T> x = gather_rows_of_group<T>(e, *tp, s.x, local);
+    view<T> partial = partial_rows<T, Exec>(*tp, dx, local);
+    head.backward(e, view<const T>(s.gradient), x, partial);
+    sum_and_scatter_rows<T>(e, *tp, partial, dx);
+  }
+};
+
+}  // namespace moefold

@@ -1,0 +1,112 @@
+#pragma once
+// The parameters of one rank: flat buffers, one for each set of replicas, cut into named tensors exactly as inventory/parameters.hpp lists them.
+//
+//   values     | query key value output ... | filler |     one buffer per replica set; filler rounds up to equal shards
+//   gradients  | same cut                   | filler |     accumulated by backward, summed over replicas by optim/distributed.hpp
+#include <moefold/core/rng.hpp>
+#include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/parameter.hpp>
+#include <moefold/mesh/coordinate.hpp>
+#include <moefold/mesh/slice.hpp>
+#include <moefold/tensor/tensor.hpp>
+
+#include <algorithm>
+#include <array>
+#include <vector>
+
+namespace moefold {
+
+template <class Precision, class Memory = host_memory>
+class parameter_store {
+ public:
+  using storage = typename Precision::storage;
+  using reduce = typename Precision::reduce;
+
+  /// One parameter: its facts, where it lies, and which box of the global tensor it is.
+  struct entry {
+    parameter_fact fact;
+    int buffer = 0;
+    extent_t offset = 0;  // first element in the buffer
+    box slice;
+    view<storage> value;
+    view<reduce> gradient;
+  };
+  /// One flat buffer.
+  struct flat {
+    parameter_buffer fact;
+    tensor<storage, Memory> values;
+    tensor<reduce, Memory> gradients;
+  };
+
+  /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`.
+  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank) {
+    const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
+    parameter_buffers buffers = buffers_of(model, fold, stage);
+    for (int i = 0; i < buffers.count; ++i) {
+      const parameter_buffer& b = buffers.buffer[std::size_t(i)];
+      flats_.push_back({b, tensor<storage, Memory>({b.padded()}, storage(0)), tensor<reduce, Memory>({b.padded()}, reduce(0))});
+    }
+    std::array<extent_t, 4> used{};
+    for_each_parameter(model, fold, stage, [&](const parameter_fact& fact) {
+      const int at = buffers.find(fact.placement, fold);
+      const box slice = box_of(fact.placement, fact.extent, fold, rank);
+      shape local;
+      local.rank = slice.extent.rank;
+      local.extent = slice.extent.extent;
+      flat& f = flats_[std::size_t(at)];
+      const extent_t offset = used[std::size_t(at)];
+      entries_.push_back({fact, at, offset, slice, {f.values.data() + offset, local}, {f.gradients.data() + offset, local}});
+      used[std::size_t(at)] += local.size();
+    });
+  }
+
+  std::vector<entry>& entries() { return entries_; }
+  const std::vector<entry>& entries() const { return entries_; }
+  std::vector<flat>& flats() { return flats_; }
+  const std::vector<flat>& flats() const { return flats_; }
+
+  /// The parameter of this kind, with the placement that the layer expects of it.
+  template <class Placement>
+  parameter<Precision, Placement> get(parameter_kind kind, extent_t layer = -1) {
+    for (entry& e : entries_)
+      if (e.fact.kind == kind && e.fact.layer == layer) {
+        require(e.fact.placement == value_of<Placement>, "moefold: ", e.fact.name(), " lies differently from what its layer expects");
+        return {e.value, e.gradient};
+      }
+    require(false, "moefold: this rank holds no parameter ", name_of(kind), " of layer ", layer);
+    return {};
+  }
+
+  /// The same numbers in every mapping: element i of a parameter is drawn from (seed, name, global index i).
+  void initialise(std::uint64_t seed) {
+    for (entry& e : entries_) {
+      const random_stream normal(seed, e.fact.name());
+      const extent_t real = e.fact.parameters();  // padding rows come last and stay 0
+      for (extent_t i = 0; i < extent_t(e.value.size()); ++i) {
+        const extent_t global = e.slice.global_index(i);
+        e.value[std::size_t(i)] = global >= real ? storage(0) : e.fact.init_std == 0 ? storage(1) : storage(e.fact.init_std * normal.normal(std::uint64_t(global)));
+      }
+    }
+  }
+
+  void zero_gradients() {
+    for (flat& f : flats_) std::fill_n(f.gradients.data(), f.gradients.size(), reduce(0));
+  }
+
+  std::size_t parameter_bytes() const {
+    std::size_t bytes = 0;
+    for (const flat& f : flats_) bytes += f.values.view().bytes();
+    return bytes;
+  }
+  std::size_t gradient_bytes() const {
+    std::size_t bytes = 0;
+    for (const flat& f : flats_) bytes += f.gradients.view().bytes();
+    return bytes;
+  }
+
+ private:
+  std::vector<flat> flats_;
+  std::vector<entry> entries_;
+};
+
+}  // namespace moefold

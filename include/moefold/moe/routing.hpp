@@ -1,0 +1,64 @@
+#pragma once
+// What a router decides, as plain data: for each token its k experts and their weights. A routing_trace holds the choices of whole steps by
+// global token, so that they can be recorded in one mapping and replayed in another.
+#include <moefold/core/sequence_part.hpp>
+#include <moefold/tensor/view.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+namespace moefold {
+
+/// The choices of n local tokens. Slots are in descending score.
+template <class A>
+struct routing {
+  view<std::int32_t> expert;  // [n, k] global expert index
+  view<A> weight;             // [n, k] combine weight
+};
+
+/// Which global tokens a micro-batch of one rank holds: local token i is sequence first_sample + i % batch at a true position of `part`.
+struct batch_place {
+  extent_t step = 0;
+  extent_t first_sample = 0;  // within the step's global batch
+  extent_t batch = 1;         // B, sequences in the micro-batch
+  sequence_part part{};
+
+  extent_t sample(extent_t token) const { return first_sample + token % batch; }
+  extent_t position(extent_t token) const { return part.position(part.tp_rank * part.local_tokens() + token / batch); }
+};
+
+/// Choices of every token of some steps. Ranks as threads write and read disjoint tokens, so one trace serves all of them.
+class routing_trace {
+ public:
+  routing_trace(extent_t steps, extent_t layers, extent_t samples, extent_t sequence, extent_t top_k)
+      : layers_(layers), samples_(samples), sequence_(sequence), top_k_(top_k), choice_(std::size_t(steps * layers * samples * sequence * top_k), -1),
+        steps_(steps) {}
+
+  extent_t steps() const { return steps_; }
+  std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) {
+    return choice_.data() + index(place, layer, token);
+  }
+  const std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) const { return choice_.data() + index(place, layer, token); }
+  bool operator==(const routing_trace&) const = default;
+
+ private:
+  std::size_t index(const batch_place& place, extent_t layer, extent_t token) const {
+    require(place.step < steps_ && layer < layers_ && place.sample(token) < samples_, "moefold: the routing trace holds ", steps_, " steps of ",
+            layers_, " layers and ", samples_, " sequences; asked for step ", place.step, ", layer ", layer, ", sequence ", place.sample(token));
+    return std::size_t((((place.step * layers_ + layer) * samples_ + place.sample(token)) * sequence_ + place.position(token)) * top_k_);
+  }
+  extent_t layers_, samples_, sequence_, top_k_;
+  std::vector<std::int32_t> choice_;
+  extent_t steps_;
+};
+
+/// What to do with the choices of a run besides using them; all optional.
+struct routing_tap {
+  routing_trace* record = nullptr;
+  const routing_trace* replay = nullptr;                       // steps beyond the trace choose for themselves
+  extent_t replay_from = 0;                                    // first step that is replayed
+  double margin = std::numeric_limits<double>::infinity();     // smallest gap seen between the k-th and the next score
+};
+
+}  // namespace moefold

@@ -1,0 +1,42 @@
+#pragma once
+// A run is one struct: derive from run_defaults and say only what differs. Its member types choose code, its constants choose numbers.
+//
+//   struct my_run : moefold::run_defaults {
+//     using fold = folding<mesh<tp<2>, cp<2>, dp<dyn>, pp<2>>, mesh<etp<1>, ep<4>, edp<dyn>, pp<2>>>;
+//   };
+#include <moefold/attention/policy.hpp>
+#include <moefold/core/model_shape.hpp>
+#include <moefold/core/precision.hpp>
+#include <moefold/inventory/legality.hpp>
+#include <moefold/mesh/folding.hpp>
+#include <moefold/moe/policy.hpp>
+#include <moefold/optim/adamw.hpp>
+#include <moefold/schedule/one_f_one_b.hpp>
+
+namespace moefold {
+
+struct run_defaults {
+  static constexpr model_shape model{};
+  static constexpr extent_t sequence = 256;  // tokens
+  using fold = folding<mesh<dp<dyn>>, mesh<edp<dyn>>>;
+  using precision = fp32;
+  using context = cp_all_gather;
+  using moe = moe_defaults;
+  using schedule = one_f_one_b;
+  using optimizer = adamw;
+};
+
+/// The types of a run without its fold and numbers: runs that agree in these share one instantiation of everything below.
+template <class Precision, class Context, class Moe, class Schedule, class Optimizer>
+struct policies {
+  using precision = Precision;
+  using context = Context;
+  using moe = Moe;
+  using schedule = Schedule;
+  using optimizer = Optimizer;
+};
+template <class Run>
+using policies_of =
+    policies<typename Run::precision, typename Run::context, typename Run::moe, typename Run::schedule, typename Run::optimizer>;
+
+}  // namespace moefold

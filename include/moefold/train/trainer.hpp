@@ -1,0 +1,226 @@
+#pragma once
+// The trainer of one rank: it owns the rank's parameters, pipeline stage and optimizer state, and makes one training step out of them.
+//
+//   load tokens -> count them (all_reduce) -> schedule of forwards and backwards -> reduce gradients -> norm, loss, load (all_reduce) -> update -> gather
+// Every rank of the world constructs it and calls its members together. After the first step a step allocates nothing.
+#include <moefold/comm/recording.hpp>
+#include <moefold/inventory/traffic.hpp>
+#include <moefold/model/transformer.hpp>
+#include <moefold/optim/clip.hpp>
+#include <moefold/optim/distributed.hpp>
+#include <moefold/optim/rate.hpp>
+#include <moefold/pipeline/runner.hpp>
+#include <moefold/schedule/forward_only.hpp>
+#include <moefold/train/data.hpp>
+#include <moefold/train/run.hpp>
+
+#include <atomic>
+#include <cmath>
+#include <memory>
+#include <optional>
+
+namespace moefold {
+
+struct trainer_options {
+  std::int64_t steps = 200;
+  std::uint64_t seed = 1234;
+  extent_t global_batch = 8;    // sequences per step
+  extent_t micro_batch = 1;     // sequences per rank and forward
+  double learning_rate = 4e-3;  // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
+  double max_norm = 1.0;        // of all gradients together; 0: no clipping
+  const std::atomic<bool>* stop = nullptr;  // set by anybody: all ranks stop after the same step
+  routing_tap* tap = nullptr;   // of this rank: record, replay or measure the router's choices
+};
+
+/// What a step found out; the same on every rank.
+struct step_result {
+  std::int64_t step = 0;      // counted from 0
+  double loss = 0;            // mean over the step's tokens that count, in nats
+  double grad_norm = 0;       // of the mean gradient, before clipping
+  double learning_rate = 0;
+  std::int64_t tokens = 0;    // tokens that count
+  bool stop = false;          // somebody asked to stop
+};
+
+/// The trainer over values: all foldings of one set of policies share this instantiation.
+template <class Policies, class Comm>
+class basic_trainer {
+ public:
+  using precision = typename Policies::precision;
+  using communicator_type = recording<Comm>;
+  using stage_type = transformer_stage<precision, communicator_type, typename Policies::context, typename Policies::moe>;
+  using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer>;
+
+  /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
+  basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
+                const dataset& data)
+      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), data_(data), exec_(context_),
+        world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
+        stage_(model, sequence, fold, world_.rank(), store_, groups_), optimizer_(store_, groups_),
+        rate_{options.learning_rate, options.learning_rate / 10, std::min<std::int64_t>(100, options.steps / 10), options.steps},
+        numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
+    const coordinate here = coordinate_of(fold.attention, world_.rank());
+    const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
+    dp_ = fold.attention.of(axis_id::dp);
+    dp_rank_ = here[axis_id::dp];
+    place_ = {0, 0, options.micro_batch,
+              {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
+    batches_.resize(std::size_t(options.global_batch / (dp_ * options.micro_batch)));
+    steps_ = Policies::schedule::steps(stage, stages, int(batches_.size()));
+    const activation_shape a = activations();
+    context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
+    runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden, Policies::schedule::live(stage, stages, int(batches_.size())),
+                    std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
+    store_.initialise(options.seed);
+    log_->clear();  // making the groups is not part of a step
+  }
+  basic_trainer(const basic_trainer&) = delete;
+  basic_trainer& operator=(const basic_trainer&) = delete;
+
+  /// One step: compute, then apply. Collective over the world.
+  step_result step() {
+    const step_result result = compute();
+    apply(result);
+    return result;
+  }
+
+  /// Forward and backward of all micro-batches, and the reduced gradients. Parameters are untouched. Collective over the world.
+  step_result compute() {
+    store_.zero_gradients();
+    std::fill(load_.begin(), load_.end(), 0);
+    std::int64_t tokens = load_tokens();
+    groups_.template over<tag::tp, tag::cp, tag::dp>().all_reduce(exec_, std::span<const std::int64_t>(&tokens, 1), std::span(&tokens, 1), sum{}).wait(exec_);
+    const double loss = runner_->run(
+        exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
+        [this](const auto& s) { stage_.add_load(s, load_); });
+
+    std::span<double> all = numbers_.view().span();
+    all[0] = optimizer_.reduce(exec_);
+    all[1] = loss;
+    all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
+    std::copy(load_.begin(), load_.end(), all.begin() + 3);
+    world_.all_reduce(exec_, std::span<const double>(all), all, sum{}).wait(exec_);
+    std::copy(all.begin() + 3, all.end(), load_.begin());
+    const double n = double(std::max<std::int64_t>(tokens, 1));
+    return {step_, all[1] / n, std::sqrt(all[0]) / n, rate_(step_), tokens, all[2] > 0};
+  }
+
+  /// Updates the parameters with what compute() left, and gives them to all replicas. A step without tokens changes nothing. Collective over the world.
+  void apply(const step_result& result) {
+    ++step_;
+    if (result.tokens == 0) return;
+    optimizer_.update(exec_, step_, result.learning_rate, clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
+    optimizer_.gather(exec_);
+  }
+
+  /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
+  /// Collective over the world. Leaves no trace in the recorded traffic.
+  std::optional<double> evaluate(extent_t most_batches = 2) {
+    const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
+    if (batches == 0) return std::nullopt;
+    const auto before = *log_;
+    const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(coordinate_of(fold_.attention, world_.rank())[axis_id::pp]);
+    const std::vector<schedule_step> steps = forward_only::steps(stage, stages, int(batches_.size()));
+    double sums[2] = {0, 0};
+    for (extent_t b = 0; b < batches; ++b) {
+      sums[1] += double(load_tokens(b));
+      sums[0] += runner_->run(
+          exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr), [this](int m) { return &batches_[std::size_t(m)]; },
+          [](const auto&) {});
+    }
+    if (!stage_.last()) sums[1] = 0;
+    world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
+    *log_ = before;
+    return sums[0] / std::max(sums[1], 1.0);
+  }
+
+  /// Choices of every expert of every layer in the last step, over all tokens: [layers, E]. The same on every rank.
+  view<const std::int64_t> load() const { return load_; }
+  /// What this rank sent so far, by axis and operation.
+  const traffic_log& traffic() const { return *log_; }
+  parameter_store<precision>& parameters() { return store_; }
+  optimizer_type& optimizer() { return optimizer_; }
+  communicator_type& world() { return world_; }
+  group_set<communicator_type>& groups() { return groups_; }
+  host_exec exec() const { return exec_; }
+  const folding_extents& fold() const { return fold_; }
+  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch}; }
+  extent_t micro_batches() const { return extent_t(batches_.size()); }
+  /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
+  std::size_t kept_peak() const { return runner_->peak(); }
+  std::size_t scratch_peak() const { return context_.scratch.peak(); }
+
+ private:
+  static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
+                                        const dataset& data) {
+    check(model, sequence, fold);
+    require<config_error>(options.micro_batch > 0, "moefold: the micro-batch is at least 1 sequence (given ", options.micro_batch, ")");
+    require_batch(options.global_batch, fold.attention.of(axis_id::dp) * options.micro_batch);
+    data.require_batch(options.global_batch);
+    return fold;
+  }
+
+  /// Fills batches_ with this rank's tokens of the current step (or of held-out batch `evaluation`); returns how many of its own count.
+  std::int64_t load_tokens(std::optional<extent_t> evaluation = {}) {
+    const extent_t part = place_.part.cp_tokens(), batch = options_.micro_batch;
+    std::int64_t counted = 0;
+    for (std::size_t m = 0; m < batches_.size(); ++m) {
+      micro_batch& to = batches_[m];
+      to.place = place_;
+      to.place.step = step_;
+      to.place.first_sample = (extent_t(m) * dp_ + dp_rank_) * batch;
+      to.ids.resize(std::size_t(part * batch));
+      to.labels.resize(std::size_t(part * batch));
+      for (extent_t b = 0; b < batch; ++b) {
+        const extent_t sample = to.place.first_sample + b;
+        if (evaluation)
+          data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
+        else
+          data_.training_sample(step_ * options_.global_batch + sample, tokens_, labels_);
+        for (extent_t i = 0; i < part; ++i) {
+          const std::size_t position = std::size_t(place_.part.position(i));
+          to.ids[std::size_t(i * batch + b)] = tokens_[position];
+          to.labels[std::size_t(i * batch + b)] = labels_[position];
+        }
+      }
+      const extent_t own = place_.part.local_tokens() * batch, first = place_.part.tp_rank * own;
+      counted += std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
+    }
+    return counted;
+  }
+
+  model_shape model_;
+  folding_extents fold_;
+  trainer_options options_;
+  const dataset& data_;
+  host_context context_;
+  host_exec exec_;
+  std::shared_ptr<traffic_log> log_ = std::make_shared<traffic_log>();
+  communicator_type world_;
+  group_set<communicator_type> groups_;
+  parameter_store<precision> store_;
+  stage_type stage_;
+  optimizer_type optimizer_;
+  cosine_rate rate_;
+  tensor<double> numbers_;         // squared norm, loss, stop vote, load
+  tensor<std::int64_t> load_;      // [layers, E]
+  std::vector<std::int32_t> tokens_, labels_;  // [S]
+  std::optional<runner<stage_type, communicator_type>> runner_;
+  std::vector<schedule_step> steps_;
+  std::vector<micro_batch> batches_;
+  batch_place place_{};
+  extent_t dp_ = 1, dp_rank_ = 0;
+  std::int64_t step_ = 0;
+};
+
+/// The trainer of a run: its types and numbers, on as many ranks as the world has. A run that breaks a rule does not compile.
+template <class Run, class Comm>
+class trainer : public basic_trainer<policies_of<Run>, Comm> {
+  static_assert(check_run<Run>::ok);
+
+ public:
+  trainer(Comm world, const trainer_options& options, const dataset& data)
+      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, resolve<typename Run::fold>(world.size()), options, data) {}
+};
+
+}  // namespace moefold
