@@ -1,0 +1,53 @@
+#pragma once
+// One AdamW update of a flat range of parameters: decoupled weight decay, bias correction, master weights and moments in their own types.
+//
+//   g = grad * grad_scale        m = beta1 m + (1 - beta1) g        v = beta2 v + (1 - beta2) g^2
+//   master -= lr * ( (m / correction1) / (sqrt(v / correction2) + eps) + weight_decay * master )        weights = master, rounded
+//
+// correction1 = 1 - beta1^t, correction2 = 1 - beta2^t with t = 1 for the first step.
+// Source: Loshchilov and Hutter 2019, "Decoupled Weight Decay Regularization", arXiv 1711.05101.
+#include <moefold/ops/rows.hpp>
+
+namespace moefold {
+
+/// The numbers of one step, dimensionless but for lr and grad_scale (clip coefficient / tokens that count).
+struct adamw_step {
+  double lr = 1e-3;
+  double beta1 = 0.9;
+  double beta2 = 0.95;
+  double eps = 1e-8;
+  double weight_decay = 0.1;
+  double correction1 = 1;
+  double correction2 = 1;
+  double grad_scale = 1;
+};
+
+/// All spans have the same size. `weights` may be `master` itself: then no second copy is written.
+template <class M, class G, class V, class T>
+void adamw_update(host_exec, const adamw_step& step, std::span<M> master, std::span<G> grad, std::span<V> m, std::span<V> v,
+                  std::span<T> weights) {
+  using A = accumulate_t<M>;
+  const extent_t n = extent_t(master.size());
+  require_count("adamw_update", "grad", grad.size(), n);
+  require_count("adamw_update", "m", m.size(), n);
+  require_count("adamw_update", "v", v.size(), n);
+  require_count("adamw_update", "weights", weights.size(), n);
+  const A b1 = A(step.beta1), b2 = A(step.beta2), rest1 = A(1 - step.beta1), rest2 = A(1 - step.beta2), eps = A(step.eps);
+  const A rate = A(step.lr / step.correction1), root = A(1 / step.correction2), keep = A(1 - step.lr * step.weight_decay);
+  const A grad_scale = A(step.grad_scale);
+  M* MOEFOLD_RESTRICT const w = master.data();
+  const G* MOEFOLD_RESTRICT const d = grad.data();
+  V* MOEFOLD_RESTRICT const m1 = m.data();
+  V* MOEFOLD_RESTRICT const m2 = v.data();
+  for (extent_t i = 0; i < n; ++i) {
+    const A g = A(d[i]) * grad_scale;
+    const A mean = b1 * A(m1[i]) + rest1 * g;
+    const A square = b2 * A(m2[i]) + rest2 * g * g;
+    m1[i] = V(mean), m2[i] = V(square);
+    w[i] = M(keep * A(w[i]) - rate * mean / (std::sqrt(square * root) + eps));
+  }
+  if (static_cast<const void*>(weights.data()) != static_cast<const void*>(master.data()))
+    for (extent_t i = 0; i < n; ++i) weights.data()[i] = T(A(w[i]));
+}
+
+}  // namespace moefold

@@ -1,0 +1,148 @@
+#pragma once
+// Matrix products on the host: CBLAS where the build has one (one thread per rank), else a small blocked kernel that anyone can read.
+// Every matrix is row-major; with beta = 0 the output is written without being read, so it may hold anything.
+//
+//   gemm_nt   c [m, n] = a [m, k] b [n, k]^T + beta c     y = x W^T          leading extents are flattened into rows
+//   gemm_nn   c [m, n] = a [m, k] b [k, n]   + beta c     dx = dy W
+//   gemm_tn   c [m, n] = a [k, m]^T b [k, n] + beta c     dW = dy^T x
+#include <moefold/ops/rows.hpp>
+
+#include <algorithm>
+
+#if MOEFOLD_HAS_CBLAS
+#include <cblas.h>
+extern "C" void openblas_set_num_threads(int) __attribute__((weak));  // absent in the reference CBLAS, which has no threads
+#endif
+
+namespace moefold {
+
+namespace detail {
+
+/// c = alpha op(a) op(b) + c by blocks: panels of a and b are copied so that the inner loop reads both with stride 1 from cache.
+template <class T>
+struct blocked_gemm {
+  // A panel of b is [depth, tile_n], a panel of a [tile_m, depth], height / tile_m of them at a time.
+  static constexpr extent_t tile_m = 6, tile_n = 128 / sizeof(T), depth = 256, height = 120;
+
+  static void run(host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, T alpha, const T* a, extent_t lda, const T* b,
+                  extent_t ldb, T* c, extent_t ldc) {
+    const extent_t strips = (n + tile_n - 1) / tile_n;
+    scratch<host_exec> local(e);
+    T* const pack_b = local.take<T>(strips * tile_n * std::min(k, depth)).data();
+    T* const pack_a = local.take<T>(height * std::min(k, depth)).data();
+    for (extent_t k0 = 0; k0 < k; k0 += depth) {
+      const extent_t kc = std::min(depth, k - k0);
+      for (extent_t s = 0; s < strips; ++s)
+        pack<tile_n>(tb ? b + k0 + s * tile_n * ldb : b + k0 * ldb + s * tile_n, tb ? ldb : 1, tb ? 1 : ldb, n - s * tile_n, kc, T(1),
+                     pack_b + s * tile_n * kc);
+      for (extent_t i0 = 0; i0 < m; i0 += height) {
+        const extent_t mc = std::min(height, m - i0);
+        for (extent_t i = 0; i < mc; i += tile_m)
+          pack<tile_m>(ta ? a + k0 * lda + i0 + i : a + (i0 + i) * lda + k0, ta ? 1 : lda, ta ? lda : 1, mc - i, kc, alpha,
+                       pack_a + i * kc);
+        for (extent_t s = 0; s < strips; ++s)
+          for (extent_t i = 0; i < mc; i += tile_m)
+            tile(kc, pack_a + i * kc, pack_b + s * tile_n * kc, c + (i0 + i) * ldc + s * tile_n, ldc, mc - i, n - s * tile_n);
+      }
+    }
+  }
+
+ private:
+  /// out [kc, Width] = alpha * in(w, p), zero where w is beyond the matrix.
+  template <extent_t Width>
+  static void pack(const T* in, extent_t step_w, extent_t step_p, extent_t width, extent_t kc, T alpha, T* out) {
+    for (extent_t p = 0; p < kc; ++p)
+      for (extent_t w = 0; w < Width; ++w) out[p * Width + w] = w < width ? alpha * in[w * step_w + p * step_p] : T(0);
+  }
+  static void tile(extent_t kc, const T* MOEFOLD_RESTRICT a, const T* MOEFOLD_RESTRICT b, T* c, extent_t ldc, extent_t rows,
+                   extent_t cols) {
+    T sum[tile_m][tile_n] = {};
+    for (extent_t p = 0; p < kc; ++p)
+      for (extent_t i = 0; i < tile_m; ++i)
+        for (extent_t j = 0; j < tile_n; ++j) sum[i][j] += a[p * tile_m + i] * b[p * tile_n + j];
+    for (extent_t i = 0; i < std::min(rows, tile_m); ++i)
+      for (extent_t j = 0; j < std::min(cols, tile_n); ++j) c[i * ldc + j] += sum[i][j];
+  }
+};
+
+template <class T>
+void scale_matrix(extent_t m, extent_t n, T beta, T* c, extent_t ldc) {
+  if (beta == T(1)) return;
+  for (extent_t i = 0; i < m; ++i)
+    for (extent_t j = 0; j < n; ++j) c[i * ldc + j] = beta == T(0) ? T(0) : beta * c[i * ldc + j];
+}
+
+#if MOEFOLD_HAS_CBLAS
+/// A rank is one thread: the library behind CBLAS must not start more.
+inline void one_blas_thread() {
+  [[maybe_unused]] static const bool once = [] {
+    if (&openblas_set_num_threads) openblas_set_num_threads(1);
+    return true;
+  }();
+}
+inline void blas_gemm(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, float alpha, const float* a, int lda, const float* b,
+                      int ldb, float beta, float* c, int ldc) {
+  cblas_sgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+inline void blas_gemm(CBLAS_TRANSPOSE ta, CBLAS_TRANSPOSE tb, int m, int n, int k, double alpha, const double* a, int lda, const double* b,
+                      int ldb, double beta, double* c, int ldc) {
+  cblas_dgemm(CblasRowMajor, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+}
+#endif
+
+}  // namespace detail
+
+/// The kernel that needs no library: c [m, n] = alpha op(a) op(b) + beta c, leading dimensions in elements.
+template <class T>
+void gemm_strided_fallback(host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, std::type_identity_t<T> alpha,
+                           const std::type_identity_t<T>* a, extent_t lda, const std::type_identity_t<T>* b, extent_t ldb,
+                           std::type_identity_t<T> beta, T* c, extent_t ldc) {
+  detail::scale_matrix(m, n, beta, c, ldc);
+  if (m > 0 && n > 0 && k > 0) detail::blocked_gemm<T>::run(e, ta, tb, m, n, k, alpha, a, lda, b, ldb, c, ldc);
+}
+
+/// c [m, n] = alpha op(a) op(b) + beta c; ta: a is stored [k, m] instead of [m, k]; tb: b is stored [n, k] instead of [k, n].
+/// lda, ldb, ldc: elements from one stored row to the next. Local; O(m n k).
+template <class T>
+void gemm_strided([[maybe_unused]] host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, std::type_identity_t<T> alpha,
+                  const std::type_identity_t<T>* a, extent_t lda, const std::type_identity_t<T>* b, extent_t ldb,
+                  std::type_identity_t<T> beta, T* c, extent_t ldc) {
+#if MOEFOLD_HAS_CBLAS
+  constexpr extent_t most = std::numeric_limits<int>::max();
+  require(std::max({m, n, k, lda, ldb, ldc}) <= most, "moefold: CBLAS counts in 32 bits, given a product [", m, ", ", k, "] x [", k,
+          ", ", n, "]; cut it into parts or build without CBLAS");
+  if (m == 0 || n == 0) return;
+  if (k == 0) return detail::scale_matrix(m, n, beta, c, ldc);
+  detail::one_blas_thread();
+  detail::blas_gemm(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, int(m), int(n), int(k), alpha, a, int(lda), b,
+                    int(ldb), beta, c, int(ldc));
+#else
+  gemm_strided_fallback(e, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+#endif
+}
+
+template <class T>
+void gemm_nt(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_t<T> beta = T(0)) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
+  require_matrix("gemm_nt", "a", a, m, k);
+  require_matrix("gemm_nt", "b", b, n, k);
+  gemm_strided(e, false, true, m, n, k, T(1), a.data(), k, b.data(), k, beta, c.data(), n);
+}
+
+template <class T>
+void gemm_nn(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_t<T> beta = T(0)) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
+  require_matrix("gemm_nn", "a", a, m, k);
+  require_matrix("gemm_nn", "b", b, k, n);
+  gemm_strided(e, false, false, m, n, k, T(1), a.data(), k, b.data(), n, beta, c.data(), n);
+}
+
+template <class T>
+void gemm_tn(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_t<T> beta = T(0)) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = rows_of(a);
+  require_matrix("gemm_tn", "a", a, k, m);
+  require_matrix("gemm_tn", "b", b, k, n);
+  gemm_strided(e, true, false, m, n, k, T(1), a.data(), m, b.data(), n, beta, c.data(), n);
+}
+
+}  // namespace moefold

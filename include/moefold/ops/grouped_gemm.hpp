@@ -1,0 +1,59 @@
+#pragma once
+// One matrix product per group of rows, each with its own weight: the experts' linear layers. A group without rows is left untouched:
+// its weight is not read and its gradient stays exactly what it was.
+//
+//   offsets [groups + 1]   group g owns rows offsets[g] .. offsets[g + 1] - 1 of x and y; offsets[0] = 0, offsets[groups] = R
+//   x [R, K]   w [G, N, K]   y [R, N]:   y_g = x_g w_g^T     dx_g = dy_g w_g + beta dx_g     dw_g += dy_g^T x_g
+#include <moefold/ops/gemm.hpp>
+
+namespace moefold {
+
+namespace detail {
+
+template <class T, class Product>
+void for_groups(const char* op, view<const T> w, std::span<const std::int64_t> offsets, extent_t rows, Product product) {
+  require(w.rank() == 3, "moefold: ", op, " needs weights [groups, out, in], given ", w.rank(), " extents");
+  require_count(op, "offsets (groups + 1)", offsets.size(), w.extent(0) + 1);
+  require(offsets[0] == 0 && offsets[offsets.size() - 1] == rows, "moefold: ", op, " needs offsets from 0 to the number of rows ", rows,
+          ", given ", offsets[0], " to ", offsets[offsets.size() - 1]);
+  for (extent_t g = 0; g < w.extent(0); ++g) {
+    const extent_t first = offsets[std::size_t(g)], count = offsets[std::size_t(g) + 1] - first;
+    require(count >= 0, "moefold: ", op, " needs ascending offsets, given ", first, " then ", first + count, " at group ", g);
+    if (count > 0) product(g, first, count);
+  }
+}
+
+}  // namespace detail
+
+template <class T>
+void grouped_gemm_nt(host_exec e, input<T> x, input<T> w, std::span<const std::int64_t> offsets, view<T> y) {
+  require_matrix("grouped_gemm_nt", "x", x, rows_of(y), w.extent(2));
+  require_matrix("grouped_gemm_nt", "y", y, rows_of(x), w.extent(1));
+  detail::for_groups<T>("grouped_gemm_nt", w, offsets, rows_of(x), [&](extent_t g, extent_t first, extent_t count) {
+    const extent_t n = w.extent(1), k = w.extent(2);
+    gemm_strided(e, false, true, count, n, k, T(1), x.data() + first * k, k, w.data() + g * n * k, k, T(0), y.data() + first * n, n);
+  });
+}
+
+template <class T>
+void grouped_gemm_nn(host_exec e, input<T> dy, input<T> w, std::span<const std::int64_t> offsets, view<T> dx,
+                     std::type_identity_t<T> beta = T(0)) {
+  require_matrix("grouped_gemm_nn", "dy", dy, rows_of(dx), w.extent(1));
+  require_matrix("grouped_gemm_nn", "dx", dx, rows_of(dy), w.extent(2));
+  detail::for_groups<T>("grouped_gemm_nn", w, offsets, rows_of(dy), [&](extent_t g, extent_t first, extent_t count) {
+    const extent_t n = w.extent(1), k = w.extent(2);
+    gemm_strided(e, false, false, count, k, n, T(1), dy.data() + first * n, n, w.data() + g * n * k, k, beta, dx.data() + first * k, k);
+  });
+}
+
+template <class T>
+void grouped_gemm_tn(host_exec e, input<T> dy, input<T> x, std::span<const std::int64_t> offsets, view<T> dw) {
+  require_matrix("grouped_gemm_tn", "dy", dy, rows_of(x), dw.extent(1));
+  require_matrix("grouped_gemm_tn", "x", x, rows_of(dy), dw.extent(2));
+  detail::for_groups<T>("grouped_gemm_tn", dw, offsets, rows_of(x), [&](extent_t g, extent_t first, extent_t count) {
+    const extent_t n = dw.extent(1), k = dw.extent(2);
+    gemm_strided(e, true, false, n, k, count, T(1), dy.data() + first * n, n, x.data() + first * k, k, T(1), dw.data() + g * n * k, k);
+  });
+}
+
+}  // namespace moefold

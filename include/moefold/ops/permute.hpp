@@ -1,0 +1,131 @@
+#pragma once
+// Tokens into expert order and back. A slot is one (token, choice) pair, number t * k + j; a row is a slot that was kept, sorted by expert
+// and, inside an expert, by token. Both directions are gathers, so nothing is added in an order that could change.
+//
+//   index [n, k]            4 1 | 1 0 | 1 4      expert of every slot, -1: dropped
+//   counts [E]              1 3 0 0 2            rows of every expert
+//   slot_of_row [n k]       3 | 1 2 4 | 0 5      which slot a row holds          permute_rows: out[r] = x[slot_of_row[r] / k]
+//   row_of_slot [n, k]      4 1 | 2 0 | 3 5      where a slot went, -1: dropped  combine_rows: y[t] = sum over j of rows[row_of_slot[t, j]]
+//
+// A view of rank 1 is a list of rows of one element.
+#include <moefold/ops/rows.hpp>
+
+#include <algorithm>
+
+namespace moefold {
+
+namespace detail {
+
+struct row_list {
+  extent_t rows, width;
+  template <class T>
+  explicit constexpr row_list(view<T> x) : rows(x.rank() == 1 ? x.extent(0) : rows_of(x)), width(x.rank() == 1 ? 1 : cols_of(x)) {}
+};
+
+inline void require_rows(const char* op, const char* name, row_list x, extent_t rows, extent_t width) {
+  require(x.rows == rows && x.width == width, "moefold: ", op, " needs ", name, " [", rows, ", ", width,
+          "] to fit its other arguments, given [", x.rows, ", ", x.width, "]");
+}
+
+template <class T>
+inline void copy_row(const T* from, T* to, extent_t width) {
+  std::memcpy(to, from, std::size_t(width) * sizeof(T));
+}
+
+}  // namespace detail
+
+/// Sorts the slots by expert, stably: O(n k + E), no comparisons. Assigns counts, row_of_slot and the first `kept` entries of slot_of_row;
+/// returns kept, the number of slots whose index is not -1.
+inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
+                                  view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size()), k = cols_of(index);
+  require_count("build_permutation", "counts", counts.size(), experts);
+  require_count("build_permutation", "row_of_slot", row_of_slot.size(), slots);
+  require_count("build_permutation", "slot_of_row", slot_of_row.size(), slots);
+  require(slots <= std::numeric_limits<std::int32_t>::max(), "moefold: build_permutation numbers slots in 32 bits, given ", slots,
+          "; use a smaller micro-batch");
+  std::fill(counts.begin(), counts.end(), 0);
+  for (extent_t s = 0; s < slots; ++s) {
+    const std::int32_t expert = index.data()[s];
+    require(expert >= -1 && expert < experts, "moefold: token ", s / k, " chose expert ", expert, ", of ", experts,
+            "; experts are numbered from 0, -1 means dropped");
+    if (expert >= 0) ++counts[std::size_t(expert)];
+  }
+  scratch<host_exec> local(e);
+  std::int32_t* const next = local.take<std::int32_t>(experts).data();
+  extent_t kept = 0;
+  for (extent_t x = 0; x < experts; ++x) next[x] = std::int32_t(kept), kept += counts[std::size_t(x)];
+  for (extent_t s = 0; s < slots; ++s) {
+    const std::int32_t expert = index.data()[s];
+    row_of_slot.data()[s] = expert < 0 ? -1 : next[expert]++;
+    if (expert >= 0) slot_of_row.data()[row_of_slot.data()[s]] = std::int32_t(s);
+  }
+  return kept;
+}
+
+/// out[r] = x[slot_of_row[r] / k]:  x [n, H] -> out [R, H], one row per kept slot. Also the backward of combine_rows.
+template <class T>
+void permute_rows(host_exec, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
+  const detail::row_list from(x);
+  const extent_t width = from.width;
+  require(k >= 1, "moefold: permute_rows needs k of at least 1, given ", k);
+  detail::require_rows("permute_rows", "out", detail::row_list(out), extent_t(slot_of_row.size()), width);
+  for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
+    const std::uint32_t token = std::uint32_t(slot_of_row[r]) / std::uint32_t(k);
+    require(extent_t(token) < from.rows, "moefold: permute_rows: slot ", slot_of_row[r], " of row ", r, " lies outside ", from.rows,
+            " tokens");
+    detail::copy_row(x.data() + extent_t(token) * width, out.data() + extent_t(r) * width, width);
+  }
+}
+
+/// y[t] = sum of rows[row_of_slot[t, j]] over j in slot order, in accumulate_t; dropped slots add nothing. Also permute_rows' backward.
+template <class T>
+void combine_rows(host_exec, input<T> rows, view<const std::int32_t> row_of_slot, view<T> y) {
+  using A = accumulate_t<T>;
+  const detail::row_list from(rows), to(y);
+  const extent_t width = to.width, k = cols_of(row_of_slot);
+  require_matrix("combine_rows", "row_of_slot", row_of_slot, to.rows, k);
+  require(from.width == width, "moefold: combine_rows needs rows of ", width, " elements, given ", from.width);
+  constexpr extent_t block = 256 / sizeof(A);  // columns summed at a time, in registers
+  for (extent_t t = 0; t < to.rows; ++t) {
+    const std::int32_t* const row = row_of_slot.data() + t * k;
+    for (extent_t j = 0; j < k; ++j)
+      require(row[j] < from.rows, "moefold: combine_rows: token ", t, " asks for row ", row[j], " of ", from.rows);
+    for (extent_t c0 = 0; c0 < width; c0 += block) {
+      const extent_t count = std::min(block, width - c0);
+      A sum[block] = {};
+      for (extent_t j = 0; j < k; ++j) {
+        if (row[j] < 0) continue;
+        const T* const in = rows.data() + row[j] * width + c0;
+        for (extent_t c = 0; c < count; ++c) sum[c] += A(in[c]);
+      }
+      for (extent_t c = 0; c < count; ++c) y.data()[t * width + c0 + c] = T(sum[c]);
+    }
+  }
+}
+
+/// out[r] = in[row[r]].
+template <class T>
+void gather_rows(host_exec, input<T> in, std::span<const std::int32_t> row, view<T> out) {
+  const detail::row_list from(in);
+  const extent_t width = from.width;
+  detail::require_rows("gather_rows", "out", detail::row_list(out), extent_t(row.size()), width);
+  for (std::size_t r = 0; r < row.size(); ++r) {
+    require(row[r] >= 0 && row[r] < from.rows, "moefold: gather_rows: row ", row[r], " of ", from.rows);
+    detail::copy_row(in.data() + row[r] * width, out.data() + extent_t(r) * width, width);
+  }
+}
+
+/// out[row[r]] = in[r]; rows of out that are not named keep what they hold.
+template <class T>
+void scatter_rows(host_exec, input<T> in, std::span<const std::int32_t> row, view<T> out) {
+  const detail::row_list to(out);
+  const extent_t width = to.width;
+  detail::require_rows("scatter_rows", "in", detail::row_list(in), extent_t(row.size()), width);
+  for (std::size_t r = 0; r < row.size(); ++r) {
+    require(row[r] >= 0 && row[r] < to.rows, "moefold: scatter_rows: row ", row[r], " of ", to.rows);
+    detail::copy_row(in.data() + extent_t(r) * width, out.data() + row[r] * width, width);
+  }
+}
+
+}  // namespace moefold

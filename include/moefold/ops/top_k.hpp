@@ -1,0 +1,51 @@
+#pragma once
+// The k largest scores of every row, in descending order; equal scores in the order of their columns.
+//
+//   scores [n, E]  ->  index [n, k], value [n, k]        order: by score, largest first; ties: the lowest index first; NaN after -inf
+//   backward: dscores [n, E] = dvalue at the chosen columns, 0 elsewhere (index -1, a choice dropped later, counts for nothing)
+#include <moefold/ops/rows.hpp>
+
+#include <algorithm>
+
+namespace moefold {
+
+namespace detail {
+template <class A>
+constexpr bool ranks_before(A a, A b) { return a > b || (b != b && a == a); }
+}  // namespace detail
+
+template <class A>
+void top_k(host_exec, input<A> scores, extent_t k, view<std::int32_t> index, view<A> value) {
+  const extent_t n = rows_of(scores), width = cols_of(scores);
+  require(k >= 1 && k <= width, "moefold: top_k needs 1 <= k <= ", width, " columns, given k = ", k);
+  require_matrix("top_k", "index", index, n, k);
+  require_matrix("top_k", "value", value, n, k);
+  for (extent_t t = 0; t < n; ++t) {
+    const A* const score = scores.data() + t * width;
+    std::int32_t* const best = index.data() + t * k;
+    A* const held = value.data() + t * k;
+    for (extent_t c = 0; c < width; ++c) {  // insertion into the sorted list of the best so far
+      extent_t slot = std::min(c, k);
+      if (slot == k && !detail::ranks_before(score[c], held[k - 1])) continue;
+      slot = std::min(slot, k - 1);
+      for (; slot > 0 && detail::ranks_before(score[c], held[slot - 1]); --slot) held[slot] = held[slot - 1], best[slot] = best[slot - 1];
+      held[slot] = score[c], best[slot] = std::int32_t(c);
+    }
+  }
+}
+
+template <class A>
+void top_k_backward(host_exec, input<A> dvalue, view<const std::int32_t> index, view<A> dscores) {
+  const extent_t n = rows_of(dscores), width = cols_of(dscores), k = cols_of(index);
+  require_matrix("top_k_backward", "index", index, n, k);
+  require_matrix("top_k_backward", "dvalue", dvalue, n, k);
+  std::fill_n(dscores.data(), dscores.size(), A(0));
+  for (extent_t t = 0; t < n; ++t)
+    for (extent_t j = t * k; j < (t + 1) * k; ++j) {
+      const std::int32_t c = index.data()[j];
+      require(c < width, "moefold: top_k_backward has ", width, " columns, given index ", c, " in row ", t);
+      if (c >= 0) dscores.data()[t * width + c] += dvalue.data()[j];
+    }
+}
+
+}  // namespace moefold
