@@ -30,6 +30,9 @@ TEST_SUITE("mesh/axis") {
     CHECK(axis_set{axis_id::ep}.name() == "ep");
     CHECK(axis_set{}.name() == "none");
   }
-  template <axis_set Axes> struct holder { static constexpr axis_set axes = Axes; };
+  template <axis_set Axes>
+  struct holder {
+    static constexpr axis_set axes = Axes;
+  };
   TEST_CASE("a set is a template argument") { CHECK(std::same_as<holder<set_of<tag::tp, tag::cp>>, holder<set_of<tag::cp, tag::tp>>>); }
 }

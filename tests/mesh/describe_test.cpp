@@ -30,7 +30,8 @@ TEST_SUITE("mesh/describe") {
           "ep is folded over tp x cp\n");
   }
   TEST_CASE("a world of a million ranks fits into 100 columns") {
-    const std::string table = describe(resolve<folding<mesh<tp<8>, cp<4>, dp<dyn>, pp<16>>, mesh<etp<2>, ep<64>, edp<dyn>, pp<16>>>>(1 << 20));
+    const std::string table =
+        describe(resolve<folding<mesh<tp<8>, cp<4>, dp<dyn>, pp<16>>, mesh<etp<2>, ep<64>, edp<dyn>, pp<16>>>>(1 << 20));
     std::size_t begin = 0, lines = 0;
     for (std::size_t end; (end = table.find('\n', begin)) != std::string::npos; begin = end + 1, ++lines)
       CHECK(end - begin <= 100);  // in bytes, so the columns are fewer

@@ -35,7 +35,8 @@ TEST_SUITE("mesh/extents") {
   }
   TEST_CASE("a fixed mesh refuses another world size") {
     CHECK(extents_of<mesh<tp<2>, dp<4>>>(8) == extents_of<mesh<tp<2>, dp<4>>>());
-    CHECK_THROWS_WITH_AS(extents_of<mesh<tp<2>>>(4), Contains("the mesh has 2 ranks and the world 4; start 2 ranks, or make"), config_error);
+    CHECK_THROWS_WITH_AS(extents_of<mesh<tp<2>>>(4), Contains("the mesh has 2 ranks and the world 4; start 2 ranks, or make"),
+                         config_error);
   }
   TEST_CASE("extents from numbers obey the rules of the types") {
     CHECK_THROWS_WITH_AS((extents{{axis_id::tp, 2}, {axis_id::tp, 2}}), Contains("names the same axis twice"), config_error);
@@ -62,9 +63,10 @@ TEST_SUITE("mesh/extents") {
     CHECK_THROWS_WITH_AS(make_folding(attention, {{axis_id::ep, 4}, {axis_id::pp, 2}}), Contains("TP*CP*DP*PP must equal ETP*EP*EDP*PP"),
                          config_error);
     CHECK_THROWS_WITH_AS(make_folding(attention, {{axis_id::ep, 4}, {axis_id::pp, 4}}), Contains("give both the same pp"), config_error);
-    CHECK_THROWS_WITH_AS(make_folding(attention, {{axis_id::ep, 8}, {axis_id::cp, 2}}), Contains("name tp, cp and dp in the attention mesh"),
+    CHECK_THROWS_WITH_AS(make_folding(attention, {{axis_id::ep, 8}, {axis_id::cp, 2}}),
+                         Contains("name tp, cp and dp in the attention mesh"), config_error);
+    CHECK_THROWS_WITH_AS(make_folding({{axis_id::ep, 8}}, {{axis_id::ep, 8}}), Contains("name etp, ep and edp in the MoE mesh"),
                          config_error);
-    CHECK_THROWS_WITH_AS(make_folding({{axis_id::ep, 8}}, {{axis_id::ep, 8}}), Contains("name etp, ep and edp in the MoE mesh"), config_error);
     CHECK_THROWS_WITH_AS(make_folding(attention, {{axis_id::ep, 4}, {axis_id::pp, 2}, {axis_id::edp, 2}}),
                          Contains("must have the same pipeline groups, member for member"), config_error);
     CHECK_NOTHROW(make_folding(attention, {{axis_id::ep, 8}, {axis_id::pp, 2}}));

@@ -34,9 +34,10 @@ TEST_SUITE("mesh/folding") {
     CHECK(folding<mesh<tp<2>, dp<dyn>, pp<2>>, mesh<ep<4>, pp<2>, edp<dyn>>>::ranks == dyn);
   }
   TEST_CASE("the rules say the same sentence at run time, with the numbers") {
-    CHECK_THROWS_WITH_AS(require_ranks(16, 8),
-                         "moefold: TP*CP*DP*PP must equal ETP*EP*EDP*PP; change edp, or write edp<dyn> (given attention_ranks = 16, moe_ranks = 8)",
-                         config_error);
+    CHECK_THROWS_WITH_AS(
+        require_ranks(16, 8),
+        "moefold: TP*CP*DP*PP must equal ETP*EP*EDP*PP; change edp, or write edp<dyn> (given attention_ranks = 16, moe_ranks = 8)",
+        config_error);
     CHECK_THROWS_WITH_AS(require_stages(2, 4), doctest::Contains("give both the same pp"), config_error);
     CHECK_NOTHROW(require_stages(2, dyn));
   }

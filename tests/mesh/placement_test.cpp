@@ -41,9 +41,10 @@ TEST_SUITE("mesh/placement") {
   }
   TEST_CASE("a cut that does not come out even is refused: dimension, axis, numbers, way out") {
     const folding_extents f = make_folding({{axis_id::tp, 3}}, {{axis_id::edp, 3}});
-    CHECK_THROWS_WITH_AS(value_of<column>.local({128, 64}, f),
-                         "moefold: dimension 0 of a parameter has 128 elements and cannot be cut into 3 equal parts along tp; choose a tp that divides 128",
-                         config_error);
+    CHECK_THROWS_WITH_AS(
+        value_of<column>.local({128, 64}, f),
+        "moefold: dimension 0 of a parameter has 128 elements and cannot be cut into 3 equal parts along tp; choose a tp that divides 128",
+        config_error);
     CHECK_THROWS_WITH_AS(value_of<expert>.local({8}, f), Contains("cuts a dimension that the tensor has"), config_error);
   }
   TEST_CASE("run-time placements obey the rules of the types") {
@@ -54,8 +55,8 @@ TEST_SUITE("mesh/placement") {
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 0}, {axis_id::etp, 0}}}), Contains("an axis or a dimension twice"),
                          config_error);
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 4}}}), Contains("counted from 0"), config_error);
-    CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 0}, {axis_id::etp, 1}, {axis_id::edp, 2}}}), Contains("at most 2 axes"),
-                         config_error);
+    CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 0}, {axis_id::etp, 1}, {axis_id::edp, 2}}}),
+                         Contains("at most 2 axes"), config_error);
     CHECK_THROWS_AS((tensor_extents{1, 2, 3, 4, 5}), config_error);
     CHECK_THROWS_AS((tensor_extents{2, -1}), config_error);
   }

@@ -30,7 +30,8 @@ TEST_SUITE("mesh/slice") {
     const std::vector<folding_extents> folds = {
         folding_extents{},
         make_folding({{axis_id::tp, 2}, {axis_id::cp, 2}, {axis_id::dp, 1}, {axis_id::pp, 2}}, {{axis_id::ep, 4}, {axis_id::pp, 2}}),
-        make_folding({{axis_id::tp, 2}, {axis_id::cp, 2}, {axis_id::pp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 4}, {axis_id::pp, 2}, {axis_id::edp, 2}}),
+        make_folding({{axis_id::tp, 2}, {axis_id::cp, 2}, {axis_id::pp, 2}, {axis_id::dp, 2}},
+                     {{axis_id::ep, 4}, {axis_id::pp, 2}, {axis_id::edp, 2}}),
         make_folding({{axis_id::dp, 2}, {axis_id::tp, 4}}, {{axis_id::etp, 2}, {axis_id::edp, 2}, {axis_id::ep, 2}}),
         make_folding({{axis_id::tp, 2}, {axis_id::dp, 3}}, {{axis_id::etp, 2}, {axis_id::edp, 3}}),
     };

@@ -37,15 +37,31 @@ constexpr const char* name_of(axis_id axis) {
   return "?";
 }
 
+// clang-format off: tables
 namespace tag {
-struct tp { static constexpr axis_id id = axis_id::tp; };
-struct cp { static constexpr axis_id id = axis_id::cp; };
-struct dp { static constexpr axis_id id = axis_id::dp; };
-struct pp { static constexpr axis_id id = axis_id::pp; };
-struct etp { static constexpr axis_id id = axis_id::etp; };
-struct ep { static constexpr axis_id id = axis_id::ep; };
-struct edp { static constexpr axis_id id = axis_id::edp; };
+struct tp {
+  static constexpr axis_id id = axis_id::tp;
+};
+struct cp {
+  static constexpr axis_id id = axis_id::cp;
+};
+struct dp {
+  static constexpr axis_id id = axis_id::dp;
+};
+struct pp {
+  static constexpr axis_id id = axis_id::pp;
+};
+struct etp {
+  static constexpr axis_id id = axis_id::etp;
+};
+struct ep {
+  static constexpr axis_id id = axis_id::ep;
+};
+struct edp {
+  static constexpr axis_id id = axis_id::edp;
+};
 }  // namespace tag
+// clang-format on
 
 MOEFOLD_RULE(axis_ranks, ranks, least, ranks >= least, "moefold: an axis has at least 1 rank; leave the axis out or write 1")
 
@@ -55,6 +71,7 @@ struct axis : check_axis_ranks<N == dyn ? 1 : N, 1> {
   static constexpr extent_t extent = N;  // or dyn
 };
 
+// clang-format off
 template <extent_t N> using tp = axis<tag::tp, N>;
 template <extent_t N> using cp = axis<tag::cp, N>;
 template <extent_t N> using dp = axis<tag::dp, N>;
@@ -62,6 +79,7 @@ template <extent_t N> using pp = axis<tag::pp, N>;
 template <extent_t N> using etp = axis<tag::etp, N>;
 template <extent_t N> using ep = axis<tag::ep, N>;
 template <extent_t N> using edp = axis<tag::edp, N>;
+// clang-format on
 
 /// A set of axes: a small value, usable as a template argument.
 struct axis_set {
@@ -98,10 +116,15 @@ struct axis_set {
   }
 };
 
-template <class... Tags> inline constexpr axis_set set_of = axis_set(Tags::id...);
+template <class... Tags>
+inline constexpr axis_set set_of = axis_set(Tags::id...);
 
 // The two families. A parameter is placed on one of them; a folding has one mesh of each.
-struct attention_axes { static constexpr axis_set axes = set_of<tag::tp, tag::cp, tag::dp, tag::pp>; };
-struct moe_axes { static constexpr axis_set axes = set_of<tag::etp, tag::ep, tag::edp, tag::pp>; };
+struct attention_axes {
+  static constexpr axis_set axes = set_of<tag::tp, tag::cp, tag::dp, tag::pp>;
+};
+struct moe_axes {
+  static constexpr axis_set axes = set_of<tag::etp, tag::ep, tag::edp, tag::pp>;
+};
 
 }  // namespace moefold

@@ -18,7 +18,8 @@ struct coordinate {
 /// Throws config_error unless 0 <= rank < mesh.ranks().
 constexpr coordinate coordinate_of(const extents& mesh, extent_t rank) {
   const extent_t ranks = mesh.ranks();
-  require<config_error>(rank >= 0 && rank < ranks, "moefold: rank ", rank, " is outside this mesh of ", ranks, " ranks; ranks count from 0");
+  require<config_error>(rank >= 0 && rank < ranks, "moefold: rank ", rank, " is outside this mesh of ", ranks,
+                        " ranks; ranks count from 0");
   coordinate c;
   for (const axis_extent& a : mesh.list()) {
     c[a.axis] = rank % a.ranks;

@@ -81,7 +81,8 @@ struct extents {
 /// A list of axes with its dyn extent, if there is one, filled in so that the mesh has `world` ranks.
 /// Throws config_error if it cannot: the list is fixed to another number, or the world is not a multiple of the fixed extents.
 constexpr extents fill_in(std::span<const axis_extent> list, extent_t world) {
-  require<config_error>(world >= 1 && world <= extents::max_ranks, "moefold: a world has 1 to ", extents::max_ranks, " ranks, given ", world);
+  require<config_error>(world >= 1 && world <= extents::max_ranks, "moefold: a world has 1 to ", extents::max_ranks, " ranks, given ",
+                        world);
   require_distinct_axes(extent_t(list.size()), axes_in(list).count());
   std::array<axis_extent, axis_count> known{};  // dyn counts as 1 until the rest is checked
   extent_t dynamic = 0;

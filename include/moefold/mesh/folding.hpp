@@ -27,28 +27,33 @@ MOEFOLD_RULE(pipeline, in_attention, in_moe, in_attention == in_moe,
 
 namespace detail {
 
-/// How many ranks an axis of a mesh encloses (the product of the extents named before it), and how many enclose it (after it); or dyn.
-struct enclosure { extent_t inside = 1, outside = 1; };
+/// How many ranks lie inside an axis of a mesh (the product of the extents named before it) and outside it (after it); or dyn.
+struct enclosure {
+  extent_t inside = 1, outside = 1;
+};
 
 template <class Mesh, class Tag>
 inline constexpr enclosure enclosure_of = [] {
   enclosure e;
   bool before = true;
   for (const axis_extent& a : Mesh::list) {
-    if (a.axis == Tag::id) { before = false; continue; }
     extent_t& product = before ? e.inside : e.outside;
-    product = product == dyn || a.ranks == dyn ? dyn : product * a.ranks;
+    if (a.axis == Tag::id)
+      before = false;
+    else
+      product = product == dyn || a.ranks == dyn ? dyn : product * a.ranks;
   }
   return e;
 }();
 
-/// The two numbers that must agree for equal pipeline groups; equal numbers where only the world size decides, or where another rule has failed.
+/// The two numbers that must agree for equal pipeline groups; 1 and 1 where only the world size decides or another rule has failed.
 /// With equal worlds and stages, equal ranks inside pp and equal ranks outside it say the same: whichever both types know is compared.
 template <class Attention, class Moe>
 inline constexpr enclosure pipeline_numbers = [] {
   constexpr extent_t stages = extent_of<Attention, tag::pp>;
   constexpr enclosure a = enclosure_of<Attention, tag::pp>, m = enclosure_of<Moe, tag::pp>;
-  if (stages == 1 || stages == dyn || stages != extent_of<Moe, tag::pp> || !ranks_holds(Attention::ranks, Moe::ranks)) return enclosure{1, 1};
+  if (stages == 1 || stages == dyn || stages != extent_of<Moe, tag::pp>) return enclosure{1, 1};
+  if (!ranks_holds(Attention::ranks, Moe::ranks)) return enclosure{1, 1};
   if (a.inside != dyn && m.inside != dyn) return enclosure{a.inside, m.inside};
   if (a.outside != dyn && m.outside != dyn) return enclosure{a.outside, m.outside};
   return enclosure{1, 1};
@@ -68,8 +73,10 @@ struct folding : check_attention_mesh<Attention::axes.without(attention_axes::ax
                  check_pipeline<detail::pipeline_numbers<Attention, Moe>.inside, detail::pipeline_numbers<Attention, Moe>.outside> {
   using attention = Attention;
   using moe = Moe;
-  static constexpr extent_t ranks = Attention::ranks != dyn ? Attention::ranks : Moe::ranks;  // dyn if the world decides
-  static_assert(detail::check_filled<Attention, Moe>::ok && detail::check_filled<Moe, Attention>::ok);  // says its sentence itself
+  // dyn if the world decides
+  static constexpr extent_t ranks = Attention::ranks != dyn ? Attention::ranks : Moe::ranks;
+  // the class says its sentence itself
+  static_assert(detail::check_filled<Attention, Moe>::ok && detail::check_filled<Moe, Attention>::ok);
 };
 
 }  // namespace moefold

@@ -91,12 +91,26 @@ class index_iterator {
 
   constexpr value_type operator*() const { return range_[at_]; }
   constexpr value_type operator[](difference_type n) const { return range_[at_ + n]; }
-  constexpr index_iterator& operator+=(difference_type n) { at_ += n; return *this; }
-  constexpr index_iterator& operator-=(difference_type n) { at_ -= n; return *this; }
+  constexpr index_iterator& operator+=(difference_type n) {
+    at_ += n;
+    return *this;
+  }
+  constexpr index_iterator& operator-=(difference_type n) {
+    at_ -= n;
+    return *this;
+  }
   constexpr index_iterator& operator++() { return *this += 1; }
   constexpr index_iterator& operator--() { return *this -= 1; }
-  constexpr index_iterator operator++(int) { index_iterator old = *this; ++*this; return old; }
-  constexpr index_iterator operator--(int) { index_iterator old = *this; --*this; return old; }
+  constexpr index_iterator operator++(int) {
+    index_iterator old = *this;
+    ++*this;
+    return old;
+  }
+  constexpr index_iterator operator--(int) {
+    index_iterator old = *this;
+    --*this;
+    return old;
+  }
   friend constexpr index_iterator operator+(index_iterator i, difference_type n) { return i += n; }
   friend constexpr index_iterator operator+(difference_type n, index_iterator i) { return i += n; }
   friend constexpr index_iterator operator-(index_iterator i, difference_type n) { return i -= n; }
@@ -160,7 +174,8 @@ class group_list {
 
  private:
   constexpr extent_t checked(extent_t rank) const {
-    require<config_error>(rank >= 0 && rank < ranks_, "moefold: rank ", rank, " is outside this mesh of ", ranks_, " ranks; ranks count from 0");
+    require<config_error>(rank >= 0 && rank < ranks_, "moefold: rank ", rank, " is outside this mesh of ", ranks_,
+                          " ranks; ranks count from 0");
     return rank;
   }
   detail::lattice inside_{}, outside_{};
@@ -186,5 +201,7 @@ constexpr extent_t group_index(const extents& mesh, axis_set axes, extent_t rank
 
 }  // namespace moefold
 
-template <> inline constexpr bool std::ranges::enable_borrowed_range<moefold::group> = true;
-template <> inline constexpr bool std::ranges::enable_borrowed_range<moefold::group_list> = true;
+template <>
+inline constexpr bool std::ranges::enable_borrowed_range<moefold::group> = true;
+template <>
+inline constexpr bool std::ranges::enable_borrowed_range<moefold::group_list> = true;

@@ -99,8 +99,9 @@ struct placement_value {
       const cut& c = cuts[std::size_t(i)];
       require_placement_dim(c.dim, global.rank);
       const extent_t parts = mesh_of(f).of(c.axis), whole = global[c.dim];
-      require<config_error>(whole % parts == 0, "moefold: dimension ", c.dim, " of a parameter has ", whole, " elements and cannot be cut into ",
-                            parts, " equal parts along ", name_of(c.axis), "; choose a ", name_of(c.axis), " that divides ", whole);
+      require<config_error>(whole % parts == 0, "moefold: dimension ", c.dim, " of a parameter has ", whole,
+                            " elements and cannot be cut into ", parts, " equal parts along ", name_of(c.axis), "; choose a ",
+                            name_of(c.axis), " that divides ", whole);
       mine[c.dim] = whole / parts;
     }
     return mine;
@@ -114,15 +115,24 @@ struct shard : check_placement_dim<Dim, tensor_extents::max_rank> {
   static constexpr int dim = Dim;
 };
 
+namespace detail {
+
+constexpr int foreign_axes(axis_set family) {  // 0 if one of the two families has them all
+  return attention_axes::axes.contains(family) || moe_axes::axes.contains(family) ? 0 : family.count();
+}
+template <class... Shards>
+constexpr int distinct_cuts() {  // axes or dimensions, whichever are fewer
+  const int axes = set_of<typename Shards::tag...>.count(), dims = std::popcount((0u | ... | (1u << Shards::dim)));
+  return axes < dims ? axes : dims;
+}
+
+}  // namespace detail
+
 /// Family: attention_axes, moe_axes, or a concrete mesh<...>, which then has its own axes only.
 template <class Family, class... Shards>
-struct placement
-    : check_placement_family<(attention_axes::axes.contains(Family::axes) || moe_axes::axes.contains(Family::axes)) ? 0 : Family::axes.count(), 0>,
-      check_placement_axes<set_of<typename Shards::tag...>.without(Family::axes.without(axis_id::pp)).count(), 0>,
-      check_placement_cuts<extent_t{sizeof...(Shards)},
-                           set_of<typename Shards::tag...>.count() < std::popcount((0u | ... | (1u << Shards::dim)))
-                               ? set_of<typename Shards::tag...>.count()
-                               : std::popcount((0u | ... | (1u << Shards::dim)))> {
+struct placement : check_placement_family<detail::foreign_axes(Family::axes), 0>,
+                   check_placement_axes<set_of<typename Shards::tag...>.without(Family::axes.without(axis_id::pp)).count(), 0>,
+                   check_placement_cuts<sizeof...(Shards), detail::distinct_cuts<Shards...>()> {
   static_assert(sizeof...(Shards) <= placement_value::max_cuts, "moefold: a parameter is sharded on at most 2 axes");
 
   using family = Family;
@@ -131,7 +141,8 @@ struct placement
 };
 
 namespace detail {
-template <class Placement> struct placement_to_value;
+template <class Placement>
+struct placement_to_value;
 template <class Family, class... Shards>
 struct placement_to_value<placement<Family, Shards...>> {
   static_assert(placement<Family, Shards...>::sharded.count() >= 0);  // instantiates it, so that its rules speak first
@@ -141,6 +152,7 @@ struct placement_to_value<placement<Family, Shards...>> {
 }  // namespace detail
 
 /// The value of a placement type. That of a concrete mesh is that of its family: axes the mesh lacks have one rank anyway.
-template <class Placement> inline constexpr placement_value value_of = detail::placement_to_value<Placement>::value;
+template <class Placement>
+inline constexpr placement_value value_of = detail::placement_to_value<Placement>::value;
 
 }  // namespace moefold

@@ -1,3 +1,4 @@
+// clang-format off: the `fails` lines stand where they belong
 #include <moefold/mesh/mesh.hpp>
 using namespace moefold;
 
