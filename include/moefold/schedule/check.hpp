@@ -168,7 +168,8 @@ constexpr std::vector<played_step> play(int stages, int micro_batches, int forwa
   for (int s = 0; s < stages; ++s) {
     const int kept = player.most_live(std::size_t(s)), promised = Schedule::live(s, stages, micro_batches);
     require<config_error>(kept <= promised, "moefold: schedule ", Schedule::name, " keeps the activations of ", kept,
-                          " micro-batches on stage ", s, " of ", stages, ", but its live() promises at most ", promised, "; raise live() or run backwards earlier");
+                          " micro-batches on stage ", s, " of ", stages, ", but its live() promises at most ", promised,
+                          "; raise live() or run backwards earlier");
   }
   return log;
 }
