@@ -37,29 +37,15 @@ constexpr const char* name_of(axis_id axis) {
   return "?";
 }
 
-// clang-format off: tables
+// clang-format off
 namespace tag {
-struct tp {
-  static constexpr axis_id id = axis_id::tp;
-};
-struct cp {
-  static constexpr axis_id id = axis_id::cp;
-};
-struct dp {
-  static constexpr axis_id id = axis_id::dp;
-};
-struct pp {
-  static constexpr axis_id id = axis_id::pp;
-};
-struct etp {
-  static constexpr axis_id id = axis_id::etp;
-};
-struct ep {
-  static constexpr axis_id id = axis_id::ep;
-};
-struct edp {
-  static constexpr axis_id id = axis_id::edp;
-};
+struct tp { static constexpr axis_id id = axis_id::tp; };
+struct cp { static constexpr axis_id id = axis_id::cp; };
+struct dp { static constexpr axis_id id = axis_id::dp; };
+struct pp { static constexpr axis_id id = axis_id::pp; };
+struct etp { static constexpr axis_id id = axis_id::etp; };
+struct ep { static constexpr axis_id id = axis_id::ep; };
+struct edp { static constexpr axis_id id = axis_id::edp; };
 }  // namespace tag
 // clang-format on
 

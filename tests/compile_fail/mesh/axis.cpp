@@ -1,4 +1,4 @@
-// clang-format off: the `fails` lines stand where they belong
+// clang-format off
 #include <moefold/mesh/axis.hpp>
 using namespace moefold;
 
