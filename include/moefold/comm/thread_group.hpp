@@ -1,0 +1,414 @@
+#pragma once
+// Where the rank threads of one communicator meet: each posts what it calls and where its data lies, the last to arrive compares all posts,
+// and then they read each other's memory. Byte level only; comm/thread.hpp adds element types and reductions.
+//
+//   post -> arrive #1 (last one compares, lets all go) -> read the peers -> arrive #2 (nobody reads me any more) -> return
+//   small inputs travel inside the post: then nobody needs arrive #2. Posts alternate between two places, so a late reader is safe.
+//   A rank that fails leaves its call only when no peer reads its memory (leave).
+#include <moefold/comm/thread_world.hpp>
+
+#include <array>
+#include <bit>
+#include <cstring>
+#include <memory>
+
+namespace moefold {
+
+class thread_group final : public thread_world::member {
+ public:
+  static constexpr std::size_t eager_bytes = 512;  // inputs up to here travel inside the post
+
+  struct post {                                   // what a rank shows its peers for one call
+    signature what;
+    const void* in = nullptr;                     // the rank's own memory, or `inlined`
+    void* out = nullptr;
+    bool small = true;                            // the peers need nothing of this rank but the post
+    std::span<std::size_t> send_counts;           // [ranks] each, copies
+    std::span<std::size_t> recv_counts;
+    std::size_t bytes = 0;                        // expose
+    int colour = 0, key = 0;                      // split
+    comm_label label;
+    std::shared_ptr<thread_group> child;
+    int child_rank = 0;
+    alignas(64) std::byte inlined[eager_bytes];
+  };
+  using table = std::vector<std::span<const std::byte>>;
+
+  thread_group(std::shared_ptr<thread_world> world, std::vector<int> members, comm_label label)
+      : world_(std::move(world)), members_(std::move(members)), label_(label), ranks_(members_.size()),
+        counts_(members_.size() * members_.size() * 4), boxes_(members_.size() * members_.size()) {
+    const std::size_t n = members_.size();
+    std::size_t at = 0;
+    for (rank_state& r : ranks_)
+      for (post& p : r.posts) {
+        p.send_counts = {&counts_[n * at++], n};
+        p.recv_counts = {&counts_[n * at++], n};
+      }
+    world_->add(*this);
+  }
+  ~thread_group() { world_->remove(*this); }
+  thread_group(const thread_group&) = delete;
+  thread_group& operator=(const thread_group&) = delete;
+
+  thread_world& world() const { return *world_; }
+  int size() const { return int(members_.size()); }
+  const comm_label& label() const { return label_; }
+  int world_rank(int rank) const { return members_[std::size_t(rank)]; }
+  post& post_of(int rank, std::uint64_t seq) { return ranks_[std::size_t(rank)].posts[seq % 2]; }
+  bool eager(std::uint64_t seq) const { return eager_[seq % 2]; }  // all posts of the call were small
+
+  /// Waits until every rank has arrived as often as this one. At the first arrival of a call the last rank looks at all posts.
+  void arrive(int rank, const signature& what, bool first) {
+    rank_state& me = ranks_[std::size_t(rank)];
+    const std::uint32_t seen = word_.load();
+    if (parking_word::closed(seen)) throw_failure(rank, what);
+    me.arrivals.fetch_add(1, std::memory_order_seq_cst);
+    if (arrived_.fetch_add(1, std::memory_order_seq_cst) + 1 == size()) {
+      if (first) meet(rank, what.seq);
+      arrived_.store(0, std::memory_order_relaxed);
+      word_.advance();
+      return;
+    }
+    if (world_->any_finished()) look_for_finished(rank, what);
+    if (receivers_.load(std::memory_order_seq_cst) > 0) look_for_receivers(rank);
+    while (!word_.wait(seen, world_->spins(), deadline(rank, what))) time_out(rank, what);
+    if (!parking_word::advanced(seen, word_.load())) throw_failure(rank, what);
+  }
+
+  /// While one lives, its rank touches memory of its peers, and they stay in their calls.
+  class access {
+   public:
+    access(thread_group& group, int rank, const signature& what) : flag_(group.ranks_[std::size_t(rank)].accessing) {
+      flag_.store(true, std::memory_order_seq_cst);
+      if (!group.world_->failed()) return;        // a peer that leaves looks at the flag after the failure: one of the two sees the other
+      flag_.store(false, std::memory_order_seq_cst);
+      group.throw_failure(rank, what);
+    }
+    ~access() { flag_.store(false, std::memory_order_seq_cst); }
+    access(const access&) = delete;
+    access& operator=(const access&) = delete;
+
+   private:
+    std::atomic<bool>& flag_;
+  };
+
+  /// After a failure: returns when no peer touches this rank's memory. Peers inside a copy need microseconds; peers that read through an
+  /// open window, where nothing can stop them, get 50 ms to notice.
+  void leave(int rank) noexcept {
+    for (std::size_t p = 0; p < ranks_.size(); ++p)
+      while (int(p) != rank && ranks_[p].accessing.load(std::memory_order_seq_cst)) std::this_thread::yield();
+    const auto patience = steady::now() + std::chrono::milliseconds(50);
+    for (std::size_t p = 0; p < ranks_.size(); ++p)
+      while (int(p) != rank && ranks_[p].windows.load(std::memory_order_seq_cst) > 0 && steady::now() < patience)
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
+  void count_window(int rank, int change) { ranks_[std::size_t(rank)].windows.fetch_add(change, std::memory_order_seq_cst); }
+  std::vector<table>& spare_tables(int rank) { return ranks_[std::size_t(rank)].spare_tables; }
+
+  /// Puts a copy of the data into the mailbox from `rank` to `peer`. Never waits for the peer.
+  void send(int rank, int peer, const signature& what, std::span<const std::byte> data) {
+    mailbox& box = box_of(rank, peer);
+    letter l = box.room_for(data.size());
+    l.what = what;
+    if (!data.empty()) std::memcpy(l.room.get(), data.data(), data.size());
+    {
+      std::lock_guard lock(box.mutex);
+      box.put(std::move(l));
+    }
+    ranks_[std::size_t(peer)].inbox.advance();
+  }
+
+  /// Waits for the next letter from `peer`, compares it with the call, copies it out.
+  void receive(int rank, int peer, const signature& what, std::span<std::byte> out, void (*hook)(void*), void* context) {
+    letter l = wait_for_letter(rank, peer, what);
+    if (world_->options().check_signatures && (l.what.type != what.type || l.what.count != what.count))
+      report_letter(rank, peer, l.what, what);
+    if (hook) hook(context);
+    if (!out.empty()) std::memcpy(out.data(), l.room.get(), out.size());
+    mailbox& box = box_of(peer, rank);
+    std::lock_guard lock(box.mutex);
+    box.spare.push_back(std::move(l));
+  }
+
+  [[noreturn]] void throw_failure(int rank, const signature& what) { world_->throw_failure(world_rank(rank), what, label_); }
+
+ private:
+  struct letter {
+    signature what;
+    std::unique_ptr<std::byte[]> room;
+    std::size_t capacity = 0;
+  };
+  struct mailbox {                                // from one rank to one rank: a ring of letters, and rooms to use again
+    std::mutex mutex;
+    std::vector<letter> ring = std::vector<letter>(4);
+    std::size_t first = 0, waiting = 0;
+    std::vector<letter> spare;
+
+    letter room_for(std::size_t bytes) {
+      const std::size_t capacity = std::bit_ceil(std::max<std::size_t>(bytes, 64));
+      {
+        std::lock_guard lock(mutex);
+        for (letter& l : spare)
+          if (l.capacity == capacity) {
+            std::swap(l, spare.back());
+            letter found = std::move(spare.back());
+            spare.pop_back();
+            return found;
+          }
+      }
+      return {{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity};
+    }
+    void put(letter&& l) {
+      if (waiting == ring.size()) {
+        std::rotate(ring.begin(), ring.begin() + std::ptrdiff_t(first), ring.end());
+        first = 0;
+        ring.resize(2 * ring.size());
+      }
+      ring[(first + waiting++) % ring.size()] = std::move(l);
+    }
+    letter get() {
+      letter l = std::move(ring[first]);
+      first = (first + 1) % ring.size();
+      --waiting;
+      return l;
+    }
+  };
+  struct owned_box {                              // made by whichever of the two ranks needs it first
+    std::atomic<mailbox*> box{nullptr};
+    ~owned_box() { delete box.load(std::memory_order_acquire); }
+  };
+  struct alignas(64) rank_state {
+    std::atomic<std::uint64_t> arrivals{0};
+    std::atomic<bool> accessing{false};
+    std::atomic<int> windows{0};
+    std::atomic<int> awaits{-1};                  // the peer whose letter this rank waits for; changes under the box's mutex
+    parking_word inbox;
+    std::array<post, 2> posts;
+    std::vector<table> spare_tables;
+  };
+
+  void close() override {
+    word_.close();
+    for (rank_state& r : ranks_) r.inbox.close();
+  }
+  steady::time_point deadline(int rank, const signature& what) const {
+    const thread_options& o = world_->options();
+    return world_->last_call(world_rank(rank)).since + (what.seq == 0 ? o.first_deadline : o.deadline);
+  }
+  std::uint64_t arrivals(int rank) const { return ranks_[std::size_t(rank)].arrivals.load(std::memory_order_seq_cst); }
+
+  mailbox& box_of(int from, int to) {
+    std::atomic<mailbox*>& place = boxes_[std::size_t(from) * members_.size() + std::size_t(to)].box;
+    mailbox* box = place.load(std::memory_order_acquire);
+    if (box != nullptr) return *box;
+    auto made = std::make_unique<mailbox>();
+    if (place.compare_exchange_strong(box, made.get(), std::memory_order_acq_rel, std::memory_order_acquire)) return *made.release();
+    return *box;
+  }
+  bool awaits_in_vain(int rank, int peer) {       // rank waits for a letter of peer, and there is none
+    if (ranks_[std::size_t(rank)].awaits.load(std::memory_order_seq_cst) != peer) return false;
+    mailbox& box = box_of(peer, rank);
+    std::lock_guard lock(box.mutex);
+    return box.waiting == 0 && ranks_[std::size_t(rank)].awaits.load(std::memory_order_seq_cst) == peer;
+  }
+
+  letter wait_for_letter(int rank, int peer, const signature& what) {
+    rank_state& me = ranks_[std::size_t(rank)];
+    mailbox& box = box_of(peer, rank);
+    struct awaiting {                             // says whom this rank waits for; unsaid with the letter in hand, or on failure
+      thread_group& group;
+      rank_state& me;
+      bool said = false;
+      void say(int peer) {
+        if (std::exchange(said, peer >= 0) == (peer >= 0)) return;
+        me.awaits.store(peer, std::memory_order_seq_cst);
+        group.receivers_.fetch_add(peer >= 0 ? 1 : -1, std::memory_order_seq_cst);
+      }
+      ~awaiting() { say(-1); }
+    } state{*this, me};
+    for (;;) {
+      const std::uint32_t seen = me.inbox.load();
+      {
+        std::lock_guard lock(box.mutex);
+        if (box.waiting > 0) {
+          state.say(-1);
+          return box.get();
+        }
+        state.say(peer);
+      }
+      if (parking_word::closed(seen)) throw_failure(rank, what);
+      if (world_->finished(world_rank(peer)) && awaits_in_vain(rank, peer)) fail_with<peer_failed>(rank, finished_early(peer, rank, what));
+      if (arrivals(peer) > arrivals(rank) && awaits_in_vain(rank, peer)) report_deadlock(rank, peer, rank);
+      if (!me.inbox.wait(seen, world_->spins(), deadline(rank, what))) time_out(rank, what, peer);
+    }
+  }
+
+  // The last rank to arrive looks at all posts.
+  void meet(int rank, std::uint64_t seq) {
+    if (world_->options().check_signatures) compare(rank, seq);
+    bool all_small = true;
+    for (const rank_state& r : ranks_) all_small = all_small && r.posts[seq % 2].small;
+    eager_[seq % 2] = all_small;
+    if (post_of(0, seq).what.op == operation::split) make_children(seq);
+  }
+  void compare(int rank, std::uint64_t seq);
+  std::string count_conflict(std::uint64_t seq, int& culprit);
+  void make_children(std::uint64_t seq);
+
+  // From here on something has gone wrong.
+  template <class Error> [[noreturn]] void fail_with(int rank, root_cause cause) {
+    cause.elapsed = steady::now() - world_->last_call(world_rank(rank)).since;
+    const signature what = world_->last_call(world_rank(rank)).what;
+    world_->fail<Error>(std::move(cause));
+    throw_failure(rank, what);
+  }
+  root_cause blame(int rank, const signature& what, std::string message) const {
+    return {world_rank(rank), label_, what.op, what.seq, {}, std::move(message)};
+  }
+  root_cause finished_early(int culprit, int waiting, const signature& what) const {
+    return blame(culprit, what, sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ",
+                                         world_rank(waiting), " waits for it in ", describe(what), " on ", label_.view()));
+  }
+  std::string list(const std::vector<int>& ranks) const {
+    std::string text;
+    for (int r : ranks) text += sentence(text.empty() ? "" : ", ", world_rank(r));
+    return text.empty() ? "none" : text;
+  }
+  std::optional<root_cause> waits_for(int world_rank) override;
+  void look_for_finished(int rank, const signature& what);
+  void look_for_receivers(int rank);
+  void time_out(int rank, const signature& what, int peer = -1);
+  [[noreturn]] void report_deadlock(int receiver, int peer, int reporter);
+  [[noreturn]] void report_letter(int rank, int peer, const signature& sent, const signature& wanted);
+
+  std::shared_ptr<thread_world> world_;
+  std::vector<int> members_;                      // world ranks, in rank order
+  comm_label label_;
+  std::vector<rank_state> ranks_;
+  std::vector<std::size_t> counts_;
+  std::vector<owned_box> boxes_;
+  std::array<bool, 2> eager_{};                   // written by the last rank to arrive, before it lets the others go
+  alignas(64) std::atomic<int> arrived_{0};
+  std::atomic<int> receivers_{0};                 // ranks in wait_for_letter
+  parking_word word_;
+};
+
+/// All posts must say the same; v-operations must agree on every count. Throws signature_mismatch on every rank before any data moves.
+inline void thread_group::compare(int rank, std::uint64_t seq) {
+  std::vector<std::vector<int>> camps;            // ranks that say the same; stays empty, without allocation, while all agree
+  const signature& base = post_of(0, seq).what;
+  bool same = true;
+  for (const rank_state& r : ranks_) same = same && r.posts[seq % 2].what == base;
+  if (!same) {
+    for (int r = 0; r < size(); ++r) {
+      auto camp = std::find_if(camps.begin(), camps.end(),
+                               [&](const auto& c) { return post_of(c.front(), seq).what == post_of(r, seq).what; });
+      if (camp == camps.end()) camp = camps.insert(camp, std::vector<int>{});
+      camp->push_back(r);
+    }
+    std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
+    std::string text = sentence("ranks disagree on ", label_.view(), ": ");
+    for (const auto& camp : camps)
+      text += sentence(&camp == &camps.front() ? "" : " but ", describe(post_of(camp.front(), seq).what), " (ranks ", list(camp), ")");
+    const int culprit = camps.back().front();
+    fail_with<signature_mismatch>(rank, blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
+  }
+  if (base.op != operation::all_gather_v && base.op != operation::reduce_scatter_v && base.op != operation::all_to_all_v) return;
+  int culprit = 0;
+  if (std::string conflict = count_conflict(seq, culprit); !conflict.empty())
+    fail_with<signature_mismatch>(rank, blame(culprit, base, sentence("ranks disagree on the counts of ", describe(base), " on ",
+                                                                      label_.view(), ": ", conflict)));
+}
+
+inline std::string thread_group::count_conflict(std::uint64_t seq, int& culprit) {
+  const bool exchange = post_of(0, seq).what.op == operation::all_to_all_v;
+  for (int a = 0; a < size(); ++a)
+    for (int b = 0; b < size(); ++b) {
+      const post& from = post_of(a, seq);
+      const post& to = post_of(b, seq);
+      if (exchange && from.send_counts[std::size_t(b)] != to.recv_counts[std::size_t(a)]) {
+        culprit = a;
+        return sentence("rank ", world_rank(a), " sends ", from.send_counts[std::size_t(b)], " elements to rank ", world_rank(b),
+                        ", which expects ", to.recv_counts[std::size_t(a)]);
+      }
+      const std::size_t said = post_of(0, seq).send_counts[std::size_t(b)];
+      if (!exchange && from.send_counts[std::size_t(b)] != said) {
+        culprit = a;
+        return sentence("for rank ", world_rank(b), " rank ", world_rank(0), " says ", said, " elements, rank ", world_rank(a), " says ",
+                        from.send_counts[std::size_t(b)]);
+      }
+    }
+  return {};
+}
+
+/// One group per colour, its ranks ordered by key, then by rank here.
+inline void thread_group::make_children(std::uint64_t seq) {
+  std::vector<int> order(members_.size());
+  for (int r = 0; r < size(); ++r) order[std::size_t(r)] = r;
+  std::stable_sort(order.begin(), order.end(), [&](int a, int b) {
+    const post &x = post_of(a, seq), &y = post_of(b, seq);
+    return x.colour != y.colour ? x.colour < y.colour : x.key < y.key;
+  });
+  for (std::size_t first = 0, last = 0; first < order.size(); first = last) {
+    std::vector<int> members;
+    for (; last < order.size() && post_of(order[last], seq).colour == post_of(order[first], seq).colour; ++last)
+      members.push_back(world_rank(order[last]));
+    const comm_label name = post_of(order[first], seq).label;
+    auto child = std::make_shared<thread_group>(world_, std::move(members), name.empty() ? label_ : name);
+    for (std::size_t i = first; i < last; ++i) {
+      post_of(order[i], seq).child = child;
+      post_of(order[i], seq).child_rank = int(i - first);
+    }
+  }
+}
+
+inline std::optional<root_cause> thread_group::waits_for(int finished) {
+  const auto place = std::find(members_.begin(), members_.end(), finished);
+  if (place == members_.end()) return {};
+  const int culprit = int(place - members_.begin());
+  for (int r = 0; r < size(); ++r) {
+    if (arrivals(r) > arrivals(culprit)) return finished_early(culprit, r, world_->last_call(world_rank(r)).what);
+    if (awaits_in_vain(r, culprit)) return finished_early(culprit, r, world_->last_call(world_rank(r)).what);
+  }
+  return {};
+}
+
+inline void thread_group::look_for_finished(int rank, const signature& what) {
+  for (int r = 0; r < size(); ++r)
+    if (world_->finished(world_rank(r)) && arrivals(r) < arrivals(rank)) fail_with<peer_failed>(rank, finished_early(r, rank, what));
+}
+
+inline void thread_group::look_for_receivers(int rank) {
+  for (int r = 0; r < size(); ++r)
+    if (arrivals(rank) > arrivals(r) && awaits_in_vain(r, rank)) report_deadlock(r, rank, rank);
+}
+
+/// `receiver` waits for a letter of `peer`, `peer` waits for `receiver` in a collective call: neither can go on.
+inline void thread_group::report_deadlock(int receiver, int peer, int reporter) {
+  const signature recv = world_->last_call(world_rank(receiver)).what;
+  const signature other = world_->last_call(world_rank(peer)).what;
+  fail_with<signature_mismatch>(
+      reporter, blame(receiver, recv, sentence("ranks disagree on ", label_.view(), ": ", describe(other), " (rank ", world_rank(peer),
+                                               ") but ", describe(recv), " from rank ", world_rank(peer), " (rank ", world_rank(receiver),
+                                               "), so each waits for the other; all ranks must make the same calls in one order")));
+}
+
+inline void thread_group::report_letter(int rank, int peer, const signature& sent, const signature& wanted) {
+  fail_with<signature_mismatch>(rank, blame(rank, wanted, sentence("ranks disagree on ", label_.view(), ": ", describe(sent), " (rank ",
+                                                                   world_rank(peer), ") but ", describe(wanted), " (rank ",
+                                                                   world_rank(rank), "); give both the same type and count")));
+}
+
+inline void thread_group::time_out(int rank, const signature& what, int peer) {
+  std::vector<int> here, missing;
+  for (int r = 0; r < size(); ++r)
+    if (peer >= 0 ? r == peer || r == rank : true) (r != peer && arrivals(r) >= arrivals(rank) ? here : missing).push_back(r);
+  if (missing.empty()) return;                    // the last one came at this very moment
+  const double waited = std::chrono::duration<double>(steady::now() - world_->last_call(world_rank(rank)).since).count();
+  fail_with<timeout>(rank, blame(missing.front(), what, sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ",
+                                                                 list(missing), " (arrived: ", list(here), "; missing: ", list(missing),
+                                                                 "); see what it does, or raise the deadline with "
+                                                                 "MOEFOLD_TIMEOUT_FACTOR=2")));
+}
+
+}  // namespace moefold

@@ -1,0 +1,202 @@
+#pragma once
+// The ranks of one process and what they know of each other's failure: the first cause is kept, everybody is woken, and each rank is told.
+// Nothing here knows how data moves; the communicators (comm/thread_group.hpp) register themselves to be closed.
+//
+//   rank 2 throws -> keep(cause) -> every communicator of the world closes -> pending waits end -> peer_failed on each other rank, naming
+//   rank 2, its axis and operation -> any later call: comm_revoked -> run_threads joins all and throws what rank 2 threw
+#include <moefold/comm/failure.hpp>
+#include <moefold/comm/parking.hpp>
+#include <moefold/comm/signature.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace moefold {
+
+/// How long a rank waits for its peers, and whether it compares calls with them. Times are multiplied by MOEFOLD_TIMEOUT_FACTOR.
+struct thread_options {
+  std::chrono::nanoseconds first_deadline = std::chrono::seconds(60);  // for the first call on a communicator: start-up work is uneven
+  std::chrono::nanoseconds deadline = std::chrono::seconds(20);        // for every later call
+  bool check_signatures = true;                                        // well under a microsecond; off: a mismatch is undefined
+};
+
+class thread_world {
+ public:
+  struct call {                                   // what a rank does, or did last
+    comm_label label;
+    signature what;
+    steady::time_point since{};
+    bool inside = false;                          // still in it
+    bool any = false;                             // there was one
+  };
+  struct member {                                 // what a world closes when it fails; registered while it lives
+    virtual void close() = 0;
+    virtual std::optional<root_cause> waits_for(int world_rank) = 0;  // in vain, because that rank has returned
+   protected:
+    ~member() = default;
+  };
+
+  explicit thread_world(int ranks, thread_options options = {}) : options_(options), ranks_(checked(ranks)) {
+    const double factor = timeout_factor();
+    options_.first_deadline = scaled(options.first_deadline, factor);
+    options_.deadline = scaled(options.deadline, factor);
+    spins_ = unsigned(ranks) <= std::thread::hardware_concurrency() ? 200 : 0;  // with more ranks than cores a spin keeps the peer away
+  }
+
+  int size() const { return int(ranks_.size()); }
+  const thread_options& options() const { return options_; }
+  int spins() const { return spins_; }
+  call& last_call(int rank) { return ranks_[std::size_t(rank)].last; }
+  double& cpu_seconds(int rank) { return ranks_[std::size_t(rank)].cpu; }
+
+  bool failed() const { return failed_.load(std::memory_order_seq_cst); }
+  bool any_finished() const { return any_finished_.load(std::memory_order_seq_cst); }
+  bool finished(int rank) const { return ranks_[std::size_t(rank)].finished.load(std::memory_order_seq_cst); }
+
+  void add(member& m) {
+    std::lock_guard lock(mutex_);
+    members_.push_back(&m);
+    if (failed()) m.close();
+  }
+  void remove(member& m) {
+    std::lock_guard lock(mutex_);
+    std::erase(members_, &m);
+  }
+
+  /// The first failure wins; Error is its class on every rank.
+  template <std::derived_from<comm_error> Error>
+  void fail(root_cause cause) {
+    auto thrown = std::make_exception_ptr(Error(sentence("moefold: ", cause.message), cause));
+    keep(std::move(cause), std::move(thrown), &raise<Error>, false);
+  }
+  /// The failure is the exception that rank `rank` is handling: called inside a catch block.
+  void fail_with_current_exception(int rank) {
+    ranks_[std::size_t(rank)].told = true;
+    auto thrown = std::current_exception();
+    root_cause cause = cause_of(rank, text_of(thrown));
+    keep(std::move(cause), std::move(thrown), &raise<peer_failed>, false);
+  }
+  /// The same while an exception unwinds and cannot be seen yet; fail_with_current_exception of the same rank fills it in.
+  void fail_unwinding(int rank, const char* text) {
+    root_cause cause = cause_of(rank, text);
+    auto thrown = std::make_exception_ptr(peer_failed(sentence("moefold: ", cause.message), cause));
+    keep(std::move(cause), std::move(thrown), &raise<peer_failed>, true);
+  }
+
+  /// Throws what rank `rank` is to see of the failure: its class the first time, comm_revoked ever after.
+  [[noreturn]] void throw_failure(int rank, const signature& what, const comm_label& label) {
+    root_cause cause;
+    raise_t raise_cause = nullptr;
+    {
+      std::lock_guard lock(mutex_);
+      cause = cause_;
+      raise_cause = raise_;
+    }
+    const std::string where = sentence("moefold: ", describe(what), " on ", label.view(), ", rank ", rank);
+    if (std::exchange(ranks_[std::size_t(rank)].told, true))
+      throw comm_revoked(sentence(where, ", cannot run in a world that has failed (", cause.message, "); start a new world"), cause);
+    raise_cause(sentence(where, ", ended: ", cause.message), cause);
+    std::terminate();                             // raise_cause throws
+  }
+
+  /// The first failure as the exception it was, null when there is none.
+  std::exception_ptr first_failure() {
+    std::lock_guard lock(mutex_);
+    return thrown_;
+  }
+
+  /// The function of this rank has returned: whoever waits for it waits in vain.
+  void finish(int rank) {
+    ranks_[std::size_t(rank)].finished.store(true, std::memory_order_seq_cst);
+    any_finished_.store(true, std::memory_order_seq_cst);
+    std::optional<root_cause> cause;
+    {
+      std::lock_guard lock(mutex_);
+      for (member* m : members_)
+        if (!cause) cause = m->waits_for(rank);
+    }
+    if (cause) fail<peer_failed>(std::move(*cause));
+  }
+
+ private:
+  using raise_t = void (*)(const std::string&, root_cause);
+  struct alignas(64) state {
+    call last;                                    // own thread; read by others only while this rank waits in the call
+    double cpu = 0;                               // seconds, own thread only
+    bool told = false;                            // own thread only
+    std::atomic<bool> finished{false};
+  };
+
+  template <class Error> static void raise(const std::string& text, root_cause cause) { throw Error(text, std::move(cause)); }
+
+  void keep(root_cause cause, std::exception_ptr thrown, raise_t raise_cause, bool provisional) {
+    std::lock_guard lock(mutex_);
+    const bool first = !failed();
+    if (!first && !(provisional_ && cause.rank == cause_.rank)) return;
+    cause_ = std::move(cause);
+    thrown_ = std::move(thrown);
+    raise_ = raise_cause;
+    provisional_ = provisional;
+    failed_.store(true, std::memory_order_seq_cst);
+    if (first)
+      for (member* m : members_) m->close();
+  }
+
+  root_cause cause_of(int rank, const std::string& text) {
+    const call& last = last_call(rank);
+    root_cause cause{rank, last.label, last.what.op, last.what.seq, {}, {}};
+    if (last.inside) cause.elapsed = steady::now() - last.since;
+    cause.message = last.any ? sentence("rank ", rank, " failed ", last.inside ? "in " : "after ", name_of(last.what.op), " #",
+                                        last.what.seq, " on ", last.label.view(), ": ", text)
+                             : sentence("rank ", rank, " failed before its first call: ", text);
+    return cause;
+  }
+  static std::string text_of(const std::exception_ptr& thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const std::exception& e) {
+      return e.what();
+    } catch (...) {
+      return "an exception that is no std::exception";
+    }
+  }
+  static std::size_t checked(int ranks) {
+    require<config_error>(ranks >= 1, "moefold: a world of ", ranks, " ranks; give at least 1");
+    return std::size_t(ranks);
+  }
+  static double timeout_factor() {
+    const char* text = std::getenv("MOEFOLD_TIMEOUT_FACTOR");
+    if (text == nullptr || *text == '\0') return 1;
+    char* end = nullptr;
+    const double factor = std::strtod(text, &end);
+    require<config_error>(*end == '\0' && std::isfinite(factor) && factor > 0, "moefold: MOEFOLD_TIMEOUT_FACTOR is \"", text,
+                          "\"; give a number above 0, such as 2");
+    return factor;
+  }
+  static std::chrono::nanoseconds scaled(std::chrono::nanoseconds time, double factor) {
+    const double longest = 1e17;                  // three years: beyond it the clock's arithmetic would overflow
+    return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
+  }
+
+  thread_options options_;
+  int spins_ = 0;
+  std::vector<state> ranks_;
+  std::atomic<bool> failed_{false};
+  std::atomic<bool> any_finished_{false};
+  std::mutex mutex_;                              // of all below
+  root_cause cause_;
+  std::exception_ptr thrown_;
+  raise_t raise_ = nullptr;
+  bool provisional_ = false;
+  std::vector<member*> members_;
+};
+
+}  // namespace moefold
