@@ -1,0 +1,187 @@
+#pragma once
+// The record of a run as JSON lines: the first line says what ran, then one line per step. Only step lines have the key "step", so a
+// reader needs no other convention; numbers are written with the fewest digits that read back as the same number.
+//
+//   {"run":"default_run","world":8,"attention":{"tp":2,...},"moe":{"etp":1,...},"precision":"fp32","version":...,"commit":...,...}
+//   {"step":1,"loss":5.55,"grad_norm":1.9,"lr":5e-05,"tokens":2048,...,"expert_load":[[12,...],...],"comm_bytes":{"tp":81920,...}}
+#include <moefold/core/error.hpp>
+
+#include <cerrno>
+#include <charconv>
+#include <cmath>
+#include <concepts>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace moefold {
+
+/// Named numbers in a fixed order: the extents of a mesh, bytes by axis.
+using named_numbers = std::vector<std::pair<std::string, std::int64_t>>;
+
+constexpr const char* compiler_name() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "g++ " __VERSION__;
+#else
+  return "unknown";
+#endif
+}
+
+/// What ran: the first line. Extents innermost axis first.
+struct run_record {
+  std::string run = {};
+  std::int64_t world = 1;  // ranks
+  named_numbers attention = {};
+  named_numbers moe = {};
+  std::string precision = {};
+  std::string version = MOEFOLD_VERSION;
+  std::string commit = {};
+  std::string compiler = compiler_name();
+};
+
+/// What one step did, over all ranks.
+struct step_record {
+  std::int64_t step = 0;  // 1 is the first
+  double loss = 0;        // nats per token, before the update
+  double grad_norm = 0;   // before clipping
+  double learning_rate = 0;
+  std::int64_t tokens = 0;        // labels that counted in this step
+  double tokens_per_second = 0;   // of this step
+  double seconds = 0;             // wall time of this step
+  double moe_max_over_mean = 1;   // the fullest expert's tokens over the even share, worst layer
+  double comm_cpu_share = 0;      // CPU time inside collectives over CPU time, 0..1, waiting apart
+  std::vector<std::vector<std::int64_t>> expert_load = {};  // [layers][experts], tokens that chose the expert
+  named_numbers comm_bytes = {};                    // by axis, sent by all ranks
+  std::optional<double> eval_loss = {};             // held-out, where this step was evaluated
+};
+
+namespace detail {
+
+inline void append_json(std::string& out, std::string_view text) {
+  out += '"';
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char code[8];
+      std::snprintf(code, sizeof code, "\\u%04x", unsigned(c));
+      out += code;
+    } else {
+      out += c;
+    }
+  }
+  out += '"';
+}
+inline void append_json(std::string& out, std::int64_t value) { out += std::to_string(value); }
+inline void append_json(std::string& out, double value) {
+  if (!std::isfinite(value)) {
+    out += "null";  // JSON knows neither NaN nor infinity
+    return;
+  }
+  char digits[32];
+  out.append(digits, std::to_chars(digits, digits + sizeof digits, value).ptr);
+}
+inline void append_json(std::string& out, const named_numbers& fields) {
+  out += '{';
+  for (const auto& [name, value] : fields) {
+    if (out.back() != '{') out += ',';
+    append_json(out, std::string_view(name));
+    out += ':';
+    append_json(out, value);
+  }
+  out += '}';
+}
+template <class T>
+void append_json(std::string& out, const std::vector<T>& list) {
+  out += '[';
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (i > 0) out += ',';
+    append_json(out, list[i]);
+  }
+  out += ']';
+}
+
+/// One JSON object, field by field.
+class json_object {
+ public:
+  template <class T>
+  json_object& field(std::string_view name, const T& value) {
+    if (text_.size() > 1) text_ += ',';
+    append_json(text_, name);
+    text_ += ':';
+    append_json(text_, value);
+    return *this;
+  }
+  std::string text() const { return text_ + '}'; }
+
+ private:
+  std::string text_ = "{";
+};
+
+}  // namespace detail
+
+inline std::string to_json(const run_record& r) {
+  return detail::json_object()
+      .field("run", r.run)
+      .field("world", r.world)
+      .field("attention", r.attention)
+      .field("moe", r.moe)
+      .field("precision", r.precision)
+      .field("version", r.version)
+      .field("commit", r.commit)
+      .field("compiler", r.compiler)
+      .text();
+}
+
+inline std::string to_json(const step_record& r) {
+  detail::json_object line;
+  line.field("step", r.step)
+      .field("loss", r.loss)
+      .field("grad_norm", r.grad_norm)
+      .field("lr", r.learning_rate)
+      .field("tokens", r.tokens)
+      .field("tokens_per_second", r.tokens_per_second)
+      .field("seconds", r.seconds)
+      .field("moe_max_over_mean", r.moe_max_over_mean)
+      .field("comm_cpu_share", r.comm_cpu_share)
+      .field("expert_load", r.expert_load)
+      .field("comm_bytes", r.comm_bytes);
+  if (r.eval_loss) line.field("eval_loss", *r.eval_loss);
+  return line.text();
+}
+
+/// Writes the record to a file, every line flushed, so that a run can be watched and an interrupted one keeps what it did.
+/// The constructor replaces the file and throws config_error where it cannot be written; write() throws error when the disk is full.
+class metrics_writer {
+ public:
+  metrics_writer(std::string path, const run_record& run) : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")) {
+    require<config_error>(file_ != nullptr, "moefold: cannot write metrics file '", path_, "': ", std::strerror(errno),
+                          "; name a file in a folder that exists and is writable");
+    line(to_json(run));
+  }
+  void write(const step_record& step) { line(to_json(step)); }
+
+ private:
+  struct close {
+    void operator()(std::FILE* f) const { std::fclose(f); }
+  };
+  void line(std::string text) {
+    text += '\n';
+    const bool written = std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0;
+    require(written, "moefold: could not write to metrics file '", path_, "': ", std::strerror(errno), "; free some space on its disk");
+  }
+
+  std::string path_;
+  std::unique_ptr<std::FILE, close> file_;
+};
+
+}  // namespace moefold

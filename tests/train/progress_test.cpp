@@ -1,0 +1,105 @@
+#include <moefold/train/progress.hpp>
+
+#include <doctest/doctest.h>
+
+#include <limits>
+
+using namespace moefold;
+
+namespace {
+
+step_record sample() {
+  return {.step = 120,
+          .loss = 2.41213,
+          .grad_norm = 0.8712,
+          .learning_rate = 2.9e-4,
+          .tokens_per_second = 9213,
+          .moe_max_over_mean = 1.181,
+          .comm_cpu_share = 0.068};
+}
+bool has(const std::string& text, const char* part) { return text.find(part) != std::string::npos; }
+
+}  // namespace
+
+TEST_SUITE("train/progress") {
+  TEST_CASE("the live line reads exactly like this") {
+    CHECK(progress_line(sample(), 200, 21.3) ==
+          "step  120/200 | loss 2.4121 | gnorm 0.87 | lr 2.9e-04 | 9.2k tok/s | moe 1.18x | comm 7% cpu | eta 0m21s");
+  }
+  TEST_CASE("an evaluated step also shows its held-out loss") {
+    step_record r = sample();
+    r.eval_loss = 2.5;
+    CHECK(has(progress_line(r, 200, 0), "| loss 2.4121 | held-out 2.5000 | gnorm"));
+  }
+  TEST_CASE("a run of a million steps stays aligned") {
+    CHECK(has(progress_line(sample(), 1000000, 0), "step     120/1000000 |"));
+    CHECK(has(progress_line(sample(), 10, 0), "step  120/10 |"));
+  }
+  TEST_CASE("a diverged step is still one line") {
+    step_record r = sample();
+    r.loss = std::numeric_limits<double>::quiet_NaN();
+    r.tokens_per_second = std::numeric_limits<double>::infinity();
+    CHECK(has(progress_line(r, 200, std::numeric_limits<double>::quiet_NaN()), "| - tok/s |"));
+    CHECK(has(progress_line(r, 200, std::numeric_limits<double>::quiet_NaN()), "eta -"));
+  }
+  TEST_CASE("counts choose their unit after rounding") {
+    CHECK(count_text(0) == "0");
+    CHECK(count_text(812) == "812");
+    CHECK(count_text(999.4) == "999");
+    CHECK(count_text(999.6) == "1.0k");
+    CHECK(count_text(9213) == "9.2k");
+    CHECK(count_text(99940) == "99.9k");
+    CHECK(count_text(99960) == "100k");
+    CHECK(count_text(999600) == "1.0M");
+    CHECK(count_text(2.04e6) == "2.0M");
+    CHECK(count_text(3e18) == "3000000T");
+  }
+  TEST_CASE("bytes are counted in powers of 1024") {
+    CHECK(bytes_text(0) == "0 B");
+    CHECK(bytes_text(1023) == "1023 B");
+    CHECK(bytes_text(1024) == "1.0 KiB");
+    CHECK(bytes_text(1536) == "1.5 KiB");
+    CHECK(bytes_text(std::int64_t{31} << 20) == "31.0 MiB");
+    CHECK(bytes_text(std::int64_t{3} << 40) == "3.0 TiB");
+  }
+  TEST_CASE("exact numbers are grouped by three") {
+    CHECK(exact_text(0) == "0");
+    CHECK(exact_text(999) == "999");
+    CHECK(exact_text(1000) == "1,000");
+    CHECK(exact_text(8273408) == "8,273,408");
+    CHECK(exact_text(-123456) == "-123,456");
+    CHECK(exact_text(-123) == "-123");
+  }
+  TEST_CASE("durations") {
+    CHECK(duration_text(0) == "0m00s");
+    CHECK(duration_text(59.6) == "1m00s");
+    CHECK(duration_text(725) == "12m05s");
+    CHECK(duration_text(3 * 3600 + 7 * 60 + 59) == "3h07m");
+    CHECK(duration_text(-1) == "-");
+  }
+  TEST_CASE("the time left follows the pace of recent steps and forgets the first") {
+    progress p(12);
+    CHECK(has(p.line({.step = 1, .seconds = 60}), "eta 11m00s"));
+    CHECK(has(p.line({.step = 2, .seconds = 1}), "eta 0m10s"));
+    CHECK(has(p.line({.step = 3, .seconds = 1}), "eta 0m09s"));
+    CHECK(has(p.line({.step = 12, .seconds = 1}), "eta 0m00s"));
+  }
+  TEST_CASE("the closing sentence says on which side of the entropy the loss is") {
+    CHECK(closing_sentence(2.1, 3.35) ==
+          "training loss 2.1000 nats per token, order-0 entropy of the text 3.3500: 1.2500 below it, the model has learnt from context");
+    CHECK(has(closing_sentence(3.5, 3.35), "0.1500 above it"));
+    CHECK(has(closing_sentence(std::numeric_limits<double>::quiet_NaN(), 3.35), "diverged"));
+  }
+  TEST_CASE("a table aligns names left and numbers right") {
+    text_table table({"memory", "bytes"});
+    table.row({"parameters", "8,192"}).row({"gradients", "16"}).rule().row({"total", "8,208"});
+    CHECK(table.text() ==
+          "memory      bytes\n"
+          "-----------------\n"
+          "parameters  8,192\n"
+          "gradients      16\n"
+          "-----------------\n"
+          "total       8,208\n");
+    CHECK_THROWS_AS(table.row({"one"}), error);
+  }
+}
