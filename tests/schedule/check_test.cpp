@@ -92,47 +92,27 @@ TEST_SUITE("schedule/check") {
   TEST_CASE("a message received out of order is found") {
     CHECK(has(reason<broken<two_swapped_receives>>(), "next message to arrive is that of micro-batch 0"));
   }
-  TEST_CASE("a receive without a send is a deadlock") {
-    CHECK(has(reason<broken<forgotten_send>>(), "waits for ever"));
-  }
-  TEST_CASE("two stages that wait for each other are a deadlock") {
-    CHECK(has(reason<broken<embrace>>(), "waits for ever"));
-  }
-  TEST_CASE("a send without a receive is found") {
-    CHECK(has(reason<broken<forgotten_receive>>(), "never received"));
-  }
-  TEST_CASE("a missing backward is found") {
-    CHECK(has(reason<broken<forgotten_last_backward>>(), "has no backward"));
-  }
-  TEST_CASE("a second forward is found") {
-    CHECK(has(reason<broken<forward_twice>>(), "one forward per stage"));
-  }
-  TEST_CASE("a forward without its input is found") {
-    CHECK(has(reason<broken<forward_without_input>>(), "input has not been received"));
-  }
+  TEST_CASE("a receive without a send is a deadlock") { CHECK(has(reason<broken<forgotten_send>>(), "waits for ever")); }
+  TEST_CASE("two stages that wait for each other are a deadlock") { CHECK(has(reason<broken<embrace>>(), "waits for ever")); }
+  TEST_CASE("a send without a receive is found") { CHECK(has(reason<broken<forgotten_receive>>(), "never received")); }
+  TEST_CASE("a missing backward is found") { CHECK(has(reason<broken<forgotten_last_backward>>(), "has no backward")); }
+  TEST_CASE("a second forward is found") { CHECK(has(reason<broken<forward_twice>>(), "one forward per stage")); }
+  TEST_CASE("a forward without its input is found") { CHECK(has(reason<broken<forward_without_input>>(), "input has not been received")); }
   TEST_CASE("a backward without its gradient is found") {
     CHECK(has(reason<broken<backward_without_gradient>>(), "gradient has not been received"));
   }
-  TEST_CASE("an output sent before its forward is found") {
-    CHECK(has(reason<broken<send_before_forward>>(), "after its forward"));
-  }
+  TEST_CASE("an output sent before its forward is found") { CHECK(has(reason<broken<send_before_forward>>(), "after its forward")); }
   TEST_CASE("a first stage that waits for input is found") {
     CHECK(has(reason<broken<input_on_first_stage>>(), "reads its tokens itself"));
   }
-  TEST_CASE("a micro-batch that does not exist is found") {
-    CHECK(has(reason<broken<unknown_micro_batch>>(), "no such micro-batch"));
-  }
-  TEST_CASE("more live micro-batches than promised are found") {
-    CHECK(has(reason<hoarder>(), "promises at most 2"));
-  }
+  TEST_CASE("a micro-batch that does not exist is found") { CHECK(has(reason<broken<unknown_micro_batch>>(), "no such micro-batch")); }
+  TEST_CASE("more live micro-batches than promised are found") { CHECK(has(reason<hoarder>(), "promises at most 2")); }
   TEST_CASE("the sentence names schedule, size, stage and step") {
     CHECK(reason<broken<forgotten_send>>() ==
           "moefold: schedule broken (2 stages, 3 micro-batches) cannot run: stage 0, receive_gradient 2: it waits for ever; no "
           "neighbour sends this message");
   }
-  TEST_CASE("impossible sizes are refused") {
-    CHECK_THROWS_AS(check_schedule<one_f_one_b>(0, 1), config_error);
-  }
+  TEST_CASE("impossible sizes are refused") { CHECK_THROWS_AS(check_schedule<one_f_one_b>(0, 1), config_error); }
   TEST_CASE("1F1B with equal forward and backward ends after 2 (micro-batches + stages - 1) slots") {
     for (int stages = 1; stages <= 6; ++stages)
       for (int m = stages; m <= 12; ++m) {

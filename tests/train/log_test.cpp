@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <array>
+
 #include <fcntl.h>
 #include <stdlib.h>
 #include <termios.h>

@@ -106,7 +106,7 @@ class terminal_sink final : public log_sink {
   std::chrono::steady_clock::duration pause_;
   std::chrono::steady_clock::time_point printed_{};
   bool printed_any_ = false;
-  bool open_ = false;     // a status waits for its line end
+  bool open_ = false;      // a status waits for its line end
   std::size_t shown_ = 0;  // characters of the status on the terminal
   std::string pending_;    // a plain status not printed yet
 };

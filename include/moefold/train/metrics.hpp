@@ -53,14 +53,14 @@ struct step_record {
   double loss = 0;        // nats per token, before the update
   double grad_norm = 0;   // before clipping
   double learning_rate = 0;
-  std::int64_t tokens = 0;        // labels that counted in this step
-  double tokens_per_second = 0;   // of this step
-  double seconds = 0;             // wall time of this step
-  double moe_max_over_mean = 1;   // the fullest expert's tokens over the even share, worst layer
-  double comm_cpu_share = 0;      // CPU time inside collectives over CPU time, 0..1, waiting apart
+  std::int64_t tokens = 0;                                  // labels that counted in this step
+  double tokens_per_second = 0;                             // of this step
+  double seconds = 0;                                       // wall time of this step
+  double moe_max_over_mean = 1;                             // the fullest expert's tokens over the even share, worst layer
+  double comm_cpu_share = 0;                                // CPU time inside collectives over CPU time, 0..1, waiting apart
   std::vector<std::vector<std::int64_t>> expert_load = {};  // [layers][experts], tokens that chose the expert
-  named_numbers comm_bytes = {};                    // by axis, sent by all ranks
-  std::optional<double> eval_loss = {};             // held-out, where this step was evaluated
+  named_numbers comm_bytes = {};                            // by axis, sent by all ranks
+  std::optional<double> eval_loss = {};                     // held-out, where this step was evaluated
 };
 
 namespace detail {

@@ -54,8 +54,8 @@ inline std::string duration_text(double seconds) {
 /// The live line of one step; eta in seconds. An evaluated step also shows its held-out loss.
 inline std::string progress_line(const step_record& r, std::int64_t total_steps, double eta) {
   const int width = std::max(4, int(std::to_string(total_steps).size()));
-  std::string text = detail::printed("step %*lld/%lld | loss %.4f", width, static_cast<long long>(r.step),
-                                     static_cast<long long>(total_steps), r.loss);
+  std::string text =
+      detail::printed("step %*lld/%lld | loss %.4f", width, static_cast<long long>(r.step), static_cast<long long>(total_steps), r.loss);
   if (r.eval_loss) text += detail::printed(" | held-out %.4f", *r.eval_loss);
   text += detail::printed(" | gnorm %.2f | lr %.1e", r.grad_norm, r.learning_rate);
   text += " | " + count_text(r.tokens_per_second) + " tok/s";
