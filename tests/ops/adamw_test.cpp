@@ -1,0 +1,48 @@
+#include <moefold/ops/adamw.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/close.hpp"
+#include "../support/random.hpp"
+
+using namespace moefold;
+using test::random_tensor;
+
+TEST_SUITE("ops/adamw") {
+  TEST_CASE_TEMPLATE("five steps equal the formulas, with a separate copy of the weights and without", T, float, double) {
+    host_context context;
+    const host_exec e(context);
+    for (const extent_t n : {0, 1, 33}) {
+      auto w = random_tensor<T>({n}, 1), own = random_tensor<T>({n}, 1);
+      tensor<T> m({n}, T(0)), v({n}, T(0)), m2({n}, T(0)), v2({n}, T(0)), weights({n}, T(0));
+      tensor<double> expected({n}), mean({n}, 0.0), square({n}, 0.0);
+      for (std::size_t i = 0; i < std::size_t(n); ++i) expected[i] = double(w[i]);
+      for (int t = 1; t <= 5; ++t) {
+        const auto grad = random_tensor<T>({n}, 10 + std::uint64_t(t));
+        adamw_step step;
+        step.lr = 0.01, step.weight_decay = 0.1, step.grad_scale = 0.25;
+        step.correction1 = 1 - std::pow(step.beta1, t), step.correction2 = 1 - std::pow(step.beta2, t);
+        adamw_update(e, step, w.view().span(), grad.view().span(), m.view().span(), v.view().span(), weights.view().span());
+        adamw_update(e, step, own.view().span(), grad.view().span(), m2.view().span(), v2.view().span(), own.view().span());
+        for (std::size_t i = 0; i < std::size_t(n); ++i) {
+          const double g = double(grad[i]) * 0.25;
+          mean[i] = 0.9 * mean[i] + 0.1 * g;
+          square[i] = 0.95 * square[i] + 0.05 * g * g;
+          const double direction = mean[i] / (1 - std::pow(0.9, t)) / (std::sqrt(square[i] / (1 - std::pow(0.95, t))) + 1e-8);
+          expected[i] -= 0.01 * (direction + 0.1 * expected[i]);
+        }
+      }
+      CHECK(test::largest_error(w, expected) < test::rounding<T>);
+      CHECK(test::largest_error(weights, w) == 0);
+      CHECK(test::largest_error(own, w) == 0);
+    }
+  }
+  TEST_CASE("a gradient of zero decays the weight and nothing else") {
+    host_context context;
+    double w[] = {2.0}, g[] = {0.0}, m[] = {0.0}, v[] = {0.0};
+    adamw_step step;
+    step.lr = 0.1, step.weight_decay = 0.5;
+    using span = std::span<double>;
+    adamw_update(host_exec(context), step, span(w), span(g), span(m), span(v), span(w));
+    CHECK(w[0] == doctest::Approx(2.0 * 0.95));
+  }
+}

@@ -1,0 +1,118 @@
+#include <moefold/ops/permute.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/close.hpp"
+#include "../support/gradient.hpp"
+#include "../support/random.hpp"
+
+#include <vector>
+
+using namespace moefold;
+using test::random_tensor;
+
+namespace {
+
+struct permutation {
+  tensor<std::int32_t> index, row_of_slot, slot_of_row;
+  std::vector<std::int64_t> counts;
+  extent_t rows = 0;
+
+  permutation(host_exec e, extent_t n, extent_t k, extent_t experts, bool drop)
+      : index({n, k}), row_of_slot({n, k}), slot_of_row({n * k}), counts(std::size_t(experts), 99) {
+    const random_stream numbers(7, "permutation");
+    for (std::size_t s = 0; s < index.size(); ++s)
+      index[s] = drop && s % 3 == 1 ? -1 : std::int32_t(numbers.bits(s) % std::uint64_t(experts));
+    rows = build_permutation(e, index.view(), experts, counts, row_of_slot, slot_of_row);
+  }
+  std::span<const std::int32_t> slots() const { return slot_of_row.view().span().first(std::size_t(rows)); }
+};
+
+}  // namespace
+
+TEST_SUITE("ops/permute") {
+  TEST_CASE("rows are sorted by expert, and by slot inside an expert") {
+    host_context context;
+    for (const extent_t n : {0, 1, 7, 100})
+      for (const extent_t k : {1, 2, 3})
+        for (const bool drop : {false, true}) {
+          const permutation p(host_exec(context), n, k, 5, drop);
+          extent_t kept = 0;
+          for (std::size_t s = 0; s < p.index.size(); ++s) kept += p.index[s] >= 0;
+          REQUIRE(p.rows == kept);
+          std::vector<std::int64_t> counts(5, 0);
+          for (extent_t r = 0; r < p.rows; ++r) {
+            const std::size_t slot = std::size_t(p.slot_of_row[std::size_t(r)]);
+            ++counts[std::size_t(p.index[slot])];
+            CHECK(p.row_of_slot[slot] == r);
+            if (r == 0) continue;
+            const std::size_t before = std::size_t(p.slot_of_row[std::size_t(r - 1)]);
+            CHECK((p.index[before] < p.index[slot] || (p.index[before] == p.index[slot] && before < slot)));
+          }
+          CHECK(counts == p.counts);
+          for (std::size_t s = 0; s < p.index.size(); ++s)
+            if (p.index[s] < 0) CHECK(p.row_of_slot[s] == -1);
+        }
+  }
+  TEST_CASE_TEMPLATE("permute, then combine multiplies every token by its number of kept slots", T, float, double) {
+    host_context context;
+    const host_exec e(context);
+    const permutation p(e, 11, 2, 4, true);
+    for (const extent_t width : {1, 5, 64, 130}) {
+      const auto x = random_tensor<T>({11, width}, 1);
+      tensor<T> rows({p.rows, width}), y({11, width});
+      permute_rows(e, x, p.slots(), 2, rows.view());
+      for (extent_t r = 0; r < p.rows; ++r) CHECK(rows.view()(r, width - 1) == x.view()(p.slot_of_row[std::size_t(r)] / 2, width - 1));
+      combine_rows(e, rows, p.row_of_slot.view(), y.view());
+      for (extent_t t = 0; t < 11; ++t) {
+        const T kept = T((p.index.view()(t, 0) >= 0) + (p.index.view()(t, 1) >= 0));
+        for (extent_t c = 0; c < width; ++c) CHECK(y.view()(t, c) == kept * x.view()(t, c));
+      }
+    }
+  }
+  TEST_CASE("permute and combine are each other's backward") {
+    host_context context;
+    const host_exec e(context);
+    const permutation p(e, 5, 2, 3, true);
+    auto x = random_tensor<double>({5, 3}, 1), rows = random_tensor<double>({p.rows, 3}, 2);
+    const auto drows = random_tensor<double>({p.rows, 3}, 3), dy = random_tensor<double>({5, 3}, 4);
+    tensor<double> dx({5, 3}), back({p.rows, 3}), y({5, 3}), out({p.rows, 3});
+    combine_rows(e, drows, p.row_of_slot.view(), dx.view());
+    CHECK(test::largest_error(dx, test::numerical_gradient(x, [&] {
+            permute_rows(e, x, p.slots(), 2, out.view());
+            return test::dot(out, drows);
+          })) < 1e-9);
+    permute_rows(e, dy, p.slots(), 2, back.view());
+    CHECK(test::largest_error(back, test::numerical_gradient(rows, [&] {
+            combine_rows(e, rows, p.row_of_slot.view(), y.view());
+            return test::dot(y, dy);
+          })) < 1e-9);
+  }
+  TEST_CASE("gather and scatter undo each other, for rows and for lists of numbers") {
+    host_context context;
+    const host_exec e(context);
+    const std::vector<std::int32_t> row = {3, 0, 2, 1};
+    const auto x = random_tensor<float>({4, 9}, 1), list = random_tensor<float>({4}, 2);
+    tensor<float> there({4, 9}), back({4, 9}), list_there({4}), list_back({4});
+    gather_rows(e, x, row, there.view());
+    scatter_rows(e, there, row, back.view());
+    gather_rows(e, list, row, list_there.view());
+    scatter_rows(e, list_there, row, list_back.view());
+    CHECK(there.view()(0, 4) == x.view()(3, 4));
+    CHECK(list_there[0] == list[3]);
+    CHECK(test::largest_error(back, x) == 0);
+    CHECK(test::largest_error(list_back, list) == 0);
+  }
+  TEST_CASE("an expert or a row out of range is named") {
+    host_context context;
+    const host_exec e(context);
+    tensor<std::int32_t> index({2, 2}, 1), row_of_slot({2, 2}), slot_of_row({4});
+    std::vector<std::int64_t> counts(3);
+    index[3] = 3;
+    CHECK_THROWS_WITH_AS(build_permutation(e, index.view(), 3, counts, row_of_slot, slot_of_row),
+                         "moefold: token 1 chose expert 3, of 3; experts are numbered from 0, -1 means dropped", error);
+    const std::vector<std::int32_t> row = {4};
+    tensor<float> x({4, 2}), out({1, 2});
+    CHECK_THROWS_AS(gather_rows(e, x, row, out.view()), error);
+    CHECK_THROWS_AS(permute_rows(e, x, row, 1, out.view()), error);
+  }
+}
