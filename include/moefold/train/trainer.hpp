@@ -16,7 +16,6 @@
 
 #include <atomic>
 #include <cmath>
-#include <memory>
 #include <optional>
 
 namespace moefold {
@@ -72,7 +71,6 @@ class basic_trainer {
     runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden, Policies::schedule::live(stage, stages, int(batches_.size())),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
     store_.initialise(options.seed);
-    log_->clear();  // making the groups is not part of a step
   }
   basic_trainer(const basic_trainer&) = delete;
   basic_trainer& operator=(const basic_trainer&) = delete;
@@ -118,7 +116,7 @@ class basic_trainer {
   std::optional<double> evaluate(extent_t most_batches = 2) {
     const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
     if (batches == 0) return std::nullopt;
-    const auto before = *log_;
+    const traffic_log before = log_;
     const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(coordinate_of(fold_.attention, world_.rank())[axis_id::pp]);
     const std::vector<schedule_step> steps = forward_only::steps(stage, stages, int(batches_.size()));
     double sums[2] = {0, 0};
@@ -130,14 +128,14 @@ class basic_trainer {
     }
     if (!stage_.last()) sums[1] = 0;
     world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
-    *log_ = before;
+    log_ = before;
     return sums[0] / std::max(sums[1], 1.0);
   }
 
   /// Choices of every expert of every layer in the last step, over all tokens: [layers, E]. The same on every rank.
   view<const std::int64_t> load() const { return load_; }
   /// What this rank sent so far, by axis and operation.
-  const traffic_log& traffic() const { return *log_; }
+  const traffic_log& traffic() const { return log_; }
   parameter_store<precision>& parameters() { return store_; }
   optimizer_type& optimizer() { return optimizer_; }
   communicator_type& world() { return world_; }
@@ -195,7 +193,7 @@ class basic_trainer {
   const dataset& data_;
   host_context context_;
   host_exec exec_;
-  std::shared_ptr<traffic_log> log_ = std::make_shared<traffic_log>();
+  traffic_log log_;
   communicator_type world_;
   group_set<communicator_type> groups_;
   parameter_store<precision> store_;

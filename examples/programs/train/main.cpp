@@ -1,0 +1,78 @@
+// train: trains one of the built-in runs on text files, ranks as threads. All it does is in moefold/train/program.hpp.
+#include "runs.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+
+namespace {
+
+std::atomic<bool> stop{false};
+
+extern "C" void on_interrupt(int) {
+  stop.store(true, std::memory_order_relaxed);
+  std::signal(SIGINT, SIG_DFL);  // a second Ctrl-C ends at once
+}
+
+/// The library's own sources: real text that every checkout has.
+std::vector<std::string> own_sources() {
+  std::vector<std::string> files;
+  std::error_code none;
+  for (const auto& file : std::filesystem::recursive_directory_iterator(MOEFOLD_SOURCES, none))
+    if (file.is_regular_file()) files.push_back(file.path().string());
+  std::sort(files.begin(), files.end());
+  moefold::require<moefold::config_error>(!files.empty(), "moefold: the library's sources are no longer in ", MOEFOLD_SOURCES,
+                                          "; name text files with --data FILE...");
+  return files;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads."};
+  moefold::program_options options;
+  options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
+  options.commit = MOEFOLD_COMMIT;
+  options.train.stop = &stop;
+  bool list = false;
+  app.add_option("--run", options.run, "which run (see --list)")->capture_default_str();
+  app.add_flag("--list", list, "list the runs that were built in, and stop");
+  app.add_option("--ranks", options.ranks, "ranks, for runs with a dyn extent")->check(CLI::PositiveNumber);
+  app.add_option("--steps", options.train.steps, "training steps")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
+  app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
+  app.add_option("--seed", options.train.seed, "seed of weights and data order")->capture_default_str();
+  app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_flag("--dry-run", options.dry_run, "print the folding and the memory table, and stop");
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& done) {
+    return app.exit(done);
+  } catch (const CLI::ParseError& wrong) {
+    std::fprintf(stderr, "train: %s (see --help)\n", wrong.what());
+    return 2;
+  }
+  try {
+    if (list) {
+      for (const auto& [name, run] : runs()) std::printf("%-20s %s\n", name.c_str(), run.summary.c_str());
+      return 0;
+    }
+    const auto run = runs().find(options.run);
+    moefold::require<moefold::config_error>(run != runs().end(), "moefold: there is no run '", options.run,
+                                            "' in this program; --list shows those there are, and MOEFOLD_RUNS adds one");
+    if (options.data.empty()) options.data = own_sources();
+    std::signal(SIGINT, on_interrupt);
+    moefold::terminal_sink log;
+    return run->second.train(options, log);
+  } catch (const moefold::config_error& wrong) {
+    std::fprintf(stderr, "train: %s\n", wrong.what());
+    return 2;
+  } catch (const std::exception& wrong) {
+    std::fprintf(stderr, "train: %s\n", wrong.what());
+    return 1;
+  }
+}

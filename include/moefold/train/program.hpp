@@ -1,0 +1,215 @@
+#pragma once
+// What the program `train` does for one run, with ranks as threads: shows the folding and its memory before anything is allocated, checks the
+// first losses against a single rank, trains, evaluates, and writes metrics. Programs of one's own may call it too.
+#include <moefold/comm/thread.hpp>
+#include <moefold/mesh/describe.hpp>
+#include <moefold/train/log.hpp>
+#include <moefold/train/metrics.hpp>
+#include <moefold/train/progress.hpp>
+#include <moefold/train/trainer.hpp>
+
+#include <chrono>
+#include <ctime>
+#include <numeric>
+
+namespace moefold {
+
+struct program_options {
+  std::string run;                  // its name
+  extent_t ranks = 0;               // 0: the smallest world of the run
+  std::vector<std::string> data;    // files, read as bytes
+  std::string metrics;              // file for JSON lines; empty: none
+  std::string commit = "unknown";
+  std::int64_t evaluate_every = 50; // steps; the last step is always evaluated
+  bool dry_run = false;             // stop after the tables
+  trainer_options train{};
+};
+
+/// The smallest world a fold accepts: its fixed ranks, or the least common multiple of what surrounds its dyn extents.
+template <class Fold>
+constexpr extent_t smallest_world() {
+  if (Fold::attention::ranks != dyn) return Fold::attention::ranks;
+  if (Fold::moe::ranks != dyn) return Fold::moe::ranks;
+  return std::lcm(Fold::attention::fixed_ranks, Fold::moe::fixed_ranks);
+}
+
+/// Bytes of every kind on one rank of each stage, from the inventory: what the engine will allocate.
+template <class Precision, class Schedule>
+text_table memory_table(const activation_shape& a, extent_t micro_batches) {
+  text_table table({"stage", "layers", "parameters", "gradients", "optimizer", "activations", "total", "activations at worst routing"});
+  const extent_t stages = a.fold.attention.of(axis_id::pp);
+  for (extent_t stage = 0; stage < stages; ++stage) {
+    const parameter_memory memory = memory_of_parameters<Precision>(a.model, a.fold, stage);
+    const extent_t live = Schedule::live(int(stage), int(stages), int(micro_batches));
+    const extent_t balanced = live * kept_by_micro_batch<Precision>(a, stage, a.balanced_rows());
+    const extent_t worst = live * kept_by_micro_batch<Precision>(a, stage, a.worst_rows());
+    table.row({std::to_string(stage), std::to_string(stage_layers(a.model.layers, stages, stage).count), exact_text(memory.parameters),
+               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced),
+               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced), exact_text(worst)});
+  }
+  return table;
+}
+
+/// The fullest expert's tokens over the even share, in the worst layer.
+inline double max_over_mean(view<const std::int64_t> load) {
+  double worst = 1;
+  for (extent_t layer = 0; layer < load.extent(0); ++layer) {
+    const auto row = load.rows(layer, 1);
+    const double mean = double(std::accumulate(row.begin(), row.end(), std::int64_t{0})) / double(load.extent(1));
+    if (mean > 0) worst = std::max(worst, double(*std::max_element(row.begin(), row.end())) / mean);
+  }
+  return worst;
+}
+
+namespace detail {
+
+inline double thread_cpu_seconds() {
+  timespec t{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+  return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);
+}
+
+inline named_numbers named(const extents& mesh) {
+  named_numbers out;
+  for (const axis_extent& a : mesh.list()) out.emplace_back(name_of(a.axis), a.ranks);
+  return out;
+}
+
+inline named_numbers bytes_by_axis(const traffic_log& log) {
+  named_numbers out;
+  log.for_each([&](const traffic_log::entry& cell) {
+    const std::string axis(cell.label.view());
+    auto at = std::find_if(out.begin(), out.end(), [&](const auto& field) { return field.first == axis; });
+    if (at == out.end()) at = out.insert(out.end(), {axis, 0});
+    at->second += std::int64_t(cell.count.bytes);
+  });
+  return out;
+}
+
+/// The first losses of one rank with the same seed, data and batch.
+template <class Run>
+std::vector<double> single_rank_losses(const trainer_options& options, const dataset& data, int steps) {
+  std::vector<double> losses;
+  trainer_options alone = options;
+  alone.stop = nullptr;
+  alone.tap = nullptr;
+  run_threads(1, [&](thread_comm& world) {
+    basic_trainer<policies_of<Run>, thread_comm> trainer(std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
+    for (int i = 0; i < steps; ++i) losses.push_back(trainer.step().loss);
+  });
+  return losses;
+}
+
+}  // namespace detail
+
+/// Trains Run as the options say and reports to `log`. Returns the exit code: 0, also when stopped early. Throws config_error for what cannot work.
+template <class Run>
+int run_program(const program_options& options, log_sink& log) {
+  using clock = std::chrono::steady_clock;
+  using policies = policies_of<Run>;
+  using precision = typename Run::precision;
+  static_assert(check_run<Run>::ok);
+  const model_shape& model = Run::model;
+  const extent_t world_size = options.ranks > 0 ? options.ranks : smallest_world<typename Run::fold>();
+  const folding_extents fold = resolve<typename Run::fold>(world_size);
+  check(model, Run::sequence, fold);
+  const extent_t dp = fold.attention.of(axis_id::dp);
+  require_batch(options.train.global_batch, dp * options.train.micro_batch);
+  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch};
+
+  log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ", model.experts,
+                    " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
+                    world_size == 1 ? " rank" : " ranks as threads"));
+  log.line("");
+  log.line(describe(fold));
+  log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing balanced; nothing is allocated yet");
+  log.line(memory_table<precision, typename Run::schedule>(shape, options.train.global_batch / (dp * options.train.micro_batch)).text());
+  if (options.dry_run) {
+    log.line("dry run: nothing was trained");
+    return 0;
+  }
+
+  const dataset data(token_stream::from_files(options.data), Run::sequence, options.train.seed);
+  data.require_batch(options.train.global_batch);
+  log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(), options.data.size() == 1 ? " file, " : " files, ",
+                    data.training_sequences(), " sequences to train on, ", data.held_out_sequences(), " held out"));
+  const double entropy = data.training_entropy();
+
+  const int compared = int(std::min<std::int64_t>(3, options.train.steps));
+  constexpr extent_t comparable = 50'000'000;  // parameters that one rank trains in a moment
+  const bool compare = fold.world() > 1 && count_parameters(model) <= comparable;
+  std::vector<double> alone;
+  if (compare) alone = detail::single_rank_losses<Run>(options.train, data, compared);
+  std::optional<metrics_writer> metrics;
+  if (!options.metrics.empty())
+    metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe), precision::name,
+                                                MOEFOLD_VERSION, options.commit, compiler_name()});
+
+  struct cpu_times {
+    alignas(64) std::atomic<double> total{0}, collectives{0};
+  };
+  std::vector<cpu_times> cpu(static_cast<std::size_t>(world_size));
+  const auto begin = clock::now();
+  run_threads(int(world_size), [&](thread_comm& world) {
+    const std::size_t rank = std::size_t(world.rank());
+    basic_trainer<policies, thread_comm> trainer(std::move(world), model, Run::sequence, fold, options.train, data);
+    const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
+    step_result last;
+    double worst_difference = 0;
+    progress live(options.train.steps);
+    std::optional<double> held_out;
+    std::int64_t done = 0;
+    for (; done < options.train.steps && !last.stop;) {
+      const auto from = clock::now();
+      const traffic_log sent = trainer.traffic();
+      last = trainer.step();
+      ++done;
+      const double seconds = std::chrono::duration<double>(clock::now() - from).count();
+      cpu[rank].total.store(detail::thread_cpu_seconds() - cpu_before, std::memory_order_relaxed);
+      cpu[rank].collectives.store(trainer.world().cpu_seconds() - comm_before, std::memory_order_relaxed);
+      std::optional<double> now;
+      if (done % options.evaluate_every == 0 || done == options.train.steps || last.stop) now = trainer.evaluate();
+      if (now) held_out = now;
+      if (rank != 0) continue;
+
+      double all = 0, inside = 0;
+      for (const cpu_times& c : cpu) {
+        all += c.total.load(std::memory_order_relaxed);
+        inside += c.collectives.load(std::memory_order_relaxed);
+      }
+      step_record record;
+      record.step = done;
+      record.loss = last.loss;
+      record.grad_norm = last.grad_norm;
+      record.learning_rate = last.learning_rate;
+      record.tokens = last.tokens;
+      record.tokens_per_second = double(last.tokens) / seconds;
+      record.seconds = seconds;
+      record.moe_max_over_mean = max_over_mean(trainer.load());
+      record.comm_cpu_share = all > 0 ? inside / all : 0;
+      record.eval_loss = now;
+      if (metrics) {
+        for (extent_t layer = 0; layer < model.layers; ++layer) {
+          const auto row = trainer.load().rows(layer, 1);
+          record.expert_load.emplace_back(row.begin(), row.end());
+        }
+        record.comm_bytes = detail::bytes_by_axis(trainer.traffic() - sent);
+        metrics->write(record);
+      }
+      log.status(live.line(record));
+      if (compare && done <= compared) {
+        worst_difference = std::max(worst_difference, std::abs(last.loss - alone[std::size_t(done - 1)]) / alone[std::size_t(done - 1)]);
+        if (done == compared)
+          log.line(sentence("the first ", compared, " losses are those of a single rank: largest relative difference ", worst_difference));
+      }
+    }
+    if (rank != 0) return;
+    if (last.stop) log.line(sentence("stopped after step ", done, " of ", options.train.steps, ", as asked"));
+    log.line(sentence(done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
+                      held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
+    log.line(closing_sentence(last.loss, entropy));
+  });
+  return 0;
+}
+
+}  // namespace moefold
