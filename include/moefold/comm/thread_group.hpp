@@ -93,8 +93,9 @@ class thread_group final : public thread_world::member {
   };
 
   /// After a failure: returns when no peer touches this rank's memory. Peers inside a copy need microseconds; peers that read through an
-  /// open window, where nothing can stop them, get 50 ms to notice.
+  /// open window, where nothing can stop them, get 50 ms to notice. This rank's own windows end here.
   void leave(int rank) noexcept {
+    ranks_[std::size_t(rank)].windows.store(0, std::memory_order_seq_cst);
     for (std::size_t p = 0; p < ranks_.size(); ++p)
       while (int(p) != rank && ranks_[p].accessing.load(std::memory_order_seq_cst)) std::this_thread::yield();
     const auto patience = steady::now() + std::chrono::milliseconds(50);
@@ -354,6 +355,10 @@ inline void thread_group::make_children(std::uint64_t seq) {
     for (; last < order.size() && post_of(order[last], seq).colour == post_of(order[first], seq).colour; ++last)
       members.push_back(world_rank(order[last]));
     const comm_label name = post_of(order[first], seq).label;
+    for (std::size_t i = first; i < last; ++i)
+      require(post_of(order[i], seq).label == name, "moefold: split of ", label_.view(), ": ranks ", world_rank(order[first]), " and ",
+              world_rank(order[i]), " have colour ", post_of(order[i], seq).colour, " but name it ", name.view(), " and ",
+              post_of(order[i], seq).label.view(), "; give one colour one label");
     auto child = std::make_shared<thread_group>(world_, std::move(members), name.empty() ? label_ : name);
     for (std::size_t i = first; i < last; ++i) {
       post_of(order[i], seq).child = child;
