@@ -49,10 +49,13 @@ struct pseudo_terminal {
     if (inside) std::fclose(inside);
     if (outside >= 0) close(outside);
   }
+  // Everything written so far. It arrives in pieces, so an end mark is sent after it.
   std::string text() const {
-    std::array<char, 4096> bytes{};
-    const auto n = read(outside, bytes.data(), bytes.size());
-    return {bytes.data(), n > 0 ? std::size_t(n) : 0};
+    std::fputc('\0', inside);
+    std::fflush(inside);
+    std::string all;
+    for (char byte = 1; read(outside, &byte, 1) == 1 && byte != '\0';) all += byte;
+    return all;
   }
 };
 
