@@ -49,7 +49,9 @@ result<T> naive(view<const T> q, view<const T> k, view<const T> v, const positio
             for (extent_t c = 0; c < d; ++c) score += double(q(i, b, h, c)) * double(k(j, b, h / group, c));
             score /= std::sqrt(double(d));
             if (pass == 0 && k_at[std::size_t(j)] <= q_at[std::size_t(i)]) top = std::max(top, score);
-            if (pass == 1) weight.push_back(k_at[std::size_t(j)] <= q_at[std::size_t(i)] ? std::exp(score - top) : 0.0), sum += weight.back();
+            if (pass == 0) continue;
+            weight.push_back(k_at[std::size_t(j)] <= q_at[std::size_t(i)] ? std::exp(score - top) : 0.0);
+            sum += weight.back();
           }
         for (extent_t c = 0; c < d; ++c) {
           double value = 0;
@@ -112,7 +114,8 @@ TEST_SUITE("ops/flash") {
     host_context context;
     const host_exec e(context);
     const positions q_at = zigzag(192, 2, 1), k_at = count_up(192);
-    tensor<double> x[] = {random_tensor<double>({96, 1, 4, 8}, 1), random_tensor<double>({192, 1, 2, 8}, 2), random_tensor<double>({192, 1, 2, 8}, 3)};
+    tensor<double> x[] = {random_tensor<double>({96, 1, 4, 8}, 1), random_tensor<double>({192, 1, 2, 8}, 2),
+                          random_tensor<double>({192, 1, 2, 8}, 3)};
     const auto dout = random_tensor<double>({96, 1, 4, 8}, 4);
     const auto y = flash<double>(e, x[0], x[1], x[2], q_at, k_at);
     tensor<double> grad[] = {tensor<double>(x[0].shape()), tensor<double>(x[1].shape()), tensor<double>(x[2].shape())};
@@ -143,8 +146,8 @@ TEST_SUITE("ops/flash") {
     CHECK(test::largest_error(merged.lse, expected.lse) < test::rounding<T>);
 
     const auto dout = random_tensor<T>({128, 1, 4, 8}, 4);
-    tensor<T> dq({128, 1, 4, 8}), dk({128, 1, 2, 8}), dv({128, 1, 2, 8}), part({128, 1, 4, 8}), more({128, 1, 4, 8}), dk_parts({128, 1, 2, 8}),
-        dv_parts({128, 1, 2, 8});
+    tensor<T> dq({128, 1, 4, 8}), dk({128, 1, 2, 8}), dv({128, 1, 2, 8});
+    tensor<T> part({128, 1, 4, 8}), more({128, 1, 4, 8}), dk_parts({128, 1, 2, 8}), dv_parts({128, 1, 2, 8});
     flash_backward(e, dout, q, k, v, expected.out, expected.lse, whole, whole, dq.view(), dk, dv);
     flash_backward(e, dout, q, k.view().rows(0, 50), v.view().rows(0, 50), merged.out, merged.lse, whole, low, part.view(),
                    dk_parts.view().rows(0, 50), dv_parts.view().rows(0, 50));

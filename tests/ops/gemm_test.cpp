@@ -30,7 +30,8 @@ TEST_SUITE("ops/gemm") {
   TEST_CASE_TEMPLATE("both kernels equal the definition for awkward extents, transposes, strides and beta", T, float, double) {
     host_context context;
     const host_exec e(context);
-    const extent_t sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {6, 32, 4}, {7, 33, 300}, {128, 17, 5}, {131, 65, 257}, {0, 4, 3}, {4, 0, 3}, {4, 3, 0}};
+    const extent_t sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {6, 32, 4}, {7, 33, 300}, {128, 17, 5},
+                                 {131, 65, 257}, {0, 4, 3}, {4, 0, 3}, {4, 3, 0}};
     for (const auto& [m, n, k] : sizes)
       for (int flags = 0; flags < 8; ++flags) {
         const bool ta = flags & 1, tb = flags & 2;
@@ -75,7 +76,8 @@ TEST_SUITE("ops/gemm") {
     const host_exec e(context);
     tensor<double> a({2, 3}), b({4, 5}), c({2, 4});
     CHECK_THROWS_WITH_AS(gemm_nt(e, a, b, c.view()),
-                         "moefold: gemm_nt needs b [4, 3] to fit its other arguments, given [4, 5]; pass a view of that many rows and columns",
+                         "moefold: gemm_nt needs b [4, 3] to fit its other arguments, given [4, 5]; "
+                         "pass a view of that many rows and columns",
                          error);
   }
 }

@@ -26,7 +26,8 @@ TEST_SUITE("ops/rows") {
   TEST_CASE("a wrong shape says what was given and what is needed") {
     double none[1];
     CHECK_THROWS_WITH_AS(require_matrix("gemm_nt", "a", view<double>(none, {2, 3}), 2, 4),
-                         "moefold: gemm_nt needs a [2, 4] to fit its other arguments, given [2, 3]; pass a view of that many rows and columns",
+                         "moefold: gemm_nt needs a [2, 4] to fit its other arguments, given [2, 3]; "
+                         "pass a view of that many rows and columns",
                          error);
     CHECK_THROWS_AS(require_count("rope", "position", 3, 4), error);
   }

@@ -2,7 +2,7 @@
 // Finite differences in fp64: the independent witness for every hand-written backward pass.
 //
 //   slope = (8 (f(x + h) - f(x - h)) - (f(x + 2h) - f(x - 2h))) / 12 h        error O(h^4): with h = 1e-3 about 1e-11
-//   A test weighs the operation's output with random numbers w: loss = sum(w * y), so dy = w, and compares dx with numerical_gradient(x, loss).
+//   A test weighs the operation's output with random numbers w: loss = sum(w y), so dy = w, and compares dx with the slope along x.
 #include <moefold/tensor/tensor.hpp>
 
 namespace moefold::test {

@@ -16,9 +16,11 @@ void for_groups(const char* op, view<const T> w, std::span<const std::int64_t> o
   require_count(op, "offsets (groups + 1)", offsets.size(), w.extent(0) + 1);
   require(offsets[0] == 0 && offsets[offsets.size() - 1] == rows, "moefold: ", op, " needs offsets from 0 to the number of rows ", rows,
           ", given ", offsets[0], " to ", offsets[offsets.size() - 1]);
+  for (std::size_t g = 0; g + 1 < offsets.size(); ++g)
+    require(offsets[g] <= offsets[g + 1], "moefold: ", op, " needs ascending offsets, given ", offsets[g], " then ", offsets[g + 1],
+            " at group ", g);
   for (extent_t g = 0; g < w.extent(0); ++g) {
     const extent_t first = offsets[std::size_t(g)], count = offsets[std::size_t(g) + 1] - first;
-    require(count >= 0, "moefold: ", op, " needs ascending offsets, given ", first, " then ", first + count, " at group ", g);
     if (count > 0) product(g, first, count);
   }
 }
