@@ -25,7 +25,7 @@ struct batch_place {
   sequence_part part{};
 
   extent_t sample(extent_t token) const { return first_sample + token % batch; }
-  extent_t position(extent_t token) const { return part.position(part.tp_rank * part.local_tokens() + token / batch); }
+  extent_t position(extent_t token) const { return part.local_position(token / batch); }
 };
 
 /// Choices of every token of some steps. Ranks as threads write and read disjoint tokens, so one trace serves all of them.

@@ -60,11 +60,10 @@ class basic_trainer {
         numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
-    dp_ = fold.attention.of(axis_id::dp);
-    dp_rank_ = here[axis_id::dp];
+    part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
     place_ = {0, 0, options.micro_batch,
               {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
-    batches_.resize(std::size_t(options.global_batch / (dp_ * options.micro_batch)));
+    batches_.resize(std::size_t(part_.micro_batches()));
     steps_ = Policies::schedule::steps(stage, stages, int(batches_.size()));
     const activation_shape a = activations();
     context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
@@ -166,7 +165,7 @@ class basic_trainer {
       micro_batch& to = batches_[m];
       to.place = place_;
       to.place.step = step_;
-      to.place.first_sample = (extent_t(m) * dp_ + dp_rank_) * batch;
+      to.place.first_sample = part_.sample(0, extent_t(m), 0);
       to.ids.resize(std::size_t(part * batch));
       to.labels.resize(std::size_t(part * batch));
       for (extent_t b = 0; b < batch; ++b) {
@@ -174,7 +173,7 @@ class basic_trainer {
         if (evaluation)
           data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
         else
-          data_.training_sample(step_ * options_.global_batch + sample, tokens_, labels_);
+          data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
         for (extent_t i = 0; i < part; ++i) {
           const std::size_t position = std::size_t(place_.part.position(i));
           to.ids[std::size_t(i * batch + b)] = tokens_[position];
@@ -207,7 +206,7 @@ class basic_trainer {
   std::vector<schedule_step> steps_;
   std::vector<micro_batch> batches_;
   batch_place place_{};
-  extent_t dp_ = 1, dp_rank_ = 0;
+  batch_part part_{};
   std::int64_t step_ = 0;
 };
 
