@@ -1,0 +1,208 @@
+#include <moefold/comm/thread.hpp>
+
+#include "../support/communicator_suite.hpp"
+#include "../support/run_ranks.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+#include <new>
+
+using namespace moefold;
+using namespace std::chrono_literals;
+
+TEST_SUITE("comm/thread") {
+  TEST_CASE("threads are a communicator, whatever their number") {
+    for (int ranks : {1, 2, 3, 4, 8}) {
+      CAPTURE(ranks);
+      run_ranks(ranks, [](thread_comm& world) { check_communicator(world); });
+    }
+  }
+  TEST_CASE("without the comparison of signatures the results are the same") {
+    run_ranks(3, [](thread_comm& world) { check_communicator(world); }, {.check_signatures = false});
+  }
+  TEST_CASE("sums are made in rank order") {
+    run_ranks<3>([](thread_comm& world) {         // 1e8 + 1 rounds to 1e8 in fp32, so (1e8 + 1) - 1e8 is 0 and no other order gives 0
+      host_context context;
+      const float values[] = {1e8f, 1.0f, -1e8f};
+      for (std::size_t count : {1, 5000}) {
+        const std::vector<float> in(count, values[world.rank()]);
+        std::vector<float> out(count, 7.0f);
+        world.all_reduce(host_exec(context), in, out, sum{});
+        CHECK(all_equal(out, [](std::size_t) { return 0.0f; }));
+      }
+    });
+  }
+  TEST_CASE("bf16 sums are made in fp32 and rounded once") {
+    run_ranks<4>([](thread_comm& world) {         // in bf16, 256 + 1 would stay 256 each time
+      host_context context;
+      for (std::size_t count : {1, 5000}) {
+        const std::vector<bf16> in(count, bf16(world.rank() == 0 ? 256.0f : 1.0f));
+        std::vector<bf16> out(count);
+        world.all_reduce(host_exec(context), in, out, sum{});
+        CHECK(all_equal(out, [](std::size_t) { return bf16(259.0f); }));
+      }
+    });
+  }
+  TEST_CASE("copies past the cache arrive whole, at any alignment") {
+    run_ranks<2>([](thread_comm& world) {
+      host_context context;
+      const std::size_t count = (std::size_t{3} << 20) + 13;
+      std::vector<std::int32_t> in(2 * count + 1), out(2 * count + 1);
+      for (std::size_t i = 0; i < in.size(); ++i) in[i] = std::int32_t(i * 2 + std::size_t(world.rank()));
+      world.all_to_all(host_exec(context), std::span(in).subspan(1), std::span(out).subspan(1));
+      const auto me = std::size_t(world.rank());
+      CHECK(all_equal(std::span(out).subspan(1), [&](std::size_t i) { return (me * count + i % count + 1) * 2 + i / count; }));
+    });
+  }
+  TEST_CASE("a send does not wait for its recv, and letters keep their order") {
+    run_ranks<2>([](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      const int peer = 1 - world.rank();
+      for (int round = 0; round < 3; ++round) {
+        for (int i = 0; i < 20; ++i) world.send(e, std::vector<int>(std::size_t(i * i), i), peer);
+        for (int i = 0; i < 20; ++i) {
+          std::vector<int> out(std::size_t(i * i));
+          world.recv(e, out, peer);
+          CHECK(all_equal(out, [&](std::size_t) { return i; }));
+        }
+      }
+    });
+  }
+  TEST_CASE("a rank's exception is thrown to the caller as it was") {
+    struct my_error {
+      int code;
+    };
+    int code = 0;
+    try {
+      run_ranks<4>([](thread_comm& world) {
+        host_context context;
+        world.barrier(host_exec(context));
+        if (world.rank() == 2) throw my_error{42};
+        world.barrier(host_exec(context));
+      });
+    } catch (const my_error& e) {
+      code = e.code;
+    }
+    CHECK(code == 42);
+  }
+  TEST_CASE("the others learn culprit, axis and operation, and later calls are revoked") {
+    CHECK_THROWS_AS(run_ranks<4>([](thread_comm& world) {
+                      host_context context;
+                      const host_exec e(context);
+                      thread_comm pair = world.split(world.rank() / 2, 0, "tp");
+                      pair.barrier(e);
+                      if (world.rank() == 3) throw std::runtime_error("disk on fire");
+                      try {
+                        world.barrier(e);
+                        FAIL_CHECK("the barrier cannot pass");
+                      } catch (const peer_failed& failure) {
+                        const std::string text = failure.what();
+                        CAPTURE(text);
+                        CHECK(text.starts_with("moefold: barrier #1 on world, rank "));
+                        CHECK(text.find("rank 3 failed after barrier #0 on tp: disk on fire") != text.npos);
+                        CHECK(failure.cause().rank == 3);
+                        CHECK(failure.cause().axis() == "tp");
+                        CHECK(failure.cause().op == operation::barrier);
+                        CHECK(failure.cause().seq == 0);
+                      }
+                      CHECK_THROWS_AS(pair.barrier(e), comm_revoked);
+                      CHECK_THROWS_AS(world.split(0, 0), comm_revoked);
+                      const std::vector<float> letter(3);
+                      CHECK_THROWS_AS(pair.send(e, letter, 0), comm_revoked);
+                    }),
+                    std::runtime_error);
+  }
+  TEST_CASE("a rank that returns while others wait for it is found out at once") {
+    const auto begin = steady::now();
+    CHECK_THROWS_WITH_AS(run_ranks<3>([](thread_comm& world) {
+                           host_context context;
+                           if (world.rank() == 1) return;
+                           if (world.rank() == 0) std::this_thread::sleep_for(20ms);  // arrives after the return, rank 2 before it
+                           world.barrier(host_exec(context));
+                         }),
+                         doctest::Contains("rank 1 finished early"), peer_failed);
+    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) {
+                           host_context context;
+                           std::vector<int> out(1);
+                           if (world.rank() == 0) world.recv(host_exec(context), out, 1);
+                         }),
+                         doctest::Contains("waits for it in recv #0 of 1 x int32 on world"), peer_failed);
+    CHECK(steady::now() - begin < 5s);
+  }
+  TEST_CASE("a timeout lists who arrived and who is missing") {
+    CHECK_THROWS_WITH_AS(run_ranks<4>([](thread_comm& world) {
+                           host_context context;
+                           if (world.rank() == 1) std::this_thread::sleep_for(300ms);
+                           world.barrier(host_exec(context));
+                         }, {.first_deadline = 100ms}),
+                         doctest::Contains("for rank 1 (arrived: 0, 2, 3; missing: 1)"), timeout);
+  }
+  TEST_CASE("a recv that nobody sends to times out, naming the peer") {
+    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) {
+                           host_context context;
+                           std::vector<int> out(1);
+                           if (world.rank() == 0) world.recv(host_exec(context), out, 1);
+                           else std::this_thread::sleep_for(300ms);
+                         }, {.first_deadline = 100ms}),
+                         doctest::Contains("missing: 1"), timeout);
+  }
+  TEST_CASE("sizes that contradict each other on one rank end all ranks") {
+    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) {
+                           host_context context;
+                           std::vector<float> in(2), out(world.rank() == 1 ? 5 : 4);
+                           world.all_gather(host_exec(context), in, out);
+                         }),
+                         doctest::Contains("moefold: all_gather over 2 ranks"), error);
+  }
+  TEST_CASE("ranks of one colour that name their group differently are told so") {
+    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) { world.split(0, 0, world.rank() == 0 ? "tp" : "cp"); }),
+                         doctest::Contains("name it tp and cp"), error);
+  }
+  TEST_CASE("leaving a window without close ends the peers, and the caller gets the exception") {
+    CHECK_THROWS_WITH_AS(run_ranks<3>([](thread_comm& world) {
+                           host_context context;
+                           const std::vector<double> mine(1000, 1.0);
+                           auto window = world.expose(host_exec(context), mine);
+                           if (world.rank() == 1) throw std::runtime_error("in the window");
+                           window.close();
+                         }),
+                         "in the window", std::runtime_error);
+  }
+  TEST_CASE("a world that has failed does not touch the next one") {
+    for (int i = 0; i < 20; ++i) {
+      CHECK_THROWS(run_ranks<4>([&](thread_comm& world) {
+        host_context context;
+        if (world.rank() == i % 4) throw std::runtime_error("x");
+        world.barrier(host_exec(context));
+      }));
+      run_ranks<4>([](thread_comm& world) {
+        host_context context;
+        world.barrier(host_exec(context));
+      });
+    }
+  }
+  TEST_CASE("CPU time inside calls grows, and waiting is not in it") {
+    run_ranks<4>([](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      if (world.rank() == 0) std::this_thread::sleep_for(200ms);
+      world.barrier(e);
+      CHECK(world.cpu_seconds() < 0.1);
+      std::vector<double> v(1u << 20, 1.0);
+      const double before = world.cpu_seconds();
+      world.all_reduce(e, v, v, sum{});
+      CHECK(world.cpu_seconds() > before);
+      CHECK(world.split(0, world.rank(), "again").cpu_seconds() >= world.cpu_seconds() * 0.5);
+    });
+  }
+  TEST_CASE("a world needs a rank, and MOEFOLD_TIMEOUT_FACTOR a number") {
+    CHECK_THROWS_AS(run_threads(0, [](thread_comm&) {}), config_error);
+    setenv("MOEFOLD_TIMEOUT_FACTOR", "soon", 1);
+    CHECK_THROWS_WITH_AS(thread_world(1), doctest::Contains("\"soon\""), config_error);
+    setenv("MOEFOLD_TIMEOUT_FACTOR", "2.5", 1);
+    CHECK(thread_world(1, {.deadline = 2s}).options().deadline == 5s);
+    unsetenv("MOEFOLD_TIMEOUT_FACTOR");
+  }
+}
