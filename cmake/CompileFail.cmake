@@ -1,0 +1,31 @@
+# moefold_compile_fail(file): what must not compile, with its text. The file's lines `// fails NAME: regex` each become a CTest entry that
+# compiles the file with -DNAME and passes when the compiler's output matches; without a name, the control, it must compile.
+# A ';' in the text matches any character, since CTest would read it as the end of one of several patterns.
+function(moefold_compile_fail file)
+  string(REGEX REPLACE "^.*/compile_fail/(.*)\\.cpp$" "compile_fail/\\1" prefix ${file})
+  set(compile ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -I ${PROJECT_SOURCE_DIR}/include)
+  add_test(NAME ${prefix}/control COMMAND ${compile} ${file})
+  set(names ${prefix}/control)
+  file(READ ${file} text)
+  string(REPLACE ";" "." text "${text}")
+  string(REPLACE "[" "\\x5b" text "${text}")  # an open bracket would glue list elements together
+  string(REGEX MATCHALL "// fails [A-Z0-9_]+: [^\n]+" sections "${text}")
+  foreach(section IN LISTS sections)
+    string(REGEX MATCH "^// fails ([A-Z0-9_]+): (.+)$" whole "${section}")
+    set(name ${CMAKE_MATCH_1})
+    string(REPLACE "\\x5b" "[" regex "${CMAKE_MATCH_2}")
+    add_test(NAME ${prefix}/${name} COMMAND ${compile} -D${name} ${file})
+    set_tests_properties(${prefix}/${name} PROPERTIES PASS_REGULAR_EXPRESSION "${regex}")
+    list(APPEND names ${prefix}/${name})
+  endforeach()
+  if(NOT sections)
+    message(FATAL_ERROR "moefold: ${file} has no line '// fails NAME: regex', so it tests nothing")
+  endif()
+  set_tests_properties(${names} PROPERTIES LABELS compile_fail)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+endfunction()
+
+file(GLOB compile_fail_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/compile_fail/*/*.cpp)
+foreach(file ${compile_fail_files})
+  moefold_compile_fail(${file})
+endforeach()

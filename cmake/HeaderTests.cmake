@@ -1,0 +1,42 @@
+# Every header alone: each .hpp by g++ and by clang, warnings as errors, and without CUDA on the path; each .cuh by nvcc.
+#
+#   headers/<folder>/<compiler>   a CTest entry that names each header of the folder that does not stand alone
+#   header_<folder>_<name>.cu     a generated unit per .cuh in the object library cuda_headers, compiled for every architecture
+find_program(MOEFOLD_GXX NAMES g++-12 g++-13 g++-14 g++)
+find_program(MOEFOLD_CLANGXX NAMES clang++-14 clang++)
+mark_as_advanced(MOEFOLD_GXX MOEFOLD_CLANGXX)
+
+file(GLOB header_folders CONFIGURE_DEPENDS LIST_DIRECTORIES TRUE RELATIVE ${PROJECT_SOURCE_DIR}/include/moefold
+     ${PROJECT_SOURCE_DIR}/include/moefold/*)
+list(FILTER header_folders EXCLUDE REGEX "\\.")
+set(header_options "")
+if(MOEFOLD_HAS_CBLAS)
+  get_target_property(cblas_include CBLAS::CBLAS INTERFACE_INCLUDE_DIRECTORIES)
+  set(header_options -DMOEFOLD_WITH_CBLAS -isystem ${cblas_include})
+endif()
+foreach(compiler MOEFOLD_GXX MOEFOLD_CLANGXX)
+  if(${compiler})
+    get_filename_component(short ${${compiler}} NAME)
+    foreach(folder ${header_folders})
+      add_test(NAME headers/${folder}/${short}
+               COMMAND ${CMAKE_COMMAND} -DCOMPILER=${${compiler}} -DINCLUDE=${PROJECT_SOURCE_DIR}/include -DFOLDER=${folder}
+                       "-DOPTIONS=${header_options}" -P ${PROJECT_SOURCE_DIR}/cmake/check_headers.cmake)
+      set_tests_properties(headers/${folder}/${short} PROPERTIES LABELS headers)
+    endforeach()
+  endif()
+endforeach()
+
+if(MOEFOLD_HAS_CUDA)
+  file(GLOB_RECURSE cuda_headers CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/include ${PROJECT_SOURCE_DIR}/include/*.cuh)
+  set(units "")
+  foreach(header ${cuda_headers})
+    string(MAKE_C_IDENTIFIER ${header} unit)
+    file(CONFIGURE OUTPUT header_${unit}.cu CONTENT "#include <${header}>\n")
+    list(APPEND units ${CMAKE_CURRENT_BINARY_DIR}/header_${unit}.cu)
+  endforeach()
+  if(units)
+    add_library(cuda_headers OBJECT ${units})
+    target_link_libraries(cuda_headers PRIVATE moefold::cuda)
+    add_dependencies(cuda_tests cuda_headers)
+  endif()
+endif()
