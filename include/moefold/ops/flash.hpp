@@ -7,10 +7,10 @@
 //   q_position [Sq]  k_position [Sk]                key j is visible to query i  iff  k_position[j] <= q_position[i]
 //   lse [B, Hq, Sq]                                 log of the sum over visible keys of exp(q k / sqrt(d)); none visible: -inf, out 0
 //
-//   key blocks ->    queries of one key head are packed as rows (position, head in its group), scaled by 1/sqrt(d):
-//   q  [##.....]     #  every pair visible: no mask
-//   |  [.\\....]     \  some pairs visible: masked element by element
-//   v  [...     ]       (blank) none visible: skipped
+//   key blocks ->    #  every pair visible: no mask            queries of one key head are packed as rows (position, head in its group)
+//   q  [##.....]     \  some pairs visible: masked             and scaled by 1/sqrt(d); a block of scores is stored [keys, rows], so that
+//   |  [#\.....]     .  none visible: skipped                  a query is a vector lane: its maximum and sum need no horizontal step
+//   v  [##\....]
 //
 // Source: Dao et al. 2022, "FlashAttention", arXiv 2205.14135; Milakov and Gimelshein 2018, arXiv 1805.02867 (the running sum).
 #include <moefold/ops/exp.hpp>
@@ -22,18 +22,25 @@ namespace moefold {
 
 namespace detail {
 
-/// Extents, strides and block sizes of one attention call.
+/// Extents, strides and blocks of one attention call; its tables live in the caller's scratch.
 template <class T>
 struct flash_plan {
+  static constexpr T none = -std::numeric_limits<T>::infinity();
+  static constexpr extent_t row_block = 64, key_block = 64;
+  enum class seen { none, some, all };
+  struct range { std::int32_t low, high; };  // smallest and largest position of a block
+
   extent_t sq, sk, batch, q_heads, k_heads, d, group;  // group: query heads per key head
   extent_t q_stride, k_stride;                         // elements from one position to the next
-  extent_t q_block, k_block;                           // positions per block
-  std::span<const std::int32_t> q_position, k_position;
+  extent_t q_block;                                    // positions of a query block
   T scale;
+  const std::int32_t* k_position;
+  std::int32_t* row_position;  // [Sq * group] of a packed row
+  range *q_range, *k_range;    // per block
 
   flash_plan(const char* op, view<const T> q, view<const T> k, view<const T> v, std::span<const std::int32_t> q_at,
-             std::span<const std::int32_t> k_at)
-      : q_position(q_at), k_position(k_at) {
+             std::span<const std::int32_t> k_at, scratch<host_exec>& local)
+      : k_position(k_at.data()) {
     require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape(), "moefold: ", op,
             " needs q [Sq, B, Hq, d] and k, v [Sk, B, Hk, d]");
     sq = q.extent(0), sk = k.extent(0), batch = q.extent(1), q_heads = q.extent(2), k_heads = k.extent(2), d = q.extent(3);
@@ -43,158 +50,179 @@ struct flash_plan {
             " and ", k_heads);
     require_count(op, "q_position", q_at.size(), sq);
     require_count(op, "k_position", k_at.size(), sk);
-    group = q_heads / k_heads, q_stride = batch * q_heads * d, k_stride = batch * k_heads * d;
-    q_block = std::max(extent_t(1), 64 / group), k_block = 64;
+    group = q_heads / k_heads, q_stride = q_heads * batch * d, k_stride = k_heads * batch * d;
+    q_block = std::max(extent_t(1), row_block / group);
     scale = T(1 / std::sqrt(double(d)));
+    row_position = local.take<std::int32_t>(rows()).data();
+    for (extent_t r = 0; r < rows(); ++r) row_position[r] = q_at[std::size_t(r / group)];
+    q_range = ranges(q_at, q_block, local), k_range = ranges(k_at, key_block, local);
   }
 
+  extent_t rows() const { return sq * group; }  // packed rows of one key head
+  extent_t most_rows() const { return q_block * group; }
   extent_t rows(extent_t i0) const { return std::min(q_block, sq - i0) * group; }
-  extent_t keys(extent_t j0) const { return std::min(k_block, sk - j0); }
-
-  enum class seen { none, some, all };
+  extent_t keys(extent_t j0) const { return std::min(key_block, sk - j0); }
   seen visible(extent_t i0, extent_t j0) const {
-    const auto [q_low, q_high] = std::ranges::minmax(q_position.subspan(std::size_t(i0), std::size_t(std::min(q_block, sq - i0))));
-    const auto [k_low, k_high] = std::ranges::minmax(k_position.subspan(std::size_t(j0), std::size_t(keys(j0))));
-    return k_low > q_high ? seen::none : k_high <= q_low ? seen::all : seen::some;
+    const range q = q_range[i0 / q_block], k = k_range[j0 / key_block];
+    return k.low > q.high ? seen::none : k.high <= q.low ? seen::all : seen::some;
   }
-  /// score [rows, keys]: what a query may not see becomes -inf.
+  /// score [keys, rows]: what a query may not see becomes -inf.
   void mask(extent_t i0, extent_t j0, T* score) const {
-    const extent_t n = keys(j0);
-    const std::int32_t* const at = k_position.data() + j0;
-    for (extent_t r = 0; r < rows(i0); ++r) {
-      const std::int32_t own = q_position[std::size_t(i0 + r / group)];
-      T* const row = score + r * n;
-      for (extent_t j = 0; j < n; ++j) row[j] = at[j] <= own ? row[j] : -std::numeric_limits<T>::infinity();
-    }
+    const extent_t n = rows(i0);
+    const std::int32_t* const own = row_position + i0 * group;
+    for (extent_t j = 0; j < keys(j0); ++j)
+      for (extent_t r = 0; r < n; ++r) score[j * n + r] = k_position[j0 + j] <= own[r] ? score[j * n + r] : none;
   }
 
   extent_t q_offset(extent_t i, extent_t b, extent_t head) const { return i * q_stride + (b * q_heads + head) * d; }
   extent_t k_offset(extent_t j, extent_t b, extent_t head) const { return j * k_stride + (b * k_heads + head) * d; }
-  /// packed [count * group, d] = factor * the rows of `in` that belong to (b, key head).
-  void pack(const T* in, extent_t b, extent_t head, extent_t i0, extent_t count, T factor, T* packed) const {
-    for (extent_t i = 0; i < count; ++i) {
-      const T* const from = in + q_offset(i0 + i, b, head * group);
-      for (extent_t c = 0; c < group * d; ++c) packed[i * group * d + c] = factor * from[c];
+  extent_t row_offset(extent_t r, extent_t b, extent_t head) const { return q_offset(r / group, b, head * group + r % group); }
+  extent_t lse_offset(extent_t r, extent_t b, extent_t head) const { return (b * q_heads + head * group + r % group) * sq + r / group; }
+
+  /// The rows of block i0 that belong to (b, key head), times factor: transposed to [d, rows], and as [rows, d] unless that is null.
+  void pack(const T* in, extent_t b, extent_t head, extent_t i0, T factor, T* across, T* along) const {
+    const extent_t n = rows(i0);
+    for (extent_t r = 0; r < n; ++r) {
+      const T* const from = in + row_offset(i0 * group + r, b, head);
+      for (extent_t c = 0; c < d; ++c) across[c * n + r] = factor * from[c];
+      if (along)
+        for (extent_t c = 0; c < d; ++c) along[r * d + c] = factor * from[c];
     }
   }
-  /// lse of packed row r of (b, key head).
-  extent_t lse_at(extent_t r, extent_t b, extent_t head) const { return (b * q_heads + head * group + r % group) * sq + r / group; }
+
+ private:
+  static range* ranges(std::span<const std::int32_t> at, extent_t block, scratch<host_exec>& local) {
+    const extent_t n = extent_t(at.size());
+    range* const out = local.take<range>((n + block - 1) / block).data();
+    for (extent_t i = 0; i < n; i += block) {
+      const auto [low, high] = std::minmax_element(at.begin() + i, at.begin() + std::min(n, i + block));
+      out[i / block] = {*low, *high};
+    }
+    return out;
+  }
 };
 
 }  // namespace detail
 
-/// Assigns out and lse. Local; O(Sq Sk d / 2) for causal positions; scratch O(block).
+/// Assigns out and lse. Local; 4 d flops per visible pair; scratch O(block) + 4 bytes per packed row.
 template <class T>
 void flash_forward(host_exec e, input<T> q, input<T> k, input<T> v, std::span<const std::int32_t> q_position,
                    std::span<const std::int32_t> k_position, view<T> out, view<accumulate_t<T>> lse) {
   using plan = detail::flash_plan<T>;
-  const plan p("flash_forward", q, k, v, q_position, k_position);
+  scratch<host_exec> local(e);
+  const plan p("flash_forward", q, k, v, q_position, k_position, local);
   require(out.shape() == q.shape(), "moefold: flash_forward needs out of the shape of q");
   require_matrix("flash_forward", "lse", lse, p.batch * p.q_heads, p.sq);
-  constexpr T none = -std::numeric_limits<T>::infinity();
-  const extent_t d = p.d, most = p.q_block * p.group;
+  const extent_t d = p.d, most = p.most_rows();
 
-  scratch<host_exec> local(e);
-  T* const packed = local.take<T>(most, d).data();
+  T* const packed = local.take<T>(d, most).data();
   T* const sum = local.take<T>(most, d).data();  // of exp(score - top) v
-  T* const score = local.take<T>(most, p.k_block).data();
+  T* const score = local.take<T>(plan::key_block, most).data();
   T* const top = local.take<T>(most).data();
   T* const weight = local.take<T>(most).data();  // sum of exp(score - top)
+  T* const shift = local.take<T>(most).data();   // top, or 0 while a query has seen nothing
+  T* const shrink = local.take<T>(most).data();  // what a higher top makes of the earlier sums
   for (extent_t b = 0; b < p.batch; ++b)
     for (extent_t head = 0; head < p.k_heads; ++head)
       for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
         const extent_t rows = p.rows(i0);
-        p.pack(q.data(), b, head, i0, rows / p.group, p.scale, packed);
-        std::fill_n(sum, rows * d, T(0)), std::fill_n(top, rows, none), std::fill_n(weight, rows, T(0));
-        for (extent_t j0 = 0; j0 < p.sk; j0 += p.k_block) {
+        p.pack(q.data(), b, head, i0, p.scale, packed, nullptr);
+        std::fill_n(sum, rows * d, T(0)), std::fill_n(top, rows, plan::none), std::fill_n(weight, rows, T(0));
+        for (extent_t j0 = 0; j0 < p.sk; j0 += plan::key_block) {
           const auto seen = p.visible(i0, j0);
           if (seen == plan::seen::none) continue;
-          const extent_t n = p.keys(j0);
-          gemm_strided(e, false, true, rows, n, d, T(1), packed, d, k.data() + p.k_offset(j0, b, head), p.k_stride, T(0), score, n);
+          const extent_t n = p.keys(j0), at = p.k_offset(j0, b, head);
+          gemm_strided(e, false, false, n, rows, d, T(1), k.data() + at, p.k_stride, packed, rows, T(0), score, rows);
           if (seen == plan::seen::some) p.mask(i0, j0, score);
+          std::copy_n(top, rows, shrink);
+          for (extent_t j = 0; j < n; ++j)
+            for (extent_t r = 0; r < rows; ++r) top[r] = top[r] < score[j * rows + r] ? score[j * rows + r] : top[r];
           for (extent_t r = 0; r < rows; ++r) {
-            T* const s = score + r * n;
-            const T high = std::max(top[r], lane_max<T>(n, [=](extent_t j) { return s[j]; }));
-            const T shift = high == none ? T(0) : high;
-            for (extent_t j = 0; j < n; ++j) s[j] = exp_of(s[j] - shift);
-            const T shrink = exp_of(top[r] - shift);
-            weight[r] = weight[r] * shrink + lane_sum<T>(n, [=](extent_t j) { return s[j]; });
-            top[r] = high;
-            for (extent_t c = 0; c < d; ++c) sum[r * d + c] *= shrink;
+            shift[r] = top[r] > plan::none ? top[r] : T(0);
+            shrink[r] = exp_of(shrink[r] - shift[r]);
+            weight[r] *= shrink[r];
           }
-          gemm_strided(e, false, false, rows, d, n, T(1), score, n, v.data() + p.k_offset(j0, b, head), p.k_stride, T(1), sum, d);
+          for (extent_t j = 0; j < n; ++j)
+            for (extent_t r = 0; r < rows; ++r) {
+              const T s = exp_of(score[j * rows + r] - shift[r]);
+              score[j * rows + r] = s;
+              weight[r] += s;
+            }
+          for (extent_t r = 0; r < rows; ++r)
+            for (extent_t c = 0; c < d; ++c) sum[r * d + c] *= shrink[r];
+          gemm_strided(e, true, false, rows, d, n, T(1), score, rows, v.data() + at, p.k_stride, T(1), sum, d);
         }
         for (extent_t r = 0; r < rows; ++r) {
           const T inverse = weight[r] > T(0) ? T(1) / weight[r] : T(0);
-          T* const to = out.data() + p.q_offset(i0 + r / p.group, b, head * p.group + r % p.group);
+          T* const to = out.data() + p.row_offset(i0 * p.group + r, b, head);
           for (extent_t c = 0; c < d; ++c) to[c] = sum[r * d + c] * inverse;
-          lse.data()[p.lse_at(i0 * p.group + r, b, head)] = weight[r] > T(0) ? top[r] + std::log(weight[r]) : none;
+          lse.data()[p.lse_offset(i0 * p.group + r, b, head)] = weight[r] > T(0) ? top[r] + std::log(weight[r]) : plan::none;
         }
       }
 }
 
 /// Assigns dq, dk and dv. Given out and lse of a merge over several sets of keys, a call with one set gives its dk, dv and its part of dq.
+/// Local; 10 d flops per visible pair; scratch O(Sq d Hq / Hk).
 template <class T>
 void flash_backward(host_exec e, input<T> dout, input<T> q, input<T> k, input<T> v, input<T> out, input<accumulate_t<T>> lse,
                     std::span<const std::int32_t> q_position, std::span<const std::int32_t> k_position, view<T> dq, output<T> dk,
                     output<T> dv) {
   using plan = detail::flash_plan<T>;
-  const plan p("flash_backward", q, k, v, q_position, k_position);
+  scratch<host_exec> local(e);
+  const plan p("flash_backward", q, k, v, q_position, k_position, local);
   require(dout.shape() == q.shape() && out.shape() == q.shape() && dq.shape() == q.shape(),
           "moefold: flash_backward needs dout, out and dq of the shape of q");
   require(dk.shape() == k.shape() && dv.shape() == k.shape(), "moefold: flash_backward needs dk and dv of the shape of k");
   require_matrix("flash_backward", "lse", lse, p.batch * p.q_heads, p.sq);
-  const extent_t d = p.d, all = p.sq * p.group, most = p.q_block * p.group;
+  const extent_t d = p.d, all = p.rows(), most = p.most_rows();
   std::fill_n(dk.data(), dk.size(), T(0));
   std::fill_n(dv.data(), dv.size(), T(0));
 
-  scratch<host_exec> local(e);  // packed: the rows of one key head, [Sq * group, d]
-  T* const q_packed = local.take<T>(all, d).data();
-  T* const dout_packed = local.take<T>(all, d).data();
-  T* const dq_packed = local.take<T>(all, d).data();
-  T* const row_lse = local.take<T>(all).data();
-  T* const along = local.take<T>(all).data();  // sum of dout * out: the softmax's backward needs nothing else of a row
-  T* const prob = local.take<T>(most, p.k_block).data();
-  T* const dscore = local.take<T>(most, p.k_block).data();
+  T* const q_along = local.take<T>(all, d).data();  // the rows of one key head
+  T* const q_across = local.take<T>(all, d).data();
+  T* const dout_along = local.take<T>(all, d).data();
+  T* const dout_across = local.take<T>(all, d).data();
+  T* const dq_along = local.take<T>(all, d).data();
+  T* const shift = local.take<T>(all).data();  // lse, or +inf where no key is visible: exp gives 0
+  T* const mean = local.take<T>(all).data();   // sum of dout * out: the softmax's backward needs nothing else of a row
+  T* const prob = local.take<T>(plan::key_block, most).data();
+  T* const dscore = local.take<T>(plan::key_block, most).data();
   for (extent_t b = 0; b < p.batch; ++b)
     for (extent_t head = 0; head < p.k_heads; ++head) {
-      p.pack(q.data(), b, head, 0, p.sq, p.scale, q_packed);
-      p.pack(dout.data(), b, head, 0, p.sq, T(1), dout_packed);
-      std::fill_n(dq_packed, all * d, T(0));
-      for (extent_t r = 0; r < all; ++r) {
-        const T* const y = out.data() + p.q_offset(r / p.group, b, head * p.group + r % p.group);
-        const T* const dy = dout_packed + r * d;
-        along[r] = lane_sum<T>(d, [=](extent_t c) { return y[c] * dy[c]; });
-        const T own = lse.data()[p.lse_at(r, b, head)];
-        row_lse[r] = own > -std::numeric_limits<T>::infinity() ? own : std::numeric_limits<T>::infinity();  // sees no key: exp gives 0
+      for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
+        const extent_t at = i0 * p.group * d;
+        p.pack(q.data(), b, head, i0, p.scale, q_across + at, q_along + at);
+        p.pack(dout.data(), b, head, i0, T(1), dout_across + at, dout_along + at);
       }
-      for (extent_t j0 = 0; j0 < p.sk; j0 += p.k_block) {
+      std::fill_n(dq_along, all * d, T(0));
+      for (extent_t r = 0; r < all; ++r) {
+        const T* const y = out.data() + p.row_offset(r, b, head);
+        const T* const dy = dout_along + r * d;
+        mean[r] = lane_sum<T>(d, [=](extent_t c) { return y[c] * dy[c]; });
+        const T own = lse.data()[p.lse_offset(r, b, head)];
+        shift[r] = own > plan::none ? own : -plan::none;
+      }
+      for (extent_t j0 = 0; j0 < p.sk; j0 += plan::key_block) {
         const extent_t n = p.keys(j0), at = p.k_offset(j0, b, head);
         for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
           const auto seen = p.visible(i0, j0);
           if (seen == plan::seen::none) continue;
           const extent_t rows = p.rows(i0), first = i0 * p.group;
-          const T* const qb = q_packed + first * d;
-          const T* const db = dout_packed + first * d;
-          gemm_strided(e, false, true, rows, n, d, T(1), qb, d, k.data() + at, p.k_stride, T(0), prob, n);
+          gemm_strided(e, false, false, n, rows, d, T(1), k.data() + at, p.k_stride, q_across + first * d, rows, T(0), prob, rows);
           if (seen == plan::seen::some) p.mask(i0, j0, prob);
-          gemm_strided(e, false, true, rows, n, d, T(1), db, d, v.data() + at, p.k_stride, T(0), dscore, n);
-          for (extent_t r = 0; r < rows; ++r) {
-            T* MOEFOLD_RESTRICT const pr = prob + r * n;
-            T* MOEFOLD_RESTRICT const ds = dscore + r * n;
-            const T shift = row_lse[first + r], mean = along[first + r];
-            for (extent_t j = 0; j < n; ++j) {
-              pr[j] = exp_of(pr[j] - shift);
-              ds[j] = pr[j] * (ds[j] - mean);
+          gemm_strided(e, false, false, n, rows, d, T(1), v.data() + at, p.k_stride, dout_across + first * d, rows, T(0), dscore, rows);
+          for (extent_t j = 0; j < n; ++j)
+            for (extent_t r = 0; r < rows; ++r) {
+              const T s = exp_of(prob[j * rows + r] - shift[first + r]);
+              prob[j * rows + r] = s;
+              dscore[j * rows + r] = s * (dscore[j * rows + r] - mean[first + r]);
             }
-          }
-          gemm_strided(e, true, false, n, d, rows, T(1), prob, n, db, d, T(1), dv.data() + at, p.k_stride);
-          gemm_strided(e, true, false, n, d, rows, T(1), dscore, n, qb, d, T(1), dk.data() + at, p.k_stride);
-          gemm_strided(e, false, false, rows, d, n, p.scale, dscore, n, k.data() + at, p.k_stride, T(1), dq_packed + first * d, d);
+          gemm_strided(e, false, false, n, d, rows, T(1), prob, rows, dout_along + first * d, d, T(1), dv.data() + at, p.k_stride);
+          gemm_strided(e, false, false, n, d, rows, T(1), dscore, rows, q_along + first * d, d, T(1), dk.data() + at, p.k_stride);
+          gemm_strided(e, true, false, rows, d, n, p.scale, dscore, rows, k.data() + at, p.k_stride, T(1), dq_along + first * d, d);
         }
       }
-      for (extent_t i = 0; i < p.sq; ++i)
-        std::copy_n(dq_packed + i * p.group * d, p.group * d, dq.data() + p.q_offset(i, b, head * p.group));
+      for (extent_t r = 0; r < all; ++r) std::copy_n(dq_along + r * d, d, dq.data() + p.row_offset(r, b, head));
     }
 }
 
