@@ -47,14 +47,14 @@ class memory_stack {
  public:
   struct mark_t {
     std::size_t chunk = 0;
-    std::size_t used = 0;
+    std::size_t used = 0;    // bytes of this chunk
+    std::size_t in_use = 0;  // bytes of all pieces below; the ends of chunks that nothing fitted into do not count
   };
 
   memory_stack() = default;
   explicit memory_stack(std::size_t bytes) { reserve(bytes); }
   memory_stack(memory_stack&& other) noexcept
-      : chunks_(std::exchange(other.chunks_, {})), top_(std::exchange(other.top_, {})), in_use_(std::exchange(other.in_use_, 0)),
-        peak_(std::exchange(other.peak_, 0)) {}
+      : chunks_(std::exchange(other.chunks_, {})), top_(std::exchange(other.top_, {})), peak_(std::exchange(other.peak_, 0)) {}
   memory_stack& operator=(memory_stack&& other) noexcept {
     memory_stack(std::move(other)).swap(*this);
     return *this;
@@ -71,21 +71,17 @@ class memory_stack {
   /// `bytes` bytes, 64-byte aligned, uninitialised, valid until a mark set before is released. Zero bytes give a valid pointer.
   std::byte* take(std::size_t bytes) {
     const std::size_t need = std::max(rounded(bytes), Memory::alignment);
-    while (top_.chunk < chunks_.size() && chunks_[top_.chunk].size - top_.used < need) top_ = {top_.chunk + 1, 0};
+    while (top_.chunk < chunks_.size() && chunks_[top_.chunk].size - top_.used < need) top_ = {top_.chunk + 1, 0, top_.in_use};
     if (top_.chunk == chunks_.size()) add_chunk(std::max(need, smallest_chunk));
     std::byte* piece = chunks_[top_.chunk].data + top_.used;
     top_.used += need;
-    in_use_ += need;
-    peak_ = std::max(peak_, in_use_);
+    top_.in_use += need;
+    peak_ = std::max(peak_, top_.in_use);
     return piece;
   }
 
   mark_t mark() const { return top_; }
-  void release(mark_t mark) {
-    top_ = mark;
-    in_use_ = mark.used;
-    for (std::size_t c = 0; c < mark.chunk; ++c) in_use_ += chunks_[c].size;
-  }
+  void release(mark_t mark) { top_ = mark; }
   void clear() { release({}); }
 
   std::size_t peak() const { return peak_; }  // bytes, the most ever in use at once
@@ -109,13 +105,11 @@ class memory_stack {
   void swap(memory_stack& other) noexcept {
     std::swap(chunks_, other.chunks_);
     std::swap(top_, other.top_);
-    std::swap(in_use_, other.in_use_);
     std::swap(peak_, other.peak_);
   }
 
   std::vector<chunk> chunks_;
   mark_t top_;
-  std::size_t in_use_ = 0;
   std::size_t peak_ = 0;
 };
 

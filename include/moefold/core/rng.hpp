@@ -30,27 +30,27 @@ constexpr std::uint64_t hash_of(std::string_view name) {
   return hash;
 }
 
+/// Uniform in (0, 1) from the upper 52 bits: the middle of one of 2^52 equal cells, exact in a double, so never 0 or 1.
+constexpr double open_unit(std::uint64_t bits) { return (double(bits >> 12) + 0.5) * 0x1p-52; }
+
 /// Random numbers addressed by index: stream(seed, "layers.3.attention.q").normal(i).
 class random_stream {
  public:
   constexpr random_stream(std::uint64_t seed, std::uint64_t stream) : seed_(seed), stream_(stream) {}
   constexpr random_stream(std::uint64_t seed, std::string_view name) : random_stream(seed, hash_of(name)) {}
 
-  constexpr std::uint64_t bits(std::uint64_t index) const {
-    const auto r = block(index);
-    return (std::uint64_t{r[1]} << 32) | r[0];
-  }
-  /// Uniform in (0, 1), 53 random bits, never 0 or 1.
-  constexpr double uniform(std::uint64_t index) const { return (double(bits(index) >> 11) + 0.5) * 0x1p-53; }
+  constexpr std::uint64_t bits(std::uint64_t index) const { return low(block(index)); }
+  /// Uniform in (0, 1).
+  constexpr double uniform(std::uint64_t index) const { return open_unit(bits(index)); }
   /// Standard normal (Box-Muller).
   double normal(std::uint64_t index) const {
     const auto r = block(index);
-    const double u = (double(((std::uint64_t{r[1]} << 32) | r[0]) >> 11) + 0.5) * 0x1p-53;
-    const double v = (double(((std::uint64_t{r[3]} << 32) | r[2]) >> 11) + 0.5) * 0x1p-53;
-    return std::sqrt(-2.0 * std::log(u)) * std::cos(6.283185307179586476925 * v);
+    return std::sqrt(-2.0 * std::log(open_unit(low(r)))) * std::cos(6.283185307179586476925 * open_unit(high(r)));
   }
 
  private:
+  static constexpr std::uint64_t low(const std::array<std::uint32_t, 4>& r) { return (std::uint64_t{r[1]} << 32) | r[0]; }
+  static constexpr std::uint64_t high(const std::array<std::uint32_t, 4>& r) { return (std::uint64_t{r[3]} << 32) | r[2]; }
   constexpr std::array<std::uint32_t, 4> block(std::uint64_t index) const {
     return philox({std::uint32_t(index), std::uint32_t(index >> 32), std::uint32_t(stream_), std::uint32_t(stream_ >> 32)},
                   std::uint32_t(seed_), std::uint32_t(seed_ >> 32));
