@@ -40,8 +40,12 @@ class view {
     return data_[((i * shape_[1] + j) * shape_[2] + k) * shape_[3] + l];
   }
 
-  /// Elements behind one step of the first extent.
-  constexpr extent_t row_size() const { return shape_[0] == 0 ? 0 : shape_.size() / shape_[0]; }
+  /// Elements behind one step of the first extent, also where there are no rows.
+  constexpr extent_t row_size() const {
+    extent_t product = 1;
+    for (int i = 1; i < shape_.rank; ++i) product *= shape_[i];
+    return product;
+  }
   /// Rows first .. first + count of the first extent, same trailing extents.
   constexpr view rows(extent_t first, extent_t count) const {
     require(first >= 0 && count >= 0 && first + count <= shape_[0], "moefold: rows ", first, " to ", first + count, " of a view with ",
