@@ -3,16 +3,11 @@
 #include "../support/close.hpp"
 #include "../support/random.hpp"
 
-#include <cstdio>
-
-// Compares swiglu on the device with its host twin. Its own main: it ends with 77, CTest's skip code, where no device is present.
+#include <doctest/doctest.h>
 
 using namespace moefold;
 
 namespace {
-
-constexpr int skipped = 77;
-int failures = 0;
 
 template <class T>
 tensor<T, device_memory> to_device(const tensor<T>& x) {
@@ -27,15 +22,10 @@ tensor<T> to_host(const tensor<T, device_memory>& x) {
   return out;
 }
 
-void check(double error, double limit, const char* type, const char* what, extent_t rows, extent_t width) {
-  if (error <= limit) return;
-  ++failures;
-  std::printf("FAILED: %s %s [%lld, %lld] differs from the host by %.3g (limit %.3g)\n", type, what, (long long)rows, (long long)width,
-              error, limit);
-}
-
 template <class T>
-void twins_agree(const char* type, double limit, extent_t rows, extent_t width) {
+void twins_agree(double limit, extent_t rows, extent_t width) {
+  CAPTURE(rows);
+  CAPTURE(width);
   using A = accumulate_t<T>;
   host_context here;
   cuda_context there;
@@ -58,26 +48,22 @@ void twins_agree(const char* type, double limit, extent_t rows, extent_t width) 
   swiglu_backward(device, dout_d, gate_d, up_d, p_d, dgate_d.view(), dup_d, dp_d);
   device.wait();
 
-  check(test::largest_error(to_host(out_d), out), limit, type, "out", rows, width);
-  check(test::largest_error(to_host(dgate_d), dgate), limit, type, "dgate", rows, width);
-  check(test::largest_error(to_host(dup_d), dup), limit, type, "dup", rows, width);
-  check(test::largest_error(to_host(dp_d), dp), 1e4 * double(std::numeric_limits<A>::epsilon()), type, "dp", rows, width);
+  CHECK(test::largest_error(to_host(out_d), out) <= limit);
+  CHECK(test::largest_error(to_host(dgate_d), dgate) <= limit);
+  CHECK(test::largest_error(to_host(dup_d), dup) <= limit);
+  CHECK(test::largest_error(to_host(dp_d), dp) <= 1e4 * double(std::numeric_limits<A>::epsilon()));
 }
+
+constexpr extent_t shapes[][2] = {{0, 8}, {1, 1}, {3, 127}, {5, 144}, {33, 1000}, {7, 4096}};
 
 }  // namespace
 
-int main() {
-  int devices = 0;
-  if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
-    std::printf("skipped: no CUDA device is present, swiglu on the device was not compared with the host\n");
-    return skipped;
+TEST_SUITE("ops/activation") {
+  TEST_CASE("swiglu on the device agrees with its host twin, forward and backward") {
+    for (const auto& s : shapes) {
+      twins_agree<double>(1e-13, s[0], s[1]);
+      twins_agree<float>(1e-5, s[0], s[1]);
+      twins_agree<bf16>(1e-2, s[0], s[1]);  // one rounding to 8 bits may go the other way
+    }
   }
-  const extent_t shapes[][2] = {{0, 8}, {1, 1}, {3, 127}, {5, 144}, {33, 1000}, {7, 4096}};
-  for (const auto& s : shapes) {
-    twins_agree<double>("fp64", 1e-13, s[0], s[1]);
-    twins_agree<float>("fp32", 1e-5, s[0], s[1]);
-    twins_agree<bf16>("bf16", 1e-2, s[0], s[1]);  // one rounding to 8 bits may go the other way
-  }
-  std::printf(failures ? "%d comparisons failed\n" : "device and host agree\n", failures);
-  return failures ? 1 : 0;
 }
