@@ -1,0 +1,251 @@
+#include <moefold/moe/moe.hpp>
+
+#include <moefold/comm/self.hpp>
+#include <moefold/comm/thread.hpp>
+#include <moefold/mesh/group.hpp>
+#include <moefold/mesh/slice.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/close.hpp"
+#include "../support/dense_moe.hpp"
+#include "../support/gradient.hpp"
+
+#include <mutex>
+
+using namespace moefold;
+using test::dense_moe;
+using test::random_tensor;
+
+namespace {
+
+constexpr model_shape model{.layers = 1, .hidden = 6, .experts = 8, .top_k = 2, .ffn = 8};
+
+/// One rank's weights and gradients in memory of its own, cut from the dense layer's by placement.
+struct slices {
+  std::vector<double> router, gate, up, down, drouter, dgate, dup, ddown;
+  shape router_shape, rows_shape, columns_shape;
+  box rows, columns;
+
+  slices(const dense_moe& all, const folding_extents& fold, extent_t rank)
+      : rows(box_of(value_of<expert_rows>, {all.model.experts, all.model.ffn, all.model.hidden}, fold, rank)),
+        columns(box_of(value_of<expert_columns>, {all.model.experts, all.model.hidden, all.model.ffn}, fold, rank)) {
+    router.assign(all.router.begin(), all.router.end());
+    drouter.assign(router.size(), 0.0);
+    const auto cut = [](const tensor<double>& from, const box& b, std::vector<double>& value, std::vector<double>& gradient) {
+      for (extent_t i = 0; i < b.size(); ++i) value.push_back(from[std::size_t(b.global_index(i))]);
+      gradient.assign(value.size(), 0.0);
+    };
+    cut(all.gate, rows, gate, dgate);
+    cut(all.up, rows, up, dup);
+    cut(all.down, columns, down, ddown);
+    router_shape = all.router.shape();
+    rows_shape = {rows.extent[0], rows.extent[1], rows.extent[2]};
+    columns_shape = {columns.extent[0], columns.extent[1], columns.extent[2]};
+  }
+  moe_weights<fp64> weights() {
+    return {{{router.data(), router_shape}, {drouter.data(), router_shape}},
+            {{gate.data(), rows_shape}, {dgate.data(), rows_shape}},
+            {{up.data(), rows_shape}, {dup.data(), rows_shape}},
+            {{down.data(), columns_shape}, {ddown.data(), columns_shape}}};
+  }
+  /// Largest error of this rank's expert gradients against their slices of the dense ones.
+  double error_against(const dense_moe& all) const {
+    const auto compare = [](const tensor<double>& dense, const box& b, const std::vector<double>& mine) {
+      double most = 0, size = 0;
+      for (double g : dense) size = std::max(size, std::abs(g));
+      for (std::size_t i = 0; i < mine.size(); ++i) most = std::max(most, std::abs(mine[i] - dense[std::size_t(b.global_index(extent_t(i)))]));
+      return size > 0 ? most / size : most;
+    };
+    return std::max({compare(all.dgate, rows, dgate), compare(all.dup, rows, dup), compare(all.ddown, columns, ddown)});
+  }
+};
+
+struct folded_case {
+  const char* name;
+  std::vector<extent_t> tokens;      // of each rank, repeated as needed
+  std::vector<std::int32_t> forced;  // the experts of every token; empty: the router's own choice
+};
+const folded_case cases[] = {
+    {"the same number of tokens everywhere", {6}, {}},
+    {"different numbers of tokens, none on some ranks", {5, 0, 9, 1}, {}},
+    {"no tokens at all", {0}, {}},
+    {"all tokens to the same two experts of one rank", {4, 0, 3}, {1, 0}},
+    {"all tokens to the first expert and the last", {3, 5}, {7, 0}},
+};
+
+/// Forward and backward on ep x etp threads against the dense layer: y, dx, and every weight gradient.
+void check_folded(extent_t ep_ranks, extent_t etp_ranks, const folded_case& c) {
+  const extent_t ranks = ep_ranks * etp_ranks, H = model.hidden;
+  const folding_extents fold = make_folding({{axis_id::dp, ranks}}, {{axis_id::etp, etp_ranks}, {axis_id::ep, ep_ranks}});
+  dense_moe dense(model);
+  std::vector<tensor<double>> x, dy, y, dx;
+  for (extent_t r = 0; r < ranks; ++r) {
+    const shape own{c.tokens[std::size_t(r) % c.tokens.size()], H};
+    x.push_back(random_tensor<double>(own, 20 + std::uint64_t(r)));
+    dy.push_back(random_tensor<double>(own, 40 + std::uint64_t(r)));
+    y.emplace_back(own), dx.emplace_back(own);
+    dense.run(x.back(), dy.back(), y.back(), dx.back(), c.forced);
+  }
+  std::vector<double> drouter(dense.drouter.size(), 0.0);
+  std::mutex guard;
+  run_threads(int(ranks), [&](thread_comm& world) {
+    const int rank = world.rank();
+    const std::size_t r = std::size_t(rank);
+    const auto split = [&](axis_id axis) {
+      return world.split(int(group_index(fold.moe, axis, rank)), int(group_of(fold.moe, axis, rank).index_of(rank)), name_of(axis));
+    };
+    thread_comm ep = split(axis_id::ep), etp = split(axis_id::etp);
+    slices own(dense, fold, rank);
+    const moe_layer<fp64, thread_comm> layer(model, own.weights(), ep, etp);
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    moe_layer<fp64, thread_comm>::saved saved;
+    const extent_t n = x[r].extent(0);
+    routing_trace trace(1, 1, 1, n, model.top_k);
+    const batch_place place{0, 0, 1, {n}};
+    for (extent_t t = 0; t < n && !c.forced.empty(); ++t) std::copy(c.forced.begin(), c.forced.end(), trace.at(place, 0, t));
+    routing_tap tap{nullptr, c.forced.empty() ? nullptr : &trace, 0};
+    tensor<double> out({n, H}, -1.0), din({n, H}, -1.0);
+    layer.forward(e, x[r].view(), out.view(), keep, saved, 0, place, &tap);
+    layer.backward(e, dy[r].view(), din.view(), saved);
+    CHECK(test::largest_error(out, y[r]) < 1e-12);
+    CHECK(test::largest_error(din, dx[r]) < 1e-12);
+    CHECK(own.error_against(dense) < 1e-12);
+    CHECK(tap.margin > 1e-9);
+    std::scoped_lock lock(guard);
+    for (std::size_t i = 0; i < drouter.size(); ++i) drouter[i] += own.drouter[i];
+  });
+  CHECK(test::largest_error(drouter, dense.drouter) < 1e-12);
+}
+
+struct surface : moe_defaults {
+  static constexpr model_shape model = ::model;
+  using precision = fp64;
+};
+
+}  // namespace
+
+TEST_SUITE("moe/moe") {
+  TEST_CASE("the dense oracle's gradients equal finite differences") {
+    dense_moe own(model), probe(model);
+    auto x = random_tensor<double>({3, model.hidden}, 20);
+    const auto dy = random_tensor<double>({3, model.hidden}, 40);
+    tensor<double> y(x.shape()), dx(x.shape()), unused(x.shape());
+    own.run(x, dy, y, dx);
+    const auto loss = [&] {
+      probe.run(x, dy, y, unused);
+      return test::dot(y, dy);
+    };
+    CHECK(test::largest_error(dx, test::numerical_gradient(x, loss)) < 1e-8);
+    CHECK(test::largest_error(own.drouter, test::numerical_gradient(probe.router, loss)) < 1e-8);
+    CHECK(test::largest_error(own.dgate, test::numerical_gradient(probe.gate, loss)) < 1e-8);
+    CHECK(test::largest_error(own.dup, test::numerical_gradient(probe.up, loss)) < 1e-8);
+    CHECK(test::largest_error(own.ddown, test::numerical_gradient(probe.down, loss)) < 1e-8);
+  }
+  TEST_CASE("on one rank every gradient equals finite differences, and an expert without tokens has gradients of exactly zero") {
+    dense_moe probe(model);
+    slices own(probe, {}, 0);
+    auto x = random_tensor<double>({3, model.hidden}, 20);  // 6 pairs for 8 experts
+    const auto dy = random_tensor<double>({3, model.hidden}, 40);
+    self_comm ep("ep"), etp("etp");
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    moe_layer<fp64, self_comm>::saved saved;
+    tensor<double> y(x.shape()), dx(x.shape());
+    const auto forward = [&](slices& s) {
+      keep.clear();
+      moe_layer<fp64, self_comm>(model, s.weights(), ep, etp).forward(e, x.view(), y.view(), keep, saved);
+    };
+    forward(own);
+    const auto counts = test::copy_of(saved.ticket.counts);
+    moe_layer<fp64, self_comm>(model, own.weights(), ep, etp).backward(e, dy.view(), dx.view(), saved);
+    slices moved(probe, {}, 0);
+    const auto loss = [&] {
+      forward(moved);
+      return test::dot(y, dy);
+    };
+    const auto slope = [&](std::vector<double>& value) { return test::numerical_gradient(view<double>(std::span<double>(value)), loss); };
+    CHECK(test::largest_error(dx, test::numerical_gradient(x, loss)) < 1e-8);
+    CHECK(test::largest_error(own.drouter, slope(moved.router)) < 1e-8);
+    CHECK(test::largest_error(own.dgate, slope(moved.gate)) < 1e-8);
+    CHECK(test::largest_error(own.dup, slope(moved.up)) < 1e-8);
+    CHECK(test::largest_error(own.ddown, slope(moved.down)) < 1e-8);
+    int idle = 0;
+    const std::size_t size = own.dgate.size() / std::size_t(model.experts);
+    for (extent_t expert = 0; expert < model.experts; ++expert) {
+      if (counts[std::size_t(expert)] > 0) continue;
+      ++idle;
+      for (const auto* gradient : {&own.dgate, &own.dup, &own.ddown})
+        CHECK(std::all_of(gradient->begin() + expert * extent_t(size), gradient->begin() + (expert + 1) * extent_t(size), [](double g) { return g == 0; }));
+    }
+    CHECK(idle >= 2);
+  }
+  TEST_CASE("every ep x etp equals the dense layer on one rank: y, dx, and all four weight gradients") {
+    for (const auto& [ep, etp] : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
+      for (const folded_case& c : cases) {
+        CAPTURE(ep);
+        CAPTURE(etp);
+        CAPTURE(c.name);
+        check_folded(ep, etp, c);
+      }
+  }
+  TEST_CASE("gradients of two passes add up") {
+    dense_moe dense(model);
+    slices own(dense, {}, 0);
+    const auto x = random_tensor<double>({4, model.hidden}, 20), dy = random_tensor<double>({4, model.hidden}, 40);
+    tensor<double> y(x.shape()), dx(x.shape());
+    self_comm ep("ep"), etp("etp");
+    host_context context;
+    const host_exec e(context);
+    const moe_layer<fp64, self_comm> layer(model, own.weights(), ep, etp);
+    arena keep[2];
+    moe_layer<fp64, self_comm>::saved saved[2];
+    for (int i : {0, 1}) layer.forward(e, x.view(), y.view(), keep[i], saved[i]);  // both in flight
+    for (int i : {0, 1}) layer.backward(e, dy.view(), dx.view(), saved[i]);
+    dense.run(x, dy, y, dx);
+    dense.run(x, dy, y, dx);
+    CHECK(own.error_against(dense) < 1e-12);
+    CHECK(test::largest_error(own.drouter, dense.drouter) < 1e-12);
+  }
+  TEST_CASE("the typed block works on weights in a std::vector and equals the dense layer") {
+    using mesh = moefold::mesh<etp<2>, ep<2>>;
+    const folding_extents fold = make_folding({{axis_id::dp, 4}}, extents_of<mesh>());
+    dense_moe dense(model);
+    tensor<double> x[4], y[4], dx[4];
+    for (std::size_t r = 0; r < 4; ++r) {
+      x[r] = random_tensor<double>({3, model.hidden}, 20 + r);
+      y[r] = tensor<double>(x[r].shape()), dx[r] = tensor<double>(x[r].shape());
+      dense.run(x[r], x[r], y[r], dx[r]);
+    }
+    run_threads(4, [&](thread_comm& world) {
+      const std::size_t r = std::size_t(world.rank());
+      const group_list ep_groups = groups<mesh, tag::ep>(), etp_groups = groups<mesh, tag::etp>();
+      thread_comm ep = world.split(int(ep_groups.index_of(world.rank())), world.rank(), "ep");
+      thread_comm etp = world.split(int(etp_groups.index_of(world.rank())), world.rank(), "etp");
+      slices own(dense, fold, world.rank());
+      const moe<surface, mesh, thread_comm> layer(own.weights(), ep, etp);
+      host_context context;
+      const host_exec e(context);
+      arena keep;
+      typename moe<surface, mesh, thread_comm>::base::saved saved;
+      tensor<double> out(x[r].shape()), din(x[r].shape());
+      layer.forward(e, x[r].view(), out.view(), keep, saved);
+      layer.backward(e, x[r].view(), din.view(), saved);
+      CHECK(test::largest_error(out, y[r]) < 1e-12);
+      CHECK(test::largest_error(din, dx[r]) < 1e-12);
+      CHECK(own.error_against(dense) < 1e-12);
+    });
+  }
+  TEST_CASE("the typed block refuses groups that are not those of its mesh, and says which are") {
+    const dense_moe dense(model);
+    slices own(dense, {}, 0);
+    self_comm one("ep");
+    using mesh = moefold::mesh<etp<2>, ep<2>>;
+    CHECK_THROWS_WITH_AS((moe<surface, mesh, self_comm>(own.weights(), one, one)),
+                         "moefold: moe on a mesh with ep 2 and etp 2 was given groups of 1 and 1 ranks; split the world by groups<Mesh, tag::ep> and "
+                         "groups<Mesh, tag::etp>",
+                         config_error);
+  }
+}
