@@ -264,7 +264,7 @@ class thread_group final : public thread_world::member {
     throw_failure(rank, what);
   }
   root_cause blame(int rank, const signature& what, std::string message) const {
-    return {world_rank(rank), label_, what.op, what.seq, {}, std::move(message)};
+    return {world_rank(rank), label_, what.op, what.seq, std::chrono::nanoseconds(0), std::move(message)};
   }
   root_cause finished_early(int culprit, int waiting, const signature& what) const {
     return blame(culprit, what, sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ",
