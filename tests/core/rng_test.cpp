@@ -19,7 +19,7 @@ TEST_SUITE("core/rng") {
   TEST_CASE("names become numbers by FNV-1a") {
     static_assert(hash_of("") == 0xcbf29ce484222325u && hash_of("a") == 0xaf63dc4c8601ec8cu);
     CHECK(hash_of("foobar") == 0x85944171f73967e8u);
-    CHECK(hash_of("\xff") != hash_of("\x7f"));  // a byte is a byte, whether char is signed or not
+    CHECK(hash_of("\xff") == (0xcbf29ce484222325u ^ 0xffu) * 0x100000001b3u);  // a byte is a byte, whether char is signed or not
   }
   TEST_CASE("the i-th number depends on seed, name and i alone, and on all 64 bits of each") {
     const random_stream s(1, "a");
