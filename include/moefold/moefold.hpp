@@ -10,6 +10,7 @@
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>
 #include <moefold/core/sequence_part.hpp>
+#include <moefold/core/shape.hpp>
 #include <moefold/core/traffic_rule.hpp>
 #include <moefold/core/version.hpp>
 
@@ -24,7 +25,6 @@
 #include <moefold/mesh/slice.hpp>
 
 #include <moefold/tensor/arena.hpp>
-#include <moefold/tensor/shape.hpp>
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 

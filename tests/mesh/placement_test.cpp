@@ -33,9 +33,9 @@ TEST_SUITE("mesh/placement") {
   }
   TEST_CASE("a rank holds its even part of a tensor") {
     constexpr folding_extents f = resolve<folding<mesh<tp<2>, cp<2>, dp<2>>, mesh<etp<2>, ep<4>>>>();
-    static_assert(value_of<expert>.local({8, 144, 128}, f) == tensor_extents{2, 72, 128});
-    static_assert(value_of<column>.local({192, 128}, f) == tensor_extents{96, 128});
-    static_assert(value_of<whole>.local({128}, f) == tensor_extents{128});
+    static_assert(value_of<expert>.local({8, 144, 128}, f) == shape{2, 72, 128});
+    static_assert(value_of<column>.local({192, 128}, f) == shape{96, 128});
+    static_assert(value_of<whole>.local({128}, f) == shape{128});
     CHECK(&value_of<expert>.mesh_of(f) == &f.moe);
     CHECK(&value_of<whole>.mesh_of(f) == &f.attention);
   }
@@ -57,7 +57,7 @@ TEST_SUITE("mesh/placement") {
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 4}}}), Contains("counted from 0"), config_error);
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::ep, 0}, {axis_id::etp, 1}, {axis_id::edp, 2}}}),
                          Contains("at most 2 axes"), config_error);
-    CHECK_THROWS_AS((tensor_extents{1, 2, 3, 4, 5}), config_error);
-    CHECK_THROWS_AS((tensor_extents{2, -1}), config_error);
+    CHECK_THROWS_AS((shape{1, 2, 3, 4, 5}), config_error);
+    CHECK_THROWS_AS((shape{2, -1}), config_error);
   }
 }

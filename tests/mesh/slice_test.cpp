@@ -20,7 +20,7 @@ TEST_SUITE("mesh/slice") {
     constexpr folding_extents f = resolve<folding<mesh<tp<4>, dp<2>>, mesh<etp<2>, ep<2>, edp<2>>>>();
     constexpr box b = box_of(value_of<expert>, {8, 144, 128}, f, 7);  // etp 1, ep 1, edp 1
     static_assert(b.offset[0] == 4 && b.offset[1] == 72 && b.offset[2] == 0);
-    static_assert(b.extent == tensor_extents{4, 72, 128} && b.size() == 4 * 72 * 128);
+    static_assert(b.extent == shape{4, 72, 128} && b.size() == 4 * 72 * 128);
     static_assert(b.global_index(0) == (4 * 144 + 72) * 128 && b.run() == 72 * 128);
     CHECK(box_of(value_of<row>, {16, 8}, f, 1).run() == 2);
     CHECK(box_of(value_of<whole>, {16, 8}, f, 1).run() == 128);
@@ -35,7 +35,7 @@ TEST_SUITE("mesh/slice") {
         make_folding({{axis_id::dp, 2}, {axis_id::tp, 4}}, {{axis_id::etp, 2}, {axis_id::edp, 2}, {axis_id::ep, 2}}),
         make_folding({{axis_id::tp, 2}, {axis_id::dp, 3}}, {{axis_id::etp, 2}, {axis_id::edp, 3}}),
     };
-    const tensor_extents global{4, 4, 8};
+    const shape global{4, 4, 8};
     for (const folding_extents& f : folds)
       for (const placement_value& where : {value_of<column>, value_of<row>, value_of<whole>, value_of<expert>, value_of<expert_down>}) {
         const extents& mesh = where.mesh_of(f);

@@ -42,7 +42,7 @@ constexpr const char* name_of(parameter_kind kind) {
 struct parameter_fact {
   parameter_kind kind{};
   extent_t layer = -1;                 // -1: belongs to no layer
-  tensor_extents extent{};             // global, the vocabulary padded to a multiple of TP
+  shape extent{};             // global, the vocabulary padded to a multiple of TP
   extent_t padding = 0;                // elements that only pad: value 0, gradient 0, not counted
   placement_value placement{};
   bool decay = false;                  // weight decay applies

@@ -50,9 +50,7 @@ class parameter_store {
     for_each_parameter(model, fold, stage, [&](const parameter_fact& fact) {
       const int at = buffers.find(fact.placement, fold);
       const box slice = box_of(fact.placement, fact.extent, fold, rank);
-      shape local;
-      local.rank = slice.extent.rank;
-      local.extent = slice.extent.extent;
+      const shape& local = slice.extent;
       flat& f = flats_[std::size_t(at)];
       const extent_t offset = used[std::size_t(at)];
       entries_.push_back({fact, at, offset, slice, {f.values.data() + offset, local}, {f.gradients.data() + offset, local}});

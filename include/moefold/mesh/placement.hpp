@@ -7,36 +7,12 @@
 //   attention, column-split    [out, in]     placement<attention_axes, shard<tag::tp, 0>>               cp x dp
 //   norm, router               [...]         placement<attention_axes>                                  tp x cp x dp
 //   experts W1, W3             [E, F, H]     placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>> edp
+#include <moefold/core/shape.hpp>
 #include <moefold/mesh/extents.hpp>
 
 #include <bit>
 
 namespace moefold {
-
-/// The extents of a whole tensor, as far as the mesh cares: up to four numbers, outermost first.
-struct tensor_extents {
-  static constexpr int max_rank = 4;
-  std::array<extent_t, max_rank> extent{};
-  int rank = 0;
-
-  constexpr tensor_extents() = default;
-  constexpr tensor_extents(std::initializer_list<extent_t> list) {
-    require<config_error>(list.size() <= max_rank, "moefold: a tensor has at most ", max_rank, " extents, given ", list.size());
-    for (extent_t e : list) {
-      require<config_error>(e >= 0, "moefold: a tensor extent is at least 0, given ", e);
-      extent[std::size_t(rank++)] = e;
-    }
-  }
-
-  constexpr extent_t operator[](int dim) const { return extent[std::size_t(dim)]; }
-  constexpr extent_t& operator[](int dim) { return extent[std::size_t(dim)]; }
-  constexpr extent_t size() const {
-    extent_t product = 1;
-    for (int i = 0; i < rank; ++i) product *= extent[std::size_t(i)];
-    return product;
-  }
-  friend constexpr bool operator==(const tensor_extents&, const tensor_extents&) = default;
-};
 
 MOEFOLD_RULE(placement_axes, foreign_axes, allowed, foreign_axes <= allowed,
              "moefold: a parameter is sharded only on axes of its own mesh, and never on pp, which splits layers; "
@@ -68,7 +44,7 @@ struct placement_value {
     axis_set named;
     unsigned dims = 0;
     for (const cut& c : list) {
-      require_placement_dim(c.dim, tensor_extents::max_rank);
+      require_placement_dim(c.dim, shape::max_rank);
       named = named | c.axis;
       dims |= 1u << unsigned(c.dim);
     }
@@ -76,7 +52,7 @@ struct placement_value {
     require_placement_cuts(extent_t(list.size()), distinct);
     require_placement_axes(named.without(axes().without(axis_id::pp)).count(), 0);
     require<config_error>(list.size() <= max_cuts, "moefold: a parameter is sharded on at most ", max_cuts, " axes, given ", list.size());
-    for (int dim = 0; dim < tensor_extents::max_rank; ++dim)
+    for (int dim = 0; dim < shape::max_rank; ++dim)
       for (const cut& c : list)
         if (c.dim == dim) cuts[std::size_t(count++)] = c;
   }
@@ -93,8 +69,8 @@ struct placement_value {
   constexpr const extents& mesh_of(const folding_extents& f) const { return on == family::moe ? f.moe : f.attention; }
 
   /// What one rank holds of a tensor. Throws config_error, naming dimension and axis, if a cut does not come out even.
-  constexpr tensor_extents local(const tensor_extents& global, const folding_extents& f) const {
-    tensor_extents mine = global;
+  constexpr shape local(const shape& global, const folding_extents& f) const {
+    shape mine = global;
     for (int i = 0; i < count; ++i) {
       const cut& c = cuts[std::size_t(i)];
       require_placement_dim(c.dim, global.rank);
@@ -110,7 +86,7 @@ struct placement_value {
 };
 
 template <class Tag, int Dim>
-struct shard : check_placement_dim<Dim, tensor_extents::max_rank> {
+struct shard : check_placement_dim<Dim, shape::max_rank> {
   using tag = Tag;
   static constexpr int dim = Dim;
 };

@@ -13,9 +13,9 @@ namespace moefold {
 
 /// A box of a row-major tensor.
 struct box {
-  tensor_extents global;                                    // the whole tensor
-  std::array<extent_t, tensor_extents::max_rank> offset{};  // where the box begins
-  tensor_extents extent;                                    // the box
+  shape global;                                    // the whole tensor
+  std::array<extent_t, shape::max_rank> offset{};  // where the box begins
+  shape extent;                                    // the box
 
   constexpr extent_t size() const { return extent.size(); }
 
@@ -42,7 +42,7 @@ struct box {
 };
 
 /// The box of a tensor that a rank holds. Throws config_error if a cut does not come out even or the rank is outside the world.
-constexpr box box_of(const placement_value& where, const tensor_extents& global, const folding_extents& fold, extent_t rank) {
+constexpr box box_of(const placement_value& where, const shape& global, const folding_extents& fold, extent_t rank) {
   box b{global, {}, where.local(global, fold)};
   const coordinate at = coordinate_of(where.mesh_of(fold), rank);
   for (int i = 0; i < where.count; ++i) {

@@ -26,13 +26,12 @@ namespace detail {
 template <class T>
 struct flash_plan {
   static constexpr T none = -std::numeric_limits<T>::infinity();
-  static constexpr extent_t row_block = 64, key_block = 64;
   enum class seen { none, some, all };
   struct range { std::int32_t low, high; };  // smallest and largest position of a block
 
   extent_t sq, sk, batch, q_heads, k_heads, d, group;  // group: query heads per key head
   extent_t q_stride, k_stride;                         // elements from one position to the next
-  extent_t q_block;                                    // positions of a query block
+  extent_t q_block, key_block;                         // positions of a query block, keys of a key block
   T scale;
   const std::int32_t* k_position;
   std::int32_t* row_position;  // [Sq * group] of a packed row
@@ -51,7 +50,8 @@ struct flash_plan {
     require_count(op, "q_position", q_at.size(), sq);
     require_count(op, "k_position", k_at.size(), sk);
     group = q_heads / k_heads, q_stride = q_heads * batch * d, k_stride = k_heads * batch * d;
-    q_block = std::max(extent_t(1), row_block / group);
+    const bool lengthy = sk > 512;  // short sequences: small blocks waste less on the diagonal; long ones: larger products
+    q_block = std::max(extent_t(1), (lengthy ? 128 : 64) / group), key_block = lengthy ? 64 : 32;
     scale = T(1 / std::sqrt(double(d)));
     row_position = local.take<std::int32_t>(rows()).data();
     for (extent_t r = 0; r < rows(); ++r) row_position[r] = q_at[std::size_t(r / group)];
@@ -115,20 +115,20 @@ void flash_forward(host_exec e, input<T> q, input<T> k, input<T> v, std::span<co
   require_matrix("flash_forward", "lse", lse, p.batch * p.q_heads, p.sq);
   const extent_t d = p.d, most = p.most_rows();
 
-  T* const packed = local.take<T>(d, most).data();
-  T* const sum = local.take<T>(most, d).data();  // of exp(score - top) v
-  T* const score = local.take<T>(plan::key_block, most).data();
-  T* const top = local.take<T>(most).data();
-  T* const weight = local.take<T>(most).data();  // sum of exp(score - top)
-  T* const shift = local.take<T>(most).data();   // top, or 0 while a query has seen nothing
-  T* const shrink = local.take<T>(most).data();  // what a higher top makes of the earlier sums
+  T* MOEFOLD_RESTRICT const packed = local.take<T>(d, most).data();
+  T* MOEFOLD_RESTRICT const sum = local.take<T>(most, d).data();  // of exp(score - top) v
+  T* MOEFOLD_RESTRICT const score = local.take<T>(p.key_block, most).data();
+  T* MOEFOLD_RESTRICT const top = local.take<T>(most).data();
+  T* MOEFOLD_RESTRICT const weight = local.take<T>(most).data();  // sum of exp(score - top)
+  T* MOEFOLD_RESTRICT const shift = local.take<T>(most).data();   // top, or 0 while a query has seen nothing
+  T* MOEFOLD_RESTRICT const shrink = local.take<T>(most).data();  // what a higher top makes of the earlier sums
   for (extent_t b = 0; b < p.batch; ++b)
     for (extent_t head = 0; head < p.k_heads; ++head)
       for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
         const extent_t rows = p.rows(i0);
         p.pack(q.data(), b, head, i0, p.scale, packed, nullptr);
         std::fill_n(sum, rows * d, T(0)), std::fill_n(top, rows, plan::none), std::fill_n(weight, rows, T(0));
-        for (extent_t j0 = 0; j0 < p.sk; j0 += plan::key_block) {
+        for (extent_t j0 = 0; j0 < p.sk; j0 += p.key_block) {
           const auto seen = p.visible(i0, j0);
           if (seen == plan::seen::none) continue;
           const extent_t n = p.keys(j0), at = p.k_offset(j0, b, head);
@@ -183,10 +183,10 @@ void flash_backward(host_exec e, input<T> dout, input<T> q, input<T> k, input<T>
   T* const dout_along = local.take<T>(all, d).data();
   T* const dout_across = local.take<T>(all, d).data();
   T* const dq_along = local.take<T>(all, d).data();
-  T* const shift = local.take<T>(all).data();  // lse, or +inf where no key is visible: exp gives 0
-  T* const mean = local.take<T>(all).data();   // sum of dout * out: the softmax's backward needs nothing else of a row
-  T* const prob = local.take<T>(plan::key_block, most).data();
-  T* const dscore = local.take<T>(plan::key_block, most).data();
+  T* MOEFOLD_RESTRICT const shift = local.take<T>(all).data();  // lse, or +inf where no key is visible: exp gives 0
+  T* MOEFOLD_RESTRICT const mean = local.take<T>(all).data();   // sum of dout * out: the softmax's backward needs nothing else of a row
+  T* MOEFOLD_RESTRICT const prob = local.take<T>(p.key_block, most).data();
+  T* MOEFOLD_RESTRICT const dscore = local.take<T>(p.key_block, most).data();
   for (extent_t b = 0; b < p.batch; ++b)
     for (extent_t head = 0; head < p.k_heads; ++head) {
       for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
@@ -202,7 +202,7 @@ void flash_backward(host_exec e, input<T> dout, input<T> q, input<T> k, input<T>
         const T own = lse.data()[p.lse_offset(r, b, head)];
         shift[r] = own > plan::none ? own : -plan::none;
       }
-      for (extent_t j0 = 0; j0 < p.sk; j0 += plan::key_block) {
+      for (extent_t j0 = 0; j0 < p.sk; j0 += p.key_block) {
         const extent_t n = p.keys(j0), at = p.k_offset(j0, b, head);
         for (extent_t i0 = 0; i0 < p.sq; i0 += p.q_block) {
           const auto seen = p.visible(i0, j0);

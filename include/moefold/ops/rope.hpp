@@ -33,8 +33,16 @@ void rope_turn(host_exec e, view<T> x, std::span<const std::int32_t> position, d
   const auto table = [&](double steps, double* row) {
     for (extent_t i = 0; i < half; ++i) row[i] = std::cos(steps * frequency[i]), row[half + i] = std::sin(steps * frequency[i]);
   };
+  const auto turn = [half](const double* a, const double* b, auto* cosine, auto* sine) {  // the angle of a plus the angle of b
+    for (extent_t i = 0; i < half; ++i) {
+      const double re = a[i] * b[i] - a[half + i] * b[half + i], im = a[half + i] * b[i] + a[i] * b[half + i];
+      cosine[i] = std::remove_reference_t<decltype(*cosine)>(re), sine[i] = std::remove_reference_t<decltype(*sine)>(im);
+    }
+  };
   for (extent_t i = 0; i < half; ++i) frequency[i] = std::pow(theta, -2.0 * double(i) / double(width));
-  for (std::int32_t b = 0; b < stride; ++b) table(b, fine + 2 * half * b);
+  table(0, fine), table(1, fine + 2 * half);
+  for (std::int32_t b = 2; b < stride; ++b)
+    turn(fine + 2 * half * (b - 1), fine + 2 * half, fine + 2 * half * b, fine + 2 * half * b + half);
 
   std::int64_t at = -1;
   for (extent_t t = 0; t < x.extent(0); ++t) {
@@ -42,10 +50,8 @@ void rope_turn(host_exec e, view<T> x, std::span<const std::int32_t> position, d
     require(p >= 0, "moefold: rope needs positions of at least 0, given ", p, " at index ", t);
     if (p / stride != at) table(double(p / stride * stride), base), at = p / stride;
     const double* const f = fine + 2 * half * (p % stride);
-    for (extent_t i = 0; i < half; ++i) {
-      c[i] = A(base[i] * f[i] - base[half + i] * f[half + i]);
-      s[i] = A(direction * (base[half + i] * f[i] + base[i] * f[half + i]));
-    }
+    turn(base, f, c, s);
+    for (extent_t i = 0; i < half; ++i) s[i] *= A(direction);
     for (extent_t head = 0; head < copies; ++head) {
       T* MOEFOLD_RESTRICT const low = x.data() + (t * copies + head) * width;
       T* MOEFOLD_RESTRICT const high = low + half;

@@ -1,7 +1,7 @@
 #pragma once
 // A non-owning, contiguous, row-major view of elements somebody else keeps: a pointer and a shape. (g++ 12 has no <mdspan>.)
 #include <moefold/core/scalar.hpp>
-#include <moefold/tensor/shape.hpp>
+#include <moefold/core/shape.hpp>
 
 #include <span>
 #include <type_traits>

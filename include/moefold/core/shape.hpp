@@ -1,5 +1,5 @@
 #pragma once
-// The extents of a row-major tensor: up to four of them, known at run time, cheap to copy.
+// The extents of a row-major tensor: up to four of them, outermost first, known at run time, cheap to copy. Meshes cut them, views carry them.
 #include <moefold/core/error.hpp>
 
 #include <array>
@@ -15,9 +15,9 @@ struct shape {
 
   constexpr shape() = default;
   constexpr shape(std::initializer_list<extent_t> extents) {
-    require(extents.size() <= max_rank, "moefold: a tensor has at most ", max_rank, " extents, given ", extents.size());
+    require<config_error>(extents.size() <= max_rank, "moefold: a tensor has at most ", max_rank, " extents, given ", extents.size());
     for (extent_t e : extents) {
-      require(e >= 0, "moefold: a tensor extent is at least 0, given ", e);
+      require<config_error>(e >= 0, "moefold: a tensor extent is at least 0, given ", e);
       extent[std::size_t(rank++)] = e;
     }
   }
@@ -28,6 +28,7 @@ struct shape {
     return product;
   }
   constexpr extent_t operator[](int i) const { return extent[std::size_t(i)]; }
+  constexpr extent_t& operator[](int i) { return extent[std::size_t(i)]; }
   friend constexpr bool operator==(const shape&, const shape&) = default;
 
   std::string text() const {  // "[4, 8]"

@@ -1,10 +1,10 @@
-#include <moefold/tensor/shape.hpp>
+#include <moefold/core/shape.hpp>
 
 #include <doctest/doctest.h>
 
 using namespace moefold;
 
-TEST_SUITE("tensor/shape") {
+TEST_SUITE("core/shape") {
   TEST_CASE("a shape has its extents in order; without any it is one scalar") {
     constexpr shape s{2, 3, 4, 5};
     static_assert(s.rank == 4 && s[0] == 2 && s[3] == 5 && s.size() == 120);
