@@ -11,8 +11,10 @@ namespace {
 
 struct booked {
   static inline int live = 0;
+  static inline std::size_t asked = 0;  // bytes of the last block
   static void* allocate(std::size_t bytes) {
     ++live;
+    asked = bytes;
     return host_memory::allocate(bytes);
   }
   static void deallocate(void* block) noexcept {
@@ -54,6 +56,7 @@ TEST_SUITE("tensor/tensor") {
   TEST_CASE("a move takes memory and shape along; everything is given back once") {
     {
       owned a({2, 3}, 1), b({4}, 2);
+      CHECK(booked::asked == 4 * sizeof(int));
       const int* const memory = a.data();
       owned c(std::move(a));
       CHECK((c.data() == memory && c.shape() == shape{2, 3}));
