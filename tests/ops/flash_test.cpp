@@ -172,7 +172,7 @@ TEST_SUITE("ops/flash") {
     const host_exec e(context);
     const auto q = random_tensor<float>({8, 1, 2, 4}, 1), k = random_tensor<float>({4096, 1, 1, 4}, 2);
     (void)flash<float>(e, q, k, k, count_up(8), count_up(4096));
-    CHECK(context.scratch.peak() < 64 * 1024);
+    CHECK(context.scratch.peak() < 128 * 1024);  // all scores at once would be 256 KiB
     result<float> y(q.shape());
     CHECK_THROWS_AS(flash_forward(e, q, k, k, count_up(7), count_up(4096), y.out.view(), y.lse), error);
     const auto odd = random_tensor<float>({8, 1, 3, 4}, 1), two = random_tensor<float>({8, 1, 2, 4}, 1);
