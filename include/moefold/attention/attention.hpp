@@ -112,10 +112,15 @@ class attention : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
   using base = attention_layer<typename Policy::precision, Comm, typename Policy::context>;
   /// tp and cp are the communicators of this rank's groups<Mesh, tag::tp> and groups<Mesh, tag::cp>.
   attention(attention_weights<typename Policy::precision> weights, Comm& tp, Comm& cp)
-      : base(Policy::model, Policy::sequence, weights, tp, cp) {
+      : base(Policy::model, Policy::sequence, weights, sized(tp, cp), cp) {}
+
+ private:
+  /// tp, once both groups have the sizes of the mesh: said before the layer below looks at weights and sequence.
+  static Comm& sized(Comm& tp, const Comm& cp) {
     require<config_error>(tp.size() == extent_of<Mesh, tag::tp> && cp.size() == extent_of<Mesh, tag::cp>, "moefold: attention on a mesh with tp ",
                           extent_of<Mesh, tag::tp>, " and cp ", extent_of<Mesh, tag::cp>, " was given groups of ", tp.size(), " and ", cp.size(),
                           " ranks; split the world by groups<Mesh, tag::tp> and groups<Mesh, tag::cp>");
+    return tp;
   }
 };
 

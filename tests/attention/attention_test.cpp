@@ -1,0 +1,247 @@
+#include <moefold/attention/attention.hpp>
+
+#include <moefold/comm/self.hpp>
+#include <moefold/mesh/group.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/close.hpp"
+#include "../support/gradient.hpp"
+#include "../support/own_memory.hpp"
+#include "../support/random.hpp"
+#include "../support/run_ranks.hpp"
+
+#include <cmath>
+
+using namespace moefold;
+using test::own_parameter;
+using test::random_tensor;
+
+namespace {
+
+// Odd where it may be: the width, the batch, the pairs of a head; heads * d is not the width.
+constexpr model_shape grouped{.hidden = 7, .heads = 4, .kv_heads = 2, .head_dim = 6, .rope_theta = 100.0};
+constexpr model_shape one_to_one{.hidden = 7, .heads = 4, .kv_heads = 4, .head_dim = 2};  // for tp 4
+
+/// Whole tensors of one layer, and what ranks on tp x cp make of them; slices of weights and rows in the user's vectors.
+struct attended {
+  model_shape model;
+  extent_t sequence, batch;
+  tensor<double> x, dy, query, key, value, output;
+  tensor<double> y, dx, d_query, d_key, d_value, d_output;
+
+  attended(const model_shape& m, extent_t s, extent_t b)
+      : model(m), sequence(s), batch(b), x(random_tensor<double>({s * b, m.hidden}, 1)), dy(random_tensor<double>({s * b, m.hidden}, 2)),
+        query(random_tensor<double>({m.q_width(), m.hidden}, 3, 0.5)), key(random_tensor<double>({m.kv_width(), m.hidden}, 4, 0.5)),
+        value(random_tensor<double>({m.kv_width(), m.hidden}, 5, 0.5)), output(random_tensor<double>({m.hidden, m.q_width()}, 6, 0.5)) {
+    clear();
+  }
+  void clear() {
+    const auto zero = [](tensor<double>& gradient, const tensor<double>& like) { gradient = tensor<double>(like.shape(), 0.0); };
+    zero(y, x), zero(dx, x), zero(d_query, query), zero(d_key, key), zero(d_value, value), zero(d_output, output);
+  }
+
+  /// Layer is made from the weights by `make(weights)`: either surface.
+  template <class Precision, class Comm, class Make>
+  void run(Comm& tp, Comm& cp, Make make) {
+    using T = typename Precision::storage;
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    own_parameter<Precision, rows_over_tp> q(query, tp.rank(), tp.size()), k(key, tp.rank(), tp.size()), v(value, tp.rank(), tp.size());
+    own_parameter<Precision, columns_over_tp> o(output, tp.rank(), tp.size());
+    const auto layer = make(attention_weights<Precision>{{q.get()}, {k.get()}, {v.get()}, {o.get()}});
+    typename decltype(layer)::saved s;
+    const sequence_part part{sequence, cp.size(), cp.rank(), tp.size(), tp.rank()};
+    auto own_x = test::take_rows<double, T>(x, part), own_dy = test::take_rows<double, T>(dy, part), own_y = own_x, own_dx = own_x;
+    const auto rows = [&](std::vector<T>& own) { return test::matrix(own, model.hidden); };
+    layer.forward(e, rows(own_x), rows(own_y), keep, s);
+    layer.backward(e, rows(own_dy), rows(own_dx), s);
+    test::put_rows(own_y, y, part);
+    test::put_rows(own_dx, dx, part);
+    q.add_gradient_to(d_query), k.add_gradient_to(d_key), v.add_gradient_to(d_value), o.add_gradient_to(d_output);
+  }
+  template <class Precision = fp64, class Comm>
+  void run(Comm& tp, Comm& cp) {
+    run<Precision>(tp, cp, [&](const auto& weights) { return attention_layer<Precision, Comm>(model, sequence, weights, tp, cp); });
+  }
+  attended& on_one() {
+    self_comm self;
+    clear();
+    run(self, self);
+    return *this;
+  }
+  /// The world is tp x cp, tp fastest.
+  template <class Precision = fp64>
+  attended& on(int tp, int cp) {
+    clear();
+    run_ranks(tp * cp, [&](thread_comm& world) {
+      thread_comm tp_group = world.split(world.rank() / tp, world.rank(), "tp"), cp_group = world.split(world.rank() % tp, world.rank(), "cp");
+      this->run<Precision>(tp_group, cp_group);
+    });
+    return *this;
+  }
+};
+
+void check_same(const attended& many, const attended& one, double close) {
+  CHECK(test::largest_error(many.y, one.y) < close);
+  CHECK(test::largest_error(many.dx, one.dx) < close);
+  CHECK(test::largest_error(many.d_query, one.d_query) < close);
+  CHECK(test::largest_error(many.d_key, one.d_key) < close);
+  CHECK(test::largest_error(many.d_value, one.d_value) < close);
+  CHECK(test::largest_error(many.d_output, one.d_output) < close);
+}
+
+/// The definition, token by token: project, turn by the position, softmax over what is not later, project back.
+tensor<double> by_definition(const attended& a) {
+  const extent_t d = a.model.head_dim, tokens = a.sequence * a.batch;
+  const auto project = [](const tensor<double>& in, const tensor<double>& w) {
+    tensor<double> out({in.extent(0), w.extent(0)}, 0.0);
+    for (extent_t t = 0; t < in.extent(0); ++t)
+      for (extent_t o = 0; o < w.extent(0); ++o)
+        for (extent_t i = 0; i < w.extent(1); ++i) out.view()(t, o) += in.view()(t, i) * w.view()(o, i);
+    return out;
+  };
+  const auto turn = [&](tensor<double> in) {
+    for (extent_t t = 0; t < tokens; ++t)
+      for (extent_t head = 0; head < in.extent(1) / d; ++head)
+        for (extent_t i = 0; i < d / 2; ++i) {
+          const double angle = double(t / a.batch) * std::pow(a.model.rope_theta, -2.0 * double(i) / double(d));
+          double &low = in.view()(t, head * d + i), &high = in.view()(t, head * d + i + d / 2);
+          const double turned = low * std::cos(angle) - high * std::sin(angle);
+          high = high * std::cos(angle) + low * std::sin(angle);
+          low = turned;
+        }
+    return in;
+  };
+  const auto q = turn(project(a.x, a.query)), k = turn(project(a.x, a.key)), v = project(a.x, a.value);
+  tensor<double> out(q.shape(), 0.0);
+  for (extent_t t = 0; t < tokens; ++t)
+    for (extent_t head = 0; head < a.model.heads; ++head) {
+      const extent_t of = head / (a.model.heads / a.model.kv_heads), b = t % a.batch;
+      double sum = 0;
+      for (extent_t from = b; from <= t; from += a.batch) {
+        double score = 0;
+        for (extent_t i = 0; i < d; ++i) score += q.view()(t, head * d + i) * k.view()(from, of * d + i) / std::sqrt(double(d));
+        sum += std::exp(score);
+        for (extent_t i = 0; i < d; ++i) out.view()(t, head * d + i) += std::exp(score) * v.view()(from, of * d + i);
+      }
+      for (extent_t i = 0; i < d; ++i) out.view()(t, head * d + i) /= sum;
+    }
+  return project(out, a.output);
+}
+
+template <extent_t Sequence>
+struct policy : attention_defaults {
+  static constexpr model_shape model = grouped;
+  static constexpr extent_t sequence = Sequence;
+  using precision = fp64;
+};
+
+}  // namespace
+
+TEST_SUITE("attention/attention") {
+  TEST_CASE("the output is the definition's, for odd lengths, one token, and heads that share keys") {
+    for (const auto& [sequence, batch] : {std::pair<extent_t, extent_t>{7, 3}, {1, 1}, {33, 1}}) {
+      attended a(grouped, sequence, batch), b(one_to_one, sequence, batch);
+      CHECK(test::largest_error(a.on_one().y, by_definition(a)) < 1e-13);
+      CHECK(test::largest_error(b.on_one().y, by_definition(b)) < 1e-13);
+    }
+  }
+  TEST_CASE("the gradients of input and of all four weights equal finite differences") {
+    attended a(grouped, 5, 3);
+    const auto loss = [&] { return test::dot(a.on_one().y, a.dy); };
+    std::vector<tensor<double>> slopes;
+    for (tensor<double>* of : {&a.x, &a.query, &a.key, &a.value, &a.output}) slopes.push_back(test::numerical_gradient(*of, loss));
+    a.on_one();
+    CHECK(test::largest_error(a.dx, slopes[0]) < 1e-8);
+    CHECK(test::largest_error(a.d_query, slopes[1]) < 1e-8);
+    CHECK(test::largest_error(a.d_key, slopes[2]) < 1e-8);
+    CHECK(test::largest_error(a.d_value, slopes[3]) < 1e-8);
+    CHECK(test::largest_error(a.d_output, slopes[4]) < 1e-8);
+  }
+  TEST_CASE_TEMPLATE("on tp x cp ranks it is the one rank's layer, forward and all gradients", Precision, fp64, fp32) {
+    const double close = 4 * test::rounding<typename Precision::storage>;
+    attended one(grouped, 16, 3), wide(one_to_one, 16, 3);
+    one.on_one(), wide.on_one();
+    for (const auto& [tp, cp] : {std::pair{2, 1}, {1, 2}, {2, 2}, {1, 4}, {2, 4}}) {
+      attended many(grouped, 16, 3);
+      CAPTURE(tp);
+      CAPTURE(cp);
+      check_same(many.on<Precision>(tp, cp), one, close);
+    }
+    for (const auto& [tp, cp] : {std::pair{4, 1}, {4, 2}}) {
+      attended many(one_to_one, 16, 3);
+      CAPTURE(tp);
+      CAPTURE(cp);
+      check_same(many.on<Precision>(tp, cp), wide, close);
+    }
+  }
+  TEST_CASE("the typed surface on a mesh is the same layer") {
+    attended one(grouped, 16, 1), many(grouped, 16, 1);
+    one.on_one();
+    using tp_cp = mesh<tp<2>, cp<2>>;
+    run_ranks<4>([&](thread_comm& world) {
+      const extents mesh = extents_of<tp_cp>();
+      thread_comm tp = world.split(int(group_index(mesh, set_of<tag::tp>, world.rank())), world.rank(), "tp");
+      thread_comm cp = world.split(int(group_index(mesh, set_of<tag::cp>, world.rank())), world.rank(), "cp");
+      many.run<fp64>(tp, cp, [&](const auto& weights) { return attention<policy<16>, tp_cp, thread_comm>(weights, tp, cp); });
+    });
+    check_same(many, one, 1e-13);
+  }
+  TEST_CASE("groups of the wrong size are refused with both sizes, whichever is wrong, before anything else is looked at") {
+    attended a(grouped, 16, 1);
+    run_ranks<2>([&](thread_comm& two) {
+      thread_comm alone = two.split(two.rank(), 0);
+      own_parameter<fp64, rows_over_tp> q(a.query, two.rank(), 2), k(a.key, two.rank(), 2), v(a.value, two.rank(), 2);
+      own_parameter<fp64, columns_over_tp> o(a.output, two.rank(), 2);
+      const attention_weights<fp64> weights{{q.get()}, {k.get()}, {v.get()}, {o.get()}};
+      const auto make = [&]<class Mesh>(std::type_identity<Mesh>, thread_comm& tp, thread_comm& cp) {
+        attention<policy<16>, Mesh, thread_comm> layer(weights, tp, cp);
+      };
+      CHECK_NOTHROW(make(std::type_identity<mesh<tp<2>>>{}, two, alone));
+      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>>>{}, alone, alone),
+                           "moefold: attention on a mesh with tp 2 and cp 1 was given groups of 1 and 1 ranks; split the world by "
+                           "groups<Mesh, tag::tp> and groups<Mesh, tag::cp>",
+                           config_error);
+      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>>>{}, two, two), doctest::Contains("was given groups of 2 and 2 ranks"), config_error);
+      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>, cp<2>>>{}, two, alone), doctest::Contains("with tp 2 and cp 2"), config_error);
+    });
+  }
+  TEST_CASE("weights of another size, a sequence that does not cut, and half a sequence are refused") {
+    attended a(grouped, 16, 1);
+    self_comm self;
+    CHECK_THROWS_WITH_AS(run_ranks<2>([&](thread_comm& cp) {
+                           thread_comm tp = cp.split(cp.rank(), 0);
+                           a.run<fp64>(tp, cp, [&](const auto& weights) { return attention_layer<fp64, thread_comm>(grouped, 18, weights, tp, cp); });
+                         }),
+                         doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 18)"), config_error);
+    CHECK_THROWS_WITH_AS(a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(one_to_one, 16, weights, self, self); }),
+                         "moefold: attention expects 8 query rows on each of 1 tp ranks, given 24", error);
+    CHECK_THROWS_WITH_AS(a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(grouped, 32, weights, self, self); }),
+                         "moefold: attention got 16 tokens per CP part, which is no multiple of S/CP = 32", error);
+  }
+  TEST_CASE("after the first micro-batch a layer allocates nothing; weight gradients add up over micro-batches") {
+    attended a(grouped, 16, 2);
+    a.on_one();
+    self_comm self;
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    own_parameter<fp64, rows_over_tp> q(a.query, 0, 1), k(a.key, 0, 1), v(a.value, 0, 1);
+    own_parameter<fp64, columns_over_tp> o(a.output, 0, 1);
+    const attention_layer<fp64, self_comm> layer(grouped, 16, {{q.get()}, {k.get()}, {v.get()}, {o.get()}}, self, self);
+    attention_layer<fp64, self_comm>::saved s;
+    tensor<double> y(a.x.shape()), dx(a.x.shape());
+    std::size_t warm = 0;
+    for (int micro_batch = 0; micro_batch < 3; ++micro_batch) {
+      keep.clear();
+      layer.forward(e, a.x, y.view(), keep, s);
+      layer.backward(e, a.dy, dx.view(), s);
+      if (micro_batch == 0) warm = host_memory::allocations();
+    }
+    CHECK(host_memory::allocations() == warm);
+    for (std::size_t i = 0; i < q.gradient.size(); ++i) CHECK(q.gradient[i] == doctest::Approx(3 * a.d_query[i]));
+    for (std::size_t i = 0; i < o.gradient.size(); ++i) CHECK(o.gradient[i] == doctest::Approx(3 * a.d_output[i]));
+    CHECK(test::largest_error(dx, a.dx) == 0);
+  }
+}
