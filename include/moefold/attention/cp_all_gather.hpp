@@ -17,11 +17,11 @@ namespace moefold {
 /// True positions of the tokens that each rank of a CP group holds, rank after rank; those of one rank are a range of it.
 /// Throws config_error if the sequence cannot be cut into two equal chunks for each rank.
 inline std::vector<std::int32_t> context_positions(extent_t sequence, extent_t cp) {
+  check(sequence_part{sequence, cp, 0, 1, 0});
   std::vector<std::int32_t> positions;
   positions.reserve(std::size_t(sequence));
   for (extent_t rank = 0; rank < cp; ++rank) {
     const sequence_part part{sequence, cp, rank, 1, 0};
-    check(part);
     for (extent_t i = 0; i < part.cp_tokens(); ++i) positions.push_back(std::int32_t(part.position(i)));
   }
   return positions;
