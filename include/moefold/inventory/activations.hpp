@@ -39,9 +39,9 @@ struct arena_count {
 
 }  // namespace detail
 
-/// Bytes one block keeps for one micro-batch when `expert_rows` rows arrive at this rank's experts.
+/// Bytes one block keeps for one micro-batch when `arriving` rows arrive at this rank's experts.
 template <class Precision>
-constexpr extent_t kept_by_block(const activation_shape& a, extent_t expert_rows) {
+constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const model_shape& m = a.model;
   const extent_t rows = a.rows(), tokens = a.tokens(), tp = a.fold.attention.of(axis_id::tp), ep = a.fold.moe.of(axis_id::ep);
@@ -60,10 +60,10 @@ constexpr extent_t kept_by_block(const activation_shape& a, extent_t expert_rows
   for (int i = 0; i < 2; ++i) keep.take(ep, 8);              // rows sent, received
   keep.take(etp, 8);                                         // rows shared
   keep.take(own + 1, 8);                                     // offsets
-  keep.take(expert_rows, 4);                                 // order of the batch
-  keep.take(expert_rows * m.hidden, t);                      // batch
-  keep.take(expert_rows, acc);                               // its weights
-  for (int i = 0; i < 3; ++i) keep.take(expert_rows * m.ffn / etp, t);  // gate, up, act
+  keep.take(arriving, 4);                                 // order of the batch
+  keep.take(arriving * m.hidden, t);                      // batch
+  keep.take(arriving, acc);                               // its weights
+  for (int i = 0; i < 3; ++i) keep.take(arriving * m.ffn / etp, t);  // gate, up, act
   return keep.bytes;
 }
 
@@ -82,11 +82,11 @@ constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage) {
   return keep.bytes;
 }
 
-/// Bytes one micro-batch keeps on a stage when every block receives `expert_rows` rows.
+/// Bytes one micro-batch keeps on a stage when every block receives `arriving` rows.
 template <class Precision>
-constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, extent_t expert_rows) {
+constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, extent_t arriving) {
   const extent_t layers = stage_layers(a.model.layers, a.fold.attention.of(axis_id::pp), stage).count;
-  return kept_by_stage<Precision>(a, stage) + layers * kept_by_block<Precision>(a, expert_rows);
+  return kept_by_stage<Precision>(a, stage) + layers * kept_by_block<Precision>(a, arriving);
 }
 
 /// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.

@@ -115,6 +115,7 @@ class dataset {
     const extent_t sequences = (text_.size() - 1) / sequence;
     held_out_ = held_out_of(sequences);
     training_ = sequences - held_out_;
+    for (extent_t i = 0; i < text_.size(); ++i) largest_ = std::max(largest_, text_[i]);
   }
 
   extent_t sequence() const { return sequence_; }
@@ -130,6 +131,12 @@ class dataset {
     throw config_error(sentence("moefold: the data have ", text_.size(), " bytes, a batch of ", global_batch, " sequences of ", sequence_,
                                 " needs ", sequences * sequence_ + 1, held_out_ > 0 ? " (held-out sequences included)" : "",
                                 "; give more data, a smaller global batch or a shorter sequence"));
+  }
+
+  /// Throws config_error if a token is not among 0 .. vocabulary - 1: names the largest.
+  void require_vocabulary(extent_t vocabulary) const {
+    require<config_error>(largest_ < vocabulary, "moefold: the data have token ", largest_, " and the model a vocabulary of ", vocabulary,
+                          "; give the model a vocabulary of at least ", largest_ + 1, " (256 holds every byte), or other data");
   }
 
   /// Which training sequence is sample number `global_sample` of the run, counted from 0 over all steps and ranks.
@@ -175,6 +182,7 @@ class dataset {
   bool shuffle_;
   extent_t held_out_ = 0;
   extent_t training_ = 0;
+  std::int32_t largest_ = 0;  // token of the whole text
 };
 
 }  // namespace moefold

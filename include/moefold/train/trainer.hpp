@@ -154,6 +154,7 @@ class basic_trainer {
     require<config_error>(options.micro_batch > 0, "moefold: the micro-batch is at least 1 sequence (given ", options.micro_batch, ")");
     require_batch(options.global_batch, fold.attention.of(axis_id::dp) * options.micro_batch);
     data.require_batch(options.global_batch);
+    data.require_vocabulary(model.vocabulary);
     return fold;
   }
 

@@ -1,0 +1,240 @@
+#include <moefold/train/trainer.hpp>
+
+#include <moefold/comm/self.hpp>
+#include <moefold/comm/thread.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/counting_new.hpp"
+
+#include <atomic>
+#include <numeric>
+#include <mutex>
+
+using namespace moefold;
+
+namespace {
+
+constexpr model_shape small{
+    .layers = 3, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 64, .init_std = 0.1};
+constexpr extent_t sequence = 16;
+
+std::string letters(std::size_t bytes) {
+  std::string text;
+  for (std::size_t i = 0; i < bytes; ++i) text += char((i * i / 7 + i) % 61);
+  return text;
+}
+dataset data_of(std::size_t bytes = 2000, double held_out = 0.2) { return dataset(token_stream::from_bytes(letters(bytes)), sequence, 1, held_out); }
+
+using one_rank = basic_trainer<policies_of<run_defaults>, self_comm>;
+using threads = basic_trainer<policies_of<run_defaults>, thread_comm>;
+
+struct run : run_defaults {
+  static constexpr model_shape model = small;
+  static constexpr extent_t sequence = ::sequence;
+  using fold = folding<mesh<tp<2>, dp<dyn>>, mesh<ep<2>, edp<dyn>>>;
+  using precision = fp64;
+};
+
+trainer_options options_of(std::int64_t steps = 20) {
+  trainer_options o;
+  o.steps = steps;
+  return o;
+}
+template <class F>
+std::string reason(F&& f) {
+  try {
+    f();
+  } catch (const config_error& e) {
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_SUITE("train/trainer") {
+  TEST_CASE("training lowers the loss, step results count up and follow the schedule") {
+    const dataset data = data_of();
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(40), data);
+    std::vector<step_result> steps;
+    for (int i = 0; i < 40; ++i) steps.push_back(trainer.step());
+    CHECK(steps.front().loss == doctest::Approx(std::log(64.0)).epsilon(0.05));
+    CHECK(steps.back().loss < 0.9 * steps.front().loss);
+    for (std::int64_t i = 0; i < 40; ++i) {
+      const step_result& s = steps[std::size_t(i)];
+      CHECK(s.step == i);
+      CHECK(s.tokens == 8 * sequence);
+      CHECK(s.grad_norm > 0);
+      CHECK(s.learning_rate == cosine_rate{4e-3, 4e-4, 4, 40}(i));
+      CHECK_FALSE(s.stop);
+    }
+  }
+  TEST_CASE("compute leaves the parameters alone; apply moves them; a step without tokens moves nothing") {
+    const dataset data = data_of();
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data);
+    const auto weights = [&] {
+      std::vector<float> all;
+      for (const auto& flat : trainer.parameters().flats()) all.insert(all.end(), flat.values.begin(), flat.values.end());
+      return all;
+    };
+    const auto before = weights();
+    step_result now = trainer.compute();
+    CHECK(weights() == before);
+    now.tokens = 0;
+    trainer.apply(now);
+    CHECK(weights() == before);
+    trainer.apply(trainer.compute());
+    CHECK(weights() != before);
+  }
+  TEST_CASE("clipping scales by the global norm: with a tiny limit the gradient that AdamW sees is tiny, and the reported norm is not") {
+    const dataset data = data_of();
+    trainer_options clipped = options_of();
+    clipped.max_norm = 1e-12;  // so small that eps dominates AdamW's root
+    one_rank trainer(self_comm(), small, sequence, {}, clipped, data), free(self_comm(), small, sequence, {}, options_of(), data);
+    const step_result a = trainer.step(), b = free.step();
+    CHECK(a.grad_norm == b.grad_norm);
+    double moved = 0, moved_free = 0;
+    parameter_store<fp32> start(small, {}, 0);
+    start.initialise(options_of().seed);
+    for (std::size_t f = 0; f < start.flats().size(); ++f)
+      for (std::size_t i = 0; i < start.flats()[f].values.size(); ++i) {
+        const float from = start.flats()[f].values[i] * float(1 - b.learning_rate * 0.1);
+        moved = std::max(moved, double(std::abs(trainer.parameters().flats()[f].values[i] - from)));
+        moved_free = std::max(moved_free, double(std::abs(free.parameters().flats()[f].values[i] - from)));
+      }
+    CHECK(moved_free > 1e-3);
+    CHECK(moved < 0.2 * moved_free);
+  }
+  TEST_CASE("the load counts every choice of every layer, and is the same on every rank of a folding") {
+    const dataset data = data_of();
+    one_rank alone(self_comm(), small, sequence, {}, options_of(), data);
+    alone.step();
+    std::vector<std::int64_t> one(alone.load().begin(), alone.load().end());
+    for (extent_t layer = 0; layer < small.layers; ++layer)
+      CHECK(std::accumulate(one.begin() + layer * small.experts, one.begin() + (layer + 1) * small.experts, std::int64_t{0}) ==
+            8 * sequence * small.top_k);
+    using enum axis_id;
+    const folding_extents fold = make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}});
+    run_threads(8, [&](thread_comm& world) {
+      threads trainer(std::move(world), small, sequence, fold, options_of(), data);
+      trainer.step();
+      CHECK(std::equal(one.begin(), one.end(), trainer.load().begin(), trainer.load().end()));
+    });
+  }
+  TEST_CASE("evaluation gives one number in every mapping, and changes neither weights, nor step, nor recorded traffic") {
+    const dataset data = data_of();
+    one_rank alone(self_comm(), small, sequence, {}, options_of(), data), undisturbed(self_comm(), small, sequence, {}, options_of(), data);
+    const std::optional<double> held_out = alone.evaluate();
+    REQUIRE(held_out);
+    CHECK(alone.evaluate() == held_out);
+    CHECK(*held_out == doctest::Approx(std::log(64.0)).epsilon(0.05));
+    for (int i = 0; i < 3; ++i) CHECK(alone.step().loss == undisturbed.step().loss);
+    CHECK(*alone.evaluate() < *held_out);
+    using enum axis_id;
+    for (const folding_extents& fold : {make_folding({{tp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}}), make_folding({{cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}})})
+      run_threads(4, [&](thread_comm& world) {
+        threads trainer(std::move(world), small, sequence, fold, options_of(), data);
+        const traffic_log before = trainer.traffic();
+        CHECK(*trainer.evaluate() == doctest::Approx(*held_out).epsilon(1e-5));
+        CHECK(trainer.traffic() == before);
+      });
+  }
+  TEST_CASE("without a whole held-out batch there is nothing to evaluate") {
+    const dataset data = data_of(2000, 0.0);
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data);
+    CHECK_FALSE(trainer.evaluate());
+  }
+  TEST_CASE("who asks one rank to stop stops all ranks after the same step") {
+    const dataset data = data_of();
+    using enum axis_id;
+    const folding_extents fold = make_folding({{dp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}});
+    std::atomic<bool> stop{false};
+    std::mutex guard;
+    std::vector<std::int64_t> last;
+    run_threads(4, [&](thread_comm& world) {
+      trainer_options options = options_of();
+      const int rank = world.rank();
+      if (rank == 2) options.stop = &stop;  // only one rank hears it
+      threads trainer(std::move(world), small, sequence, fold, options, data);
+      step_result now;
+      while (!now.stop && now.step < 10) {
+        if (rank == 2 && now.step == 3) stop = true;
+        now = trainer.step();
+      }
+      std::scoped_lock lock(guard);
+      last.push_back(now.step);
+    });
+    CHECK(last == std::vector<std::int64_t>(4, 4));
+  }
+  TEST_CASE("what cannot work is refused before anything is allocated, in one sentence") {
+    const dataset data = data_of();
+    const auto refused = [&](const model_shape& model, const trainer_options& options, const folding_extents& fold = {}) {
+      return reason([&] { one_rank trainer(self_comm(), model, sequence, fold, options, data); });
+    };
+    trainer_options odd = options_of();
+    odd.global_batch = 9, odd.micro_batch = 2;
+    CHECK(refused(small, odd) == "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch "
+                                 "(given global_batch = 9, dp_times_micro_batch = 2)");
+    odd.micro_batch = 0;
+    CHECK(refused(small, odd) == "moefold: the micro-batch is at least 1 sequence (given 0)");
+    trainer_options large = options_of();
+    large.global_batch = 1000;
+    CHECK(refused(small, large).find("a batch of 1000 sequences of 16 needs") != std::string::npos);
+    model_shape model = small;
+    model.top_k = 5;
+    CHECK(refused(model, options_of()) == "moefold: top_k must lie between 1 and experts (given 5 of 4)");
+    CHECK(refused(small, options_of(), make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}})) == "moefold: the folding needs 2 ranks and the world has 1");
+  }
+  TEST_CASE("a token outside the vocabulary is refused with its number, the vocabulary and what to do") {
+    model_shape model = small;
+    model.vocabulary = 60;  // the text has tokens up to 60
+    const dataset data = data_of();
+    CHECK(reason([&] { one_rank trainer(self_comm(), model, sequence, {}, options_of(), data); }) ==
+          "moefold: the data have token 60 and the model a vocabulary of 60; give the model a vocabulary of at least 61 (256 holds every byte), or "
+          "other data");
+  }
+  TEST_CASE("a run as a struct: its types and numbers make the trainer") {
+    const dataset data = data_of();
+    run_threads(4, [&](thread_comm& world) {
+      trainer<run, thread_comm> mine(std::move(world), options_of(), data);
+      CHECK(mine.fold() == make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 2}, {axis_id::edp, 2}}));
+      CHECK(std::is_same_v<decltype(mine.parameters().flats()[0].values[0]), double&>);
+      CHECK(std::isfinite(mine.step().loss));
+    });
+    const std::string why = reason([&] {
+      run_threads(3, [&](thread_comm& world) { trainer<run, thread_comm> mine(std::move(world), options_of(), data); });
+    });
+    CHECK(why.find("start a multiple of that product") != std::string::npos);
+  }
+  TEST_CASE("after the first step a step allocates nothing, neither with new nor from host memory, on thread ranks") {
+    const dataset data = data_of(4000);
+    using enum axis_id;
+    for (const folding_extents& fold : {make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}),          // one folding
+                                        make_folding({{tp, 2}, {dp, 2}, {pp, 2}}, {{etp, 2}, {edp, 2}, {pp, 2}}),
+                                        make_folding({{cp, 2}, {dp, 4}}, {{etp, 2}, {ep, 4}})}) {
+      CAPTURE(fold.attention.text());
+      CAPTURE(fold.moe.text());
+      std::atomic<std::size_t> with_new{0}, host{0};
+      run_threads(int(fold.world()), [&](thread_comm& world) {
+        threads trainer(std::move(world), small, sequence, fold, options_of(), data);
+        trainer.step();
+        trainer.world().barrier(trainer.exec()).wait(trainer.exec());
+        const std::size_t new_before = test::allocations_of_this_thread(), host_before = host_memory::allocations();
+        for (int i = 0; i < 8; ++i) trainer.step();
+        with_new += test::allocations_of_this_thread() - new_before;
+        trainer.world().barrier(trainer.exec()).wait(trainer.exec());
+        host += host_memory::allocations() - host_before;
+      });
+      CHECK(with_new == 0);
+      CHECK(host == 0);
+    }
+  }
+  TEST_CASE("the counter of allocations counts: plain, array, aligned and nothrow") {
+    const std::size_t before = test::allocations_of_this_thread();
+    ::operator delete(::operator new(4));
+    ::operator delete[](::operator new[](4));
+    ::operator delete(::operator new(128, std::align_val_t{128}), std::align_val_t{128});
+    host_memory::deallocate(host_memory::allocate(100));  // aligned and nothrow
+    CHECK(test::allocations_of_this_thread() == before + 4);
+  }
+}
