@@ -36,10 +36,11 @@ extent_t replicas_of(const parameter_fact& p, const folding_extents& fold) {
 TEST_SUITE("layers/parameter_store") {
   TEST_CASE("in every mapping each global element has the single rank's number and lies on exactly as many ranks as it has replicas") {
     const auto whole = whole_model<fp32>(42);
-    for (const auto& [name, fold] : testing::mappings()) {
-      CAPTURE(name);
+    for (const testing::mapping& mapping : testing::mappings()) {
+      const folding_extents& fold = mapping.fold;
+      CAPTURE(mapping.name);
       std::map<std::string, std::vector<extent_t>> held, expected;
-      for (const auto& [parameter, numbers] : whole) held[parameter].resize(numbers.size()), expected[parameter].resize(numbers.size());
+      for (const auto& [name, numbers] : whole) held[name].resize(numbers.size()), expected[name].resize(numbers.size());
       std::size_t wrong = 0, padding = 0, expected_padding = 0;
       for (extent_t rank = 0; rank < fold.world(); ++rank) {
         parameter_store<fp32> store(model, fold, rank);
@@ -69,8 +70,9 @@ TEST_SUITE("layers/parameter_store") {
     }
   }
   TEST_CASE("the entries tile the buffers without gap, values and gradients alike; the filler behind them is zero and stays zero") {
-    for (const auto& [name, fold] : testing::mappings()) {
-      CAPTURE(name);
+    for (const testing::mapping& mapping : testing::mappings()) {
+      const folding_extents& fold = mapping.fold;
+      CAPTURE(mapping.name);
       for (extent_t rank = 0; rank < fold.world(); ++rank) {
         parameter_store<fp32> store(model, fold, rank);
         store.initialise(1);
@@ -107,8 +109,9 @@ TEST_SUITE("layers/parameter_store") {
   TEST_CASE("gains start as ones, matrices as normal numbers of their width, no two of the same; another seed is another model") {
     auto a = whole_model<fp64>(42), b = whole_model<fp64>(43), again = whole_model<fp64>(42);
     CHECK(a == again);
-    for (const auto& [name, numbers] : a) {
-      CAPTURE(name);
+    for (const auto& parameter : a) {
+      const auto& [name, numbers] = parameter;
+      CAPTURE(parameter.first);
       double squares = 0;
       for (const double x : numbers) squares += x * x / double(numbers.size());
       if (name.ends_with("norm")) {
