@@ -206,6 +206,8 @@ class thread_comm {
   template <elements In> ticket send(host_exec, const In& in, int peer) {
     const auto data = span_of(in);
     require_rank(operation::send, "peer", peer, size());
+    require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
+            " elements, more than memory can hold; give the span its true size");
     call({operation::send, dtype_of<element_of<const In>>, "", -1, data.size(), sent_++}, [&](const signature& what) {
       if (hook_) hook_(context_);
       group_->send(rank_, peer, what, std::as_bytes(data));

@@ -139,25 +139,29 @@ class thread_group final : public thread_world::member {
     std::unique_ptr<std::byte[]> room;
     std::size_t capacity = 0;
   };
-  struct mailbox {                                // from one rank to one rank: a ring of letters, and rooms to use again
+  // From one rank to one rank: a ring of letters on their way, and rooms to use again. Rooms of one size are made by eights (memory that is
+  // not written yet costs nothing), so whether a letter was taken before the next one was sent does not decide who allocates when.
+  struct mailbox {
+    static constexpr std::size_t batch = 8;
     std::mutex mutex;
-    std::vector<letter> ring = std::vector<letter>(4);
+    std::vector<letter> ring = std::vector<letter>(batch);
     std::size_t first = 0, waiting = 0;
     std::vector<letter> spare;
+    std::size_t rooms = 0;
 
     letter room_for(std::size_t bytes) {
       const std::size_t capacity = std::bit_ceil(std::max<std::size_t>(bytes, 64));
-      {
-        std::lock_guard lock(mutex);
-        for (letter& l : spare)
-          if (l.capacity == capacity) {
-            std::swap(l, spare.back());
-            letter found = std::move(spare.back());
-            spare.pop_back();
-            return found;
-          }
+      std::lock_guard lock(mutex);
+      auto found = std::find_if(spare.begin(), spare.end(), [&](const letter& l) { return l.capacity == capacity; });
+      if (found == spare.end()) {
+        spare.reserve(rooms += batch);            // all of them come back one day
+        for (std::size_t i = 0; i < batch; ++i) spare.push_back({{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity});
+        found = spare.end() - 1;
       }
-      return {{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity};
+      std::swap(*found, spare.back());
+      letter l = std::move(spare.back());
+      spare.pop_back();
+      return l;
     }
     void put(letter&& l) {
       if (waiting == ring.size()) {
