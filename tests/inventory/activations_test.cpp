@@ -1,0 +1,109 @@
+#include <moefold/inventory/activations.hpp>
+
+#include <moefold/comm/thread.hpp>
+#include <moefold/train/trainer.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/mappings.hpp"
+
+using namespace moefold;
+
+namespace {
+
+constexpr model_shape small{
+    .layers = 5, .hidden = 16, .heads = 4, .kv_heads = 4, .head_dim = 4, .experts = 8, .ffn = 12, .vocabulary = 50, .init_std = 0.1};
+constexpr extent_t sequence = 32;
+
+dataset text() {
+  std::string bytes;
+  for (int i = 0; i < 1500; ++i) bytes += char((i * i / 5 + i) % 50);
+  return dataset(token_stream::from_bytes(bytes), sequence, 1);
+}
+
+template <class Precision>
+using trainer_of = basic_trainer<policies<Precision, cp_all_gather, moe_defaults, one_f_one_b, adamw>, thread_comm>;
+
+/// One step with top_k = E, where every expert receives every token and all sizes are known beforehand.
+template <class Precision>
+void check_engine(const folding_extents& fold, extent_t micro_batch) {
+  model_shape model = small;
+  model.top_k = model.experts;
+  const dataset data = text();
+  trainer_options options;
+  options.global_batch = 8;
+  options.micro_batch = micro_batch;
+  run_threads(int(fold.world()), [&](thread_comm& world) {
+    const extent_t stage = coordinate_of(fold.attention, world.rank())[axis_id::pp];
+    trainer_of<Precision> trainer(std::move(world), model, sequence, fold, options, data);
+    trainer.step();
+    const activation_shape a = trainer.activations();
+    const extent_t rows = a.rows() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
+    CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
+    CHECK(rows == a.worst_rows());
+    CHECK(extent_t(trainer.scratch_peak()) <= scratch_bound<Precision>(a));
+  });
+}
+
+}  // namespace
+
+TEST_SUITE("inventory/activations") {
+  TEST_CASE("rows and tokens of a rank follow from the cut of the sequence") {
+    const activation_shape a{small, make_folding({{axis_id::tp, 2}, {axis_id::cp, 4}}, {{axis_id::etp, 2}, {axis_id::ep, 4}}), 64, 3};
+    CHECK(a.rows() == 24);
+    CHECK(a.tokens() == 48);
+    CHECK(a.own_experts() == 2);
+    CHECK(a.balanced_rows() == 24 * 2 * 2);
+    CHECK(a.worst_rows() == 24 * 8 * 2);
+    model_shape wide = small;
+    wide.top_k = 7;  // more than a rank's experts: a token sends at most one row to each
+    CHECK(activation_shape{wide, a.fold, 64, 3}.worst_rows() == 24 * 8 * 2);
+  }
+  TEST_CASE("what an engine keeps of a micro-batch is foretold to the byte on every stage of every mapping, and scratch stays inside its bound") {
+    for (const testing::mapping& m : testing::mappings()) {
+      CAPTURE(m.name);
+      check_engine<fp32>(m.fold, 1);
+    }
+  }
+  TEST_CASE("so it is in fp64 and with several sequences in a micro-batch") {
+    using enum axis_id;
+    check_engine<fp64>({}, 4);
+    check_engine<fp64>(make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}), 2);
+    check_engine<fp32>(make_folding({{dp, 2}}, {{etp, 2}}), 4);
+  }
+  TEST_CASE("with routing as it comes, what a stage keeps is foretold from the rows that its tickets count") {
+    using enum axis_id;
+    const folding_extents fold = make_folding({{tp, 2}, {cp, 2}}, {{etp, 2}, {ep, 2}});
+    std::atomic<extent_t> all{0};
+    run_threads(4, [&](thread_comm& world) {
+      group_set<thread_comm> groups(world, fold);
+      parameter_store<fp32> store(small, fold, world.rank());
+      store.initialise(3);
+      const transformer_stage<fp32, thread_comm> stage(small, sequence, fold, world.rank(), store, groups);
+      const coordinate at = coordinate_of(fold.attention, world.rank());
+      micro_batch batch{{0, 0, 1, {sequence, 2, at[cp], 2, at[tp]}}, {}, {}};
+      for (int i = 0; i < sequence / 2; ++i) batch.ids.push_back(i % 50), batch.labels.push_back((i + 1) % 50);
+      host_context context;
+      transformer_stage<fp32, thread_comm>::saved saved;
+      saved.batch = &batch;
+      stage.forward(host_exec(context), saved, nullptr);
+      const activation_shape a{small, fold, sequence, 1};
+      extent_t bytes = kept_by_stage<fp32>(a, 0);
+      for (const auto& block : saved.blocks) {
+        bytes += kept_by_block<fp32>(a, block.moe.ticket.batch.extent(0));
+        all += block.moe.ticket.batch.extent(0);
+        CHECK(block.moe.ticket.batch.extent(0) <= a.worst_rows());
+      }
+      CHECK(extent_t(saved.keep.peak()) == bytes);
+    });
+    CHECK(all == small.layers * sequence * small.top_k * 2);  // every pair once on each of the two etp ranks
+  }
+  TEST_CASE("the stages of a pipeline differ by their layers, and the last by norm and loss") {
+    const folding_extents fold = make_folding({{axis_id::pp, 2}}, {{axis_id::pp, 2}});
+    const activation_shape a{small, fold, sequence, 1};
+    const extent_t block = kept_by_block<fp32>(a, a.balanced_rows());
+    CHECK(kept_by_stage<fp32>(a, 0) == 32 * 16 * 4);
+    CHECK(kept_by_stage<fp32>(a, 1) == 32 * 16 * 4 + 32 * 16 * 4 + 32 * 4 + 32 * 50 * 4);
+    CHECK(kept_by_micro_batch<fp32>(a, 0, a.balanced_rows()) == kept_by_stage<fp32>(a, 0) + 3 * block);
+    CHECK(kept_by_micro_batch<fp32>(a, 1, a.balanced_rows()) == kept_by_stage<fp32>(a, 1) + 2 * block);
+  }
+}

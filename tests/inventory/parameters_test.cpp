@@ -1,0 +1,148 @@
+#include <moefold/inventory/parameters.hpp>
+
+#include <moefold/core/precision.hpp>
+#include <moefold/mesh/coordinate.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/mappings.hpp"
+
+#include <cmath>
+#include <map>
+
+using namespace moefold;
+using testing::mapping;
+
+namespace {
+
+constexpr model_shape mixtral_8x7b{.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .experts = 8, .top_k = 2, .ffn = 14336,
+                                   .vocabulary = 32000};
+
+// By hand: embedding and head, then per layer two norms, q and o, k and v, router, three matrices for each expert, then the last norm.
+static_assert(count_parameters(model_shape{}) ==
+              2 * 256 * 128 + 4 * (2 * 128 + 2 * 128 * 128 + 2 * 64 * 128 + 8 * 128 + 8 * 3 * 144 * 128) + 128);
+static_assert(count_parameters(model_shape{}) == 2'036'864);
+static_assert(count_parameters(mixtral_8x7b) == 46'702'792'704);  // 46.7 B, as published
+
+constexpr model_shape small{
+    .layers = 5, .hidden = 32, .heads = 4, .kv_heads = 4, .head_dim = 8, .experts = 8, .ffn = 12, .vocabulary = 50};
+
+}  // namespace
+
+TEST_SUITE("inventory/parameters") {
+  TEST_CASE("what all ranks hold, divided by the replicas, is the whole model, in every mapping") {
+    for (const mapping& m : testing::mappings())
+      for (const model_shape& model : {small, model_shape{.layers = 7}}) {
+        CAPTURE(m.name);
+        extent_t padding = 0, stored = 0;
+        for (extent_t rank = 0; rank < m.fold.world(); ++rank)
+          for_each_parameter(model, m.fold, coordinate_of(m.fold.attention, rank)[axis_id::pp], [&](const parameter_fact& p) {
+            const extents& mesh = p.placement.mesh_of(m.fold);
+            const extent_t replicas = mesh.of(p.placement.replicas());
+            const coordinate at = coordinate_of(mesh, rank);
+            for (int i = 0; i < axis_count; ++i)
+              if (p.placement.replicas().contains(axis_id(i)) && at[axis_id(i)] != 0) return;  // count the first replica only
+            CHECK(replicas * mesh.of(p.placement.sharded()) * mesh.of(axis_id::pp) == mesh.ranks());
+            stored += local_elements(p, m.fold);
+            padding += p.padding * (at[axis_id::tp] == 0 && p.placement.sharded().contains(axis_id::tp) ? 1 : 0);
+          });
+        CHECK(stored - padding == count_parameters(model));
+      }
+  }
+  TEST_CASE("every parameter lies as the contract says: sharded where, summed over what, decayed or not") {
+    const axis_set dense{axis_id::cp, axis_id::dp}, everywhere{axis_id::tp, axis_id::cp, axis_id::dp};
+    struct facts {
+      std::string name;
+      std::vector<extent_t> extent;
+      axis_set replicas;
+      bool decay, ones;
+    };
+    const std::vector<facts> expected = {{"embedding", {50, 32}, dense, true, false},
+                                         {"layers.0.attention.norm", {32}, everywhere, false, true},
+                                         {"layers.0.attention.query", {32, 32}, dense, true, false},
+                                         {"layers.0.attention.key", {32, 32}, dense, true, false},
+                                         {"layers.0.attention.value", {32, 32}, dense, true, false},
+                                         {"layers.0.attention.output", {32, 32}, dense, true, false},
+                                         {"layers.0.moe.norm", {32}, everywhere, false, true},
+                                         {"layers.0.moe.router", {8, 32}, everywhere, true, false},
+                                         {"layers.0.moe.gate", {8, 12, 32}, axis_id::edp, true, false},
+                                         {"layers.0.moe.up", {8, 12, 32}, axis_id::edp, true, false},
+                                         {"layers.0.moe.down", {8, 32, 12}, axis_id::edp, true, false},
+                                         {"final_norm", {32}, everywhere, false, true},
+                                         {"head", {50, 32}, dense, true, false}};
+    model_shape one = small;
+    one.layers = 1;
+    std::size_t at = 0;
+    for_each_parameter(one, {}, 0, [&](const parameter_fact& p) {
+      REQUIRE(at < expected.size());
+      const facts& right = expected[at++];
+      CAPTURE(right.name);
+      CHECK(p.name() == right.name);
+      REQUIRE(p.extent.rank == int(right.extent.size()));
+      for (int i = 0; i < p.extent.rank; ++i) CHECK(p.extent[i] == right.extent[std::size_t(i)]);
+      CHECK(p.placement.replicas() == right.replicas);
+      CHECK(p.decay == right.decay);
+      CHECK((p.init_std == 0) == right.ones);
+    });
+    CHECK(at == expected.size());
+  }
+  TEST_CASE("the embedding is on the first stage, norm and head on the last, and each layer on one") {
+    const folding_extents fold = make_folding({{axis_id::pp, 3}}, {{axis_id::pp, 3}});
+    std::map<std::string, int> stages_of;
+    for (extent_t stage = 0; stage < 3; ++stage)
+      for_each_parameter(small, fold, stage, [&](const parameter_fact& p) {
+        CHECK(++stages_of[p.name()] == 1);
+        if (p.name() == "embedding") CHECK(stage == 0);
+        if (p.name() == "head" || p.name() == "final_norm") CHECK(stage == 2);
+      });
+    CHECK(stages_of.size() == 3 + 10 * 5);
+  }
+  TEST_CASE("a vocabulary that TP does not divide is padded, and the padding is no parameter") {
+    CHECK(padded_vocabulary(small, 1) == 50);
+    CHECK(padded_vocabulary(small, 4) == 52);
+    const folding_extents fold = make_folding({{axis_id::tp, 4}}, {{axis_id::ep, 4}});
+    for_each_parameter(small, fold, 0, [&](const parameter_fact& p) {
+      if (p.kind != parameter_kind::embedding && p.kind != parameter_kind::head) return;
+      CHECK(p.extent[0] == 52);
+      CHECK(p.padding == 2 * 32);
+      CHECK(p.parameters() == 50 * 32);
+      CHECK(local_elements(p, fold) == 13 * 32);
+    });
+  }
+  TEST_CASE("output projections start smaller by the root of twice the layers") {
+    for_each_parameter(model_shape{.layers = 8}, {}, 0, [&](const parameter_fact& p) {
+      const bool projects = p.kind == parameter_kind::output || p.kind == parameter_kind::down;
+      if (p.init_std > 0) CHECK(p.init_std == doctest::Approx(projects ? 0.02 / 4 : 0.02).epsilon(1e-15));
+    });
+  }
+  TEST_CASE("buffers hold all parameters of equal replicas, in shards that come out even, in every mapping") {
+    for (const mapping& m : testing::mappings()) {
+      CAPTURE(m.name);
+      for (extent_t stage = 0; stage < m.fold.attention.of(axis_id::pp); ++stage) {
+        const parameter_buffers buffers = buffers_of(small, m.fold, stage);
+        extent_t held = 0, in_buffers = 0;
+        for_each_parameter(small, m.fold, stage, [&](const parameter_fact& p) { held += local_elements(p, m.fold); });
+        for (int i = 0; i < buffers.count; ++i) {
+          const parameter_buffer& b = buffers.buffer[std::size_t(i)];
+          in_buffers += b.elements;
+          CHECK(b.shard() * b.replicas == b.padded());
+          CHECK(b.padded() - b.elements >= 0);
+          CHECK(b.padded() - b.elements < b.replicas);
+        }
+        CHECK(buffers.count == 3);
+        CHECK(in_buffers == held);
+      }
+    }
+  }
+  TEST_CASE("bytes of a rank: values, gradients, and two moments of its shard") {
+    constexpr folding_extents fold = make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 4}});
+    constexpr parameter_memory bytes = memory_of_parameters<fp32>(model_shape{}, fold, 0);
+    constexpr extent_t dense = 2 * 128 * 128 + 4 * (64 * 128 * 2 + 32 * 128 * 2), everywhere = 9 * 128 + 4 * 8 * 128, experts = 4 * 2 * 3 * 144 * 128;
+    CHECK(bytes.parameters == 4 * (dense + everywhere + experts));
+    CHECK(bytes.gradients == bytes.parameters);
+    CHECK(bytes.optimizer == 2 * 4 * (dense / 2 + everywhere / 4 + experts));
+    CHECK(memory_of_parameters<fp64>(model_shape{}, fold, 0).optimizer == 2 * bytes.optimizer);
+  }
+  TEST_CASE("the constant square root is the library's") {
+    for (const double x : {1.0, 2.0, 8.0, 64.0, 1e6, 0.25}) CHECK(square_root(x) == doctest::Approx(std::sqrt(x)).epsilon(1e-15));
+  }
+}
