@@ -1,0 +1,212 @@
+#include <moefold/train/program.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+using namespace moefold;
+
+namespace {
+
+struct tiny : run_defaults {
+  static constexpr model_shape model{.layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 128};
+  static constexpr extent_t sequence = 16;
+  using fold = folding<mesh<tp<2>, dp<dyn>, pp<2>>, mesh<ep<2>, edp<dyn>, pp<2>>>;
+};
+struct fixed : tiny {
+  using fold = folding<mesh<tp<2>, cp<2>>, mesh<ep<4>>>;
+};
+struct any_world : tiny {
+  using fold = run_defaults::fold;
+};
+struct few_tokens : any_world {
+  static constexpr model_shape model{.layers = 1, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 100};
+};
+
+struct folder {
+  std::filesystem::path path;
+  folder() {
+    std::string name = (std::filesystem::temp_directory_path() / "moefold_program_XXXXXX").string();
+    path = mkdtemp(name.data());
+  }
+  ~folder() { std::filesystem::remove_all(path); }
+  std::string file(const char* name, std::size_t bytes) const {
+    std::ofstream out(path / name, std::ios::binary);
+    for (std::size_t i = 0; i < bytes; ++i) out << "the quick brown fox "[i % 20];
+    return (path / name).string();
+  }
+  std::vector<std::string> lines(const char* name) const {
+    std::ifstream in(path / name);
+    std::vector<std::string> all;
+    for (std::string line; std::getline(in, line);) all.push_back(line);
+    return all;
+  }
+};
+
+program_options options_of(const folder& f, std::int64_t steps = 4) {
+  program_options o;
+  o.run = "tiny";
+  o.data = {f.file("text", 4000)};
+  o.train.steps = steps;
+  return o;
+}
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+/// The place of the first line that contains the text; -1 if there is none.
+int place(const string_sink& log, const std::string& text) {
+  for (std::size_t i = 0; i < log.lines.size(); ++i)
+    if (has(log.lines[i], text)) return int(i);
+  return -1;
+}
+template <class Run = tiny>
+std::string refused(const program_options& options) {
+  string_sink log;
+  try {
+    run_program<Run>(options, log);
+  } catch (const config_error& e) {
+    CHECK(log.statuses.empty());  // before a step was made
+    return e.what();
+  }
+  return "";
+}
+
+}  // namespace
+
+TEST_SUITE("train/program") {
+  TEST_CASE("a run prints its folding and its memory, trains with a live line, compares itself with one rank and closes with a sentence") {
+    const folder f;
+    string_sink log;
+    CHECK(run_program<tiny>(options_of(f), log) == 0);
+    CHECK(log.lines[0] == "run tiny: 10.4k parameters, 2 layers, 4 experts (top-2), sequence 16, fp32; 4 ranks as threads");
+    const int folding = place(log, "one stage"), memory = place(log, "optimizer"), data = place(log, "data: 4.0k tokens (bytes) from 1 file, ");
+    const int compared = place(log, "the first 3 losses are those of a single rank: largest relative difference "), end = place(log, "4 steps in ");
+    const int closing = place(log, "training loss ");
+    CHECK(0 < folding);
+    CHECK(folding < memory);
+    CHECK(memory < data);
+    CHECK(data < compared);
+    CHECK(compared < end);
+    CHECK(end < closing);
+    CHECK(closing == int(log.lines.size()) - 1);
+    CHECK(has(log.lines[std::size_t(closing)], "order-0 entropy of the text"));
+    CHECK(has(log.lines[std::size_t(end)], "held-out loss "));
+    const std::string& line = log.lines[std::size_t(compared)];
+    CHECK(std::stod(line.substr(line.rfind(' '))) < 1e-5);
+    REQUIRE(log.statuses.size() == 4);
+    for (std::size_t s = 0; s < 4; ++s) {
+      CHECK(has(log.statuses[s], sentence("step    ", s + 1, "/4 | loss ")));
+      for (const char* part : {" | gnorm ", " | lr ", " tok/s | moe ", "% cpu | eta "}) CHECK(has(log.statuses[s], part));
+    }
+    CHECK(has(log.statuses[3], " | held-out "));
+  }
+  TEST_CASE("the memory table is the inventory's, stage by stage") {
+    const activation_shape a{tiny::model, resolve<tiny::fold>(4), 16, 1};
+    const std::string table = memory_table<fp32, one_f_one_b>(a, 8).text();
+    for (const extent_t stage : {0, 1}) {
+      const parameter_memory bytes = memory_of_parameters<fp32>(a.model, a.fold, stage);
+      for (const extent_t number : {bytes.parameters, bytes.optimizer, (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.balanced_rows()),
+                                    (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.worst_rows())})
+        CHECK(has(table, exact_text(number)));
+    }
+  }
+  TEST_CASE("a dry run shows the tables and reads no data") {
+    const folder f;
+    string_sink log;
+    program_options options = options_of(f);
+    options.dry_run = true;
+    options.data = {(f.path / "nowhere").string()};
+    CHECK(run_program<tiny>(options, log) == 0);
+    CHECK(place(log, "optimizer") > 0);
+    CHECK(log.lines.back() == "dry run: nothing was trained");
+    CHECK(log.statuses.empty());
+  }
+  TEST_CASE("one rank compares itself with nobody") {
+    const folder f;
+    string_sink log;
+    CHECK(run_program<any_world>(options_of(f), log) == 0);
+    CHECK(has(log.lines[0], "; 1 rank"));
+    CHECK(place(log, "single rank") == -1);
+  }
+  TEST_CASE("the metrics file says what ran, then one line per step; bytes by axis are those of the step") {
+    const folder f;
+    silent_sink log;
+    program_options options = options_of(f, 3);
+    options.metrics = (f.path / "metrics.jsonl").string();
+    options.commit = "abc1234";
+    options.ranks = 8;
+    options.evaluate_every = 2;
+    run_program<tiny>(options, log);
+    const std::vector<std::string> lines = f.lines("metrics.jsonl");
+    REQUIRE(lines.size() == 4);
+    CHECK(has(lines[0], R"({"run":"tiny","world":8,"attention":{"tp":2,"dp":2,"pp":2},"moe":{"ep":2,"edp":2,"pp":2},"precision":"fp32","version":")"));
+    CHECK(has(lines[0], R"("commit":"abc1234")"));
+    CHECK_FALSE(has(lines[0], "\"step\""));
+    for (std::size_t s = 1; s <= 3; ++s) {
+      CHECK(has(lines[s], sentence("{\"step\":", s, ",\"loss\":")));
+      CHECK(has(lines[s], "\"tokens\":128,"));
+      CHECK(has(lines[s], "\"expert_load\":[["));
+      CHECK(has(lines[s], "\"eval_loss\":") == (s >= 2));
+      for (const char* axis : {"\"tp\":", "\"ep\":", "\"pp\":", "\"edp\":", "\"cp x dp\":", "\"tp x cp x dp\":"}) CHECK(has(lines[s], axis));
+      CHECK(has(lines[s], "\"world\":224"));  // 11 numbers on 8 ranks: 2 * 7 * 2 * 8
+    }
+  }
+  TEST_CASE("whoever sets the stop flag ends the run after the current step, with a summary") {
+    struct stopper : log_sink {
+      std::atomic<bool> stop{false};
+      string_sink inner;
+      void line(std::string_view text) override { inner.line(text); }
+      void status(std::string_view text) override {
+        inner.status(text);
+        if (inner.statuses.size() == 5) stop = true;  // while step 6 may already run
+      }
+    } log;
+    const folder f;
+    program_options options = options_of(f, 200);
+    options.train.stop = &log.stop;
+    options.metrics = (f.path / "metrics.jsonl").string();
+    CHECK(run_program<tiny>(options, log) == 0);
+    const std::size_t done = log.inner.statuses.size();
+    CHECK(done >= 5);
+    CHECK(done <= 8);
+    CHECK(place(log.inner, sentence("stopped after step ", done, " of 200, as asked")) > 0);
+    CHECK(place(log.inner, "training loss ") == int(log.inner.lines.size()) - 1);
+    CHECK(f.lines("metrics.jsonl").size() == done + 1);
+    CHECK(has(log.inner.statuses.back(), " | held-out "));
+  }
+  TEST_CASE("the smallest world of a run is what its folding needs") {
+    CHECK(smallest_world<run_defaults::fold>() == 1);
+    CHECK(smallest_world<tiny::fold>() == 4);
+    CHECK(smallest_world<fixed::fold>() == 4);
+    CHECK(smallest_world<folding<mesh<tp<2>, dp<dyn>>, mesh<ep<3>, edp<dyn>>>>() == 6);
+    CHECK(smallest_world<folding<mesh<dp<dyn>>, mesh<ep<4>, etp<2>>>>() == 8);
+  }
+  TEST_CASE("the fullest expert over the even share, in the worst layer; 1 where nothing was routed") {
+    tensor<std::int64_t> load({2, 4}, 5);
+    CHECK(max_over_mean(load) == 1);
+    load.view()(1, 2) = 35;  // 50 choices, 12.5 each
+    CHECK(max_over_mean(load) == doctest::Approx(2.8));
+    CHECK(max_over_mean(tensor<std::int64_t>({2, 4}, 0)) == 1);
+  }
+  TEST_CASE("what cannot run is refused with a sentence that says how to mend it") {
+    const folder f;
+    program_options options = options_of(f);
+    options.train.global_batch = 7;
+    options.ranks = 8;
+    CHECK(has(refused(options), "the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch (given "
+                                "global_batch = 7, dp_times_micro_batch = 2)"));
+    options = options_of(f);
+    options.data = {f.file("short", 100)};
+    CHECK(has(refused(options), "moefold: the data have 100 bytes, a batch of 8 sequences of 16 needs "));
+    options.data = {(f.path / "nowhere").string()};
+    CHECK(has(refused(options), "cannot open data file '"));
+    options = options_of(f);
+    options.ranks = 6;
+    CHECK(has(refused(options), "start a multiple of that product, or change the extents (given world = 6, fixed_ranks = 4)"));
+    CHECK(refused<fixed>(options) == "moefold: the mesh has 4 ranks and the world 6; start 4 ranks, or make the mesh's dp or edp dyn");
+    CHECK(has(refused<few_tokens>(options_of(f)), "moefold: the data have token 120 and the model a vocabulary of 100"));
+    options = options_of(f);
+    options.metrics = (f.path / "no" / "metrics.jsonl").string();
+    CHECK(has(refused(options), "moefold: cannot write metrics file '"));
+  }
+}
