@@ -9,6 +9,10 @@
 
 using namespace moefold;
 
+// Under a sanitizer too, memory that cannot be had is to be null, not the end of the program.
+extern "C" const char* __asan_default_options() { return "allocator_may_return_null=1"; }
+extern "C" const char* __tsan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace {
 
 constexpr std::size_t mib = std::size_t{1} << 20;
