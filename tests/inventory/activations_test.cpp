@@ -58,7 +58,8 @@ TEST_SUITE("inventory/activations") {
     wide.top_k = 7;  // more than a rank's experts: a token sends at most one row to each
     CHECK(activation_shape{wide, a.fold, 64, 3}.worst_rows() == 24 * 8 * 2);
   }
-  TEST_CASE("what an engine keeps of a micro-batch is foretold to the byte on every stage of every mapping, and scratch stays inside its bound") {
+  TEST_CASE(
+      "what an engine keeps of a micro-batch is foretold to the byte on every stage of every mapping, and scratch stays inside its bound") {
     for (const testing::mapping& m : testing::mappings()) {
       CAPTURE(m.name);
       check_engine<fp32>(m.fold, 1);

@@ -41,17 +41,20 @@ TEST_SUITE("inventory/legality") {
     CHECK(refused(model, 12, {{tp, 3}}, {{edp, 3}}) ==
           "moefold: the attention heads must be a multiple of TP; choose a TP that divides them (given heads = 8, tp = 3)");
     CHECK(refused(model, 16, {{tp, 8}}, {{edp, 8}}) ==
-          "moefold: the key/value heads must be a multiple of TP; choose a TP that divides them, and use CP for the rest (given kv_heads = 4, tp = 8)");
+          "moefold: the key/value heads must be a multiple of TP; choose a TP that divides them, and use CP for the rest (given kv_heads = "
+          "4, tp = 8)");
     CHECK(refused(model, 16, {{dp, 3}}, {{ep, 3}}) ==
           "moefold: the experts must be a multiple of EP; choose an EP that divides them (given experts = 8, ep = 3)");
     CHECK(refused(model, 16, {{dp, 5}}, {{etp, 5}}) ==
           "moefold: the expert ffn width must be a multiple of ETP; choose an ETP that divides it (given ffn = 144, etp = 5)");
     CHECK(refused(model, 15, {{tp, 2}}, {{ep, 2}}) ==
-          "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); lengthen the sequence or lower "
+          "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); lengthen the "
+          "sequence or lower "
           "CP or TP (given sequence = 15, pieces = 2)");
     CHECK(refused(model, 12, {{tp, 2}, {cp, 2}}, {{ep, 4}}).find("(given sequence = 12, pieces = 8)") != std::string::npos);
     CHECK(refused(model, 0, {}, {}) == "moefold: the sequence must be at least 1 token long (given 0)");
-    CHECK(refused(model, 16, {{pp, 5}}, {{pp, 5}}) == "moefold: every pipeline stage needs at least one layer; lower PP (given layers = 4, pp = 5)");
+    CHECK(refused(model, 16, {{pp, 5}}, {{pp, 5}}) ==
+          "moefold: every pipeline stage needs at least one layer; lower PP (given layers = 4, pp = 5)");
   }
   TEST_CASE("the model's own contradictions are found first") {
     using enum axis_id;
@@ -62,10 +65,13 @@ TEST_SUITE("inventory/legality") {
   TEST_CASE("a batch is a positive multiple of DP times the micro-batch") {
     CHECK_NOTHROW(require_batch(8, 4));
     for (const extent_t batch : {-4, 0, 6})
-      CHECK_THROWS_WITH_AS(require_batch(batch, 4),
-                           sentence("moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch "
-                                    "(given global_batch = ", batch, ", dp_times_micro_batch = 4)").c_str(),
-                           config_error);
+      CHECK_THROWS_WITH_AS(
+          require_batch(batch, 4),
+          sentence("moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch "
+                   "(given global_batch = ",
+                   batch, ", dp_times_micro_batch = 4)")
+              .c_str(),
+          config_error);
   }
   TEST_CASE("what is legal beyond the usual is legal: EP need not divide DP, ETP need not equal TP") {
     using enum axis_id;

@@ -14,8 +14,8 @@ using testing::mapping;
 
 namespace {
 
-constexpr model_shape mixtral_8x7b{.layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .experts = 8, .top_k = 2, .ffn = 14336,
-                                   .vocabulary = 32000};
+constexpr model_shape mixtral_8x7b{
+    .layers = 32, .hidden = 4096, .heads = 32, .kv_heads = 8, .head_dim = 128, .experts = 8, .top_k = 2, .ffn = 14336, .vocabulary = 32000};
 
 // By hand: embedding and head, then per layer two norms, q and o, k and v, router, three matrices for each expert, then the last norm.
 static_assert(count_parameters(model_shape{}) ==
@@ -23,8 +23,7 @@ static_assert(count_parameters(model_shape{}) ==
 static_assert(count_parameters(model_shape{}) == 2'036'864);
 static_assert(count_parameters(mixtral_8x7b) == 46'702'792'704);  // 46.7 B, as published
 
-constexpr model_shape small{
-    .layers = 5, .hidden = 32, .heads = 4, .kv_heads = 4, .head_dim = 8, .experts = 8, .ffn = 12, .vocabulary = 50};
+constexpr model_shape small{.layers = 5, .hidden = 32, .heads = 4, .kv_heads = 4, .head_dim = 8, .experts = 8, .ffn = 12, .vocabulary = 50};
 
 }  // namespace
 
@@ -136,7 +135,8 @@ TEST_SUITE("inventory/parameters") {
   TEST_CASE("bytes of a rank: values, gradients, and two moments of its shard") {
     constexpr folding_extents fold = make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 4}});
     constexpr parameter_memory bytes = memory_of_parameters<fp32>(model_shape{}, fold, 0);
-    constexpr extent_t dense = 2 * 128 * 128 + 4 * (64 * 128 * 2 + 32 * 128 * 2), everywhere = 9 * 128 + 4 * 8 * 128, experts = 4 * 2 * 3 * 144 * 128;
+    constexpr extent_t dense = 2 * 128 * 128 + 4 * (64 * 128 * 2 + 32 * 128 * 2), everywhere = 9 * 128 + 4 * 8 * 128,
+                       experts = 4 * 2 * 3 * 144 * 128;
     CHECK(bytes.parameters == 4 * (dense + everywhere + experts));
     CHECK(bytes.gradients == bytes.parameters);
     CHECK(bytes.optimizer == 2 * 4 * (dense / 2 + everywhere / 4 + experts));

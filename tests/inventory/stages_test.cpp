@@ -4,7 +4,8 @@
 
 using namespace moefold;
 
-static_assert(stage_layers(7, 3, 0) == layer_range{0, 3} && stage_layers(7, 3, 1) == layer_range{3, 2} && stage_layers(7, 3, 2) == layer_range{5, 2});
+static_assert(stage_layers(7, 3, 0) == layer_range{0, 3} && stage_layers(7, 3, 1) == layer_range{3, 2} &&
+              stage_layers(7, 3, 2) == layer_range{5, 2});
 
 TEST_SUITE("inventory/stages") {
   TEST_CASE("the stages hold every layer once, in order, none more than one above another, the longer ones first") {
@@ -16,7 +17,8 @@ TEST_SUITE("inventory/stages") {
         bool right = true;
         for (extent_t s = 0; s < stages; ++s) {
           const layer_range own = stage_layers(layers, stages, s);
-          right = right && own.first == next && own.count >= 1 && own.count <= before && own.count >= layers / stages && own.count <= layers / stages + 1;
+          right = right && own.first == next && own.count >= 1 && own.count <= before && own.count >= layers / stages &&
+                  own.count <= layers / stages + 1;
           next += own.count, before = own.count;
         }
         CHECK(right);

@@ -22,14 +22,14 @@ table by_name(const traffic_table& t) {
   return named;
 }
 void check_equal(const table& said, const table& right) {
-  for (const auto& [name, c] : right) {
-    CAPTURE(name);
-    REQUIRE(said.contains(name));
-    for (std::size_t i = 0; i < 3; ++i) CHECK(said.at(name)[i] == c[i]);
+  for (const auto& entry : right) {
+    CAPTURE(entry.first);
+    REQUIRE(said.contains(entry.first));
+    for (std::size_t i = 0; i < 3; ++i) CHECK(said.at(entry.first)[i] == entry.second[i]);
   }
-  for (const auto& [name, c] : said) {
-    CAPTURE(name);
-    CHECK(right.contains(name));
+  for (const auto& entry : said) {
+    CAPTURE(entry.first);
+    CHECK(right.contains(entry.first));
   }
 }
 
@@ -113,7 +113,8 @@ TEST_SUITE("inventory/traffic") {
                                                       {{etp, etp_ranks}, {ep, ep_ranks}, {edp, dense}, {pp, 3}});
             const activation_shape a{m, fold, S, B};
             const extent_t rows = a.rows(), each = rows * m.top_k / m.experts, T = S / cp_ranks * B, h = m.hidden, beta = 8, blocks = 2 * M;
-            table said = by_name(step_traffic<fp64>(a, stage, M, same(std::vector<std::int64_t>(8, each))));  // first rank of the middle stage
+            table said =
+                by_name(step_traffic<fp64>(a, stage, M, same(std::vector<std::int64_t>(8, each))));  // first rank of the middle stage
             const auto sent = [&](const char* name) { return said.contains(name) ? extent_t(said.at(name)[2]) : 0; };
             CHECK(sent("tp all_gather") + sent("tp reduce_scatter") == blocks * 5 * T * h * beta * (tp_ranks - 1) / tp_ranks);
             CHECK(sent("cp all_gather") == blocks * 2 * 2 * T * (m.kv_width() / tp_ranks) * beta * (cp_ranks - 1));
@@ -130,9 +131,7 @@ TEST_SUITE("inventory/traffic") {
             CHECK(sent("edp all_gather") == N_exp * (dense - 1) / dense * beta);
           }
   }
-  TEST_CASE("one rank sends nothing") {
-    CHECK(step_traffic<fp32>({model, {}, 16, 1}, 0, 2, same({8, 8, 8, 8})).cells().empty());
-  }
+  TEST_CASE("one rank sends nothing") { CHECK(step_traffic<fp32>({model, {}, 16, 1}, 0, 2, same({8, 8, 8, 8})).cells().empty()); }
   TEST_CASE("a cell adds up its calls, and v-operations count what leaves the rank") {
     traffic_table t;
     t.add(axis_id::tp, 4, operation::all_gather, 10, 4, 3);

@@ -1,5 +1,5 @@
-// The classic checks of semantics.md 3 on every mapping: what happens between a rank's own gradients and the reduced ones that the optimizer reads.
-// Expected sums are made here, by comparing coordinates of all ranks with axes written out by hand; the library's groups are not asked.
+// The classic checks of semantics.md 3 on every mapping: from a rank's own gradients to the reduced ones that the optimizer reads. Expected
+// sums are made here, by comparing the coordinates of all ranks along axes written out by hand; the library's groups are not asked.
 #include "../support/mappings.hpp"
 
 #include <moefold/comm/thread.hpp>
@@ -66,14 +66,20 @@ struct faulty_comm {
     }
     return {inner.split(colour, key, label), {}};
   }
-  template <class... Arguments> auto reduce_scatter(Arguments&&... arguments) { return inner.reduce_scatter(std::forward<Arguments>(arguments)...); }
-  template <class... Arguments> auto all_gather(Arguments&&... arguments) { return inner.all_gather(std::forward<Arguments>(arguments)...); }
+  template <class... Arguments>
+  auto reduce_scatter(Arguments&&... arguments) {
+    return inner.reduce_scatter(std::forward<Arguments>(arguments)...);
+  }
+  template <class... Arguments>
+  auto all_gather(Arguments&&... arguments) {
+    return inner.all_gather(std::forward<Arguments>(arguments)...);
+  }
 };
 
 struct checks {
-  double squares = 0;            // check a: sum of squares over all ranks of reduced gradients that should all be 1
-  extent_t wrong_sums = 0;       // check b: reduced elements that are not the sum of 2^r over their replicas
-  extent_t missing = 0;          // elements that no rank owns after the reduction, or more than one
+  double squares = 0;       // check a: sum of squares over all ranks of reduced gradients that should all be 1
+  extent_t wrong_sums = 0;  // check b: reduced elements that are not the sum of 2^r over their replicas
+  extent_t missing = 0;     // elements that no rank owns after the reduction, or more than one
 };
 
 /// Both checks on one folding, with the distributed optimizer's own reduction.

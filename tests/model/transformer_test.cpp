@@ -51,7 +51,9 @@ struct stage {
     store.initialise(3);
   }
   stage(const stage&) = delete;
-  static folding_extents fold(extent_t stages) { return stages == 1 ? folding_extents{} : make_folding({{axis_id::pp, stages}}, {{axis_id::pp, stages}}); }
+  static folding_extents fold(extent_t stages) {
+    return stages == 1 ? folding_extents{} : make_folding({{axis_id::pp, stages}}, {{axis_id::pp, stages}});
+  }
 
   double forward(const micro_batch& batch, view<const double> input = {}) { return forward(batch, saved, input); }
   double forward(const micro_batch& batch, type::saved& s, view<const double> input = {}) {
@@ -79,13 +81,15 @@ TEST_SUITE("model/transformer") {
     for (std::size_t p = 0; p < own.store.entries().size(); ++p) {
       const auto& entry = own.store.entries()[p];
       CAPTURE(entry.fact.name());
-      const auto slope = test::numerical_gradient(probe.store.entries()[p].value, [&] { return probe.forward(batch); }, 1e-4);
+      const auto slope = test::numerical_gradient(
+          probe.store.entries()[p].value, [&] { return probe.forward(batch); }, 1e-4);
       CHECK(test::largest_error(entry.gradient, slope) < 1e-7);
     }
     CHECK(own.store.entries().size() == 13);
   }
   TEST_CASE("stages chained by hand are the whole model, bit for bit: loss and every gradient, on uneven stages too") {
-    for (const auto& [layers, stages] : {std::pair{2, 2}, {3, 2}, {4, 4}, {5, 3}}) {
+    for (const std::pair<extent_t, extent_t> cut : {std::pair{2, 2}, {3, 2}, {4, 4}, {5, 3}}) {
+      const extent_t layers = cut.first, stages = cut.second;
       CAPTURE(layers);
       CAPTURE(stages);
       const model_shape model = with_layers(layers);
@@ -140,7 +144,8 @@ TEST_SUITE("model/transformer") {
     stage s(small);
     CHECK(s.forward(batch) == 0);
     s.backward();
-    for (const auto& entry : s.store.entries()) CHECK(std::all_of(entry.gradient.begin(), entry.gradient.end(), [](double g) { return g == 0; }));
+    for (const auto& entry : s.store.entries())
+      CHECK(std::all_of(entry.gradient.begin(), entry.gradient.end(), [](double g) { return g == 0; }));
   }
   TEST_CASE("the load counts k choices of every token in the stage's own layers") {
     const model_shape model = with_layers(3);

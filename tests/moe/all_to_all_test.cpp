@@ -1,5 +1,5 @@
-#include <moefold/moe/all_to_all.hpp>
 #include <moefold/comm/self.hpp>
+#include <moefold/moe/all_to_all.hpp>
 
 #include <doctest/doctest.h>
 #include "../support/dispatcher_suite.hpp"

@@ -1,6 +1,6 @@
-#include <moefold/moe/dispatcher.hpp>
-#include <moefold/moe/all_to_all.hpp>
 #include <moefold/comm/self.hpp>
+#include <moefold/moe/all_to_all.hpp>
+#include <moefold/moe/dispatcher.hpp>
 
 #include <doctest/doctest.h>
 
@@ -9,7 +9,8 @@ using namespace moefold;
 namespace {
 
 struct no_way_back : all_to_all_dispatcher<float, self_comm> {
-  template <class Exec> void dispatch_backward(Exec) const {}  // hides the real one
+  template <class Exec>
+  void dispatch_backward(Exec) const {}  // hides the real one
 };
 struct no_tokens : all_to_all_dispatcher<float, self_comm> {
   struct tokens {};

@@ -54,7 +54,8 @@ TEST_SUITE("moe/experts") {
   }
   TEST_CASE("gradients are added to what is there, and those of an expert without rows are not touched") {
     experts once, twice;
-    const auto x = random_tensor<double>({rows, hidden}, 4), weight = random_tensor<double>({rows}, 5), dy = random_tensor<double>({rows, hidden}, 6);
+    const auto x = random_tensor<double>({rows, hidden}, 4), weight = random_tensor<double>({rows}, 5),
+               dy = random_tensor<double>({rows, hidden}, 6);
     run(once, x, weight, dy);
     for (tensor<double>* t : {&twice.dgate, &twice.dup, &twice.ddown}) std::fill(t->begin(), t->end(), 3.0);
     run(twice, x, weight, dy);
@@ -78,7 +79,8 @@ TEST_SUITE("moe/experts") {
   }
   TEST_CASE("two slices of the width, as etp cuts it, add up to the whole: output, dx and dweight; weight gradients are their slices") {
     experts whole;
-    const auto x = random_tensor<double>({rows, hidden}, 4), weight = random_tensor<double>({rows}, 5), dy = random_tensor<double>({rows, hidden}, 6);
+    const auto x = random_tensor<double>({rows, hidden}, 4), weight = random_tensor<double>({rows}, 5),
+               dy = random_tensor<double>({rows, hidden}, 6);
     const result all = run(whole, x, weight, dy);
     result sum;
     for (tensor<double>* t : {&sum.y, &sum.dx, &sum.dweight}) std::fill(t->begin(), t->end(), 0.0);
@@ -119,6 +121,7 @@ TEST_SUITE("moe/experts") {
     const std::vector<std::int64_t> none{0, 0, 0, 0};
     own.layer().forward(e, x.view(), weight.view(), none, y.view(), keep, saved);
     own.layer().backward(e, y.view(), x.view(), weight.view(), saved);
-    for (const tensor<double>* t : {&own.dgate, &own.dup, &own.ddown}) CHECK(std::all_of(t->begin(), t->end(), [](double g) { return g == 0; }));
+    for (const tensor<double>* t : {&own.dgate, &own.dup, &own.ddown})
+      CHECK(std::all_of(t->begin(), t->end(), [](double g) { return g == 0; }));
   }
 }

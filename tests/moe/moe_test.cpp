@@ -53,7 +53,8 @@ struct slices {
     const auto compare = [](const tensor<double>& dense, const box& b, const std::vector<double>& mine) {
       double most = 0, size = 0;
       for (double g : dense) size = std::max(size, std::abs(g));
-      for (std::size_t i = 0; i < mine.size(); ++i) most = std::max(most, std::abs(mine[i] - dense[std::size_t(b.global_index(extent_t(i)))]));
+      for (std::size_t i = 0; i < mine.size(); ++i)
+        most = std::max(most, std::abs(mine[i] - dense[std::size_t(b.global_index(extent_t(i)))]));
       return size > 0 ? most / size : most;
     };
     return std::max({compare(all.dgate, rows, dgate), compare(all.dup, rows, dup), compare(all.ddown, columns, ddown)});
@@ -178,17 +179,18 @@ TEST_SUITE("moe/moe") {
       if (counts[std::size_t(expert)] > 0) continue;
       ++idle;
       for (const auto* gradient : {&own.dgate, &own.dup, &own.ddown})
-        CHECK(std::all_of(gradient->begin() + expert * extent_t(size), gradient->begin() + (expert + 1) * extent_t(size), [](double g) { return g == 0; }));
+        CHECK(std::all_of(gradient->begin() + expert * extent_t(size), gradient->begin() + (expert + 1) * extent_t(size),
+                          [](double g) { return g == 0; }));
     }
     CHECK(idle >= 2);
   }
   TEST_CASE("every ep x etp equals the dense layer on one rank: y, dx, and all four weight gradients") {
-    for (const auto& [ep, etp] : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
+    for (const std::pair<int, int>& split : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
       for (const folded_case& c : cases) {
-        CAPTURE(ep);
-        CAPTURE(etp);
+        CAPTURE(split.first);
+        CAPTURE(split.second);
         CAPTURE(c.name);
-        check_folded(ep, etp, c);
+        check_folded(split.first, split.second, c);
       }
   }
   TEST_CASE("gradients of two passes add up") {
@@ -243,9 +245,10 @@ TEST_SUITE("moe/moe") {
     slices own(dense, {}, 0);
     self_comm one("ep");
     using mesh = moefold::mesh<etp<2>, ep<2>>;
-    CHECK_THROWS_WITH_AS((moe<surface, mesh, self_comm>(own.weights(), one, one)),
-                         "moefold: moe on a mesh with ep 2 and etp 2 was given groups of 1 and 1 ranks; split the world by groups<Mesh, tag::ep> and "
-                         "groups<Mesh, tag::etp>",
-                         config_error);
+    CHECK_THROWS_WITH_AS(
+        (moe<surface, mesh, self_comm>(own.weights(), one, one)),
+        "moefold: moe on a mesh with ep 2 and etp 2 was given groups of 1 and 1 ranks; split the world by groups<Mesh, tag::ep> and "
+        "groups<Mesh, tag::etp>",
+        config_error);
   }
 }

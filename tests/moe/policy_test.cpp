@@ -1,5 +1,5 @@
-#include <moefold/moe/policy.hpp>
 #include <moefold/comm/self.hpp>
+#include <moefold/moe/policy.hpp>
 
 #include <doctest/doctest.h>
 

@@ -49,7 +49,8 @@ TEST_SUITE("moe/router") {
           sum += std::exp(logit[e]);
         }
         for (std::size_t e = 0; e < std::size_t(experts); ++e) CHECK((taken[e] || logit[e] <= before));
-        for (extent_t s = 0; s < k; ++s) CHECK(choice.weight(t, s) == doctest::Approx(std::exp(logit[std::size_t(choice.expert(t, s))]) / sum).epsilon(1e-13));
+        for (extent_t s = 0; s < k; ++s)
+          CHECK(choice.weight(t, s) == doctest::Approx(std::exp(logit[std::size_t(choice.expert(t, s))]) / sum).epsilon(1e-13));
       }
     }
   }
@@ -147,6 +148,7 @@ TEST_SUITE("moe/router") {
     routing_tap tap{nullptr, &trace, 0};
     router r(2);
     CHECK_THROWS_WITH_AS(r.choose(x, &tap, {0, 0, 1, {1}}),
-                         "moefold: the replayed trace has expert 7 of 5 at step 0, layer 0; record it with the same model, batch and steps", error);
+                         "moefold: the replayed trace has expert 7 of 5 at step 0, layer 0; record it with the same model, batch and steps",
+                         error);
   }
 }

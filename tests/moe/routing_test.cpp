@@ -42,7 +42,8 @@ TEST_SUITE("moe/routing") {
   }
   TEST_CASE("what lies outside a trace is refused with its limits") {
     routing_trace trace(1, 2, 3, 4, 2);
-    CHECK_THROWS_WITH_AS(trace.at({1, 0, 1, {4}}, 0, 0), "moefold: the routing trace holds 1 steps of 2 layers and 3 sequences; asked for step 1, layer 0, sequence 0",
+    CHECK_THROWS_WITH_AS(trace.at({1, 0, 1, {4}}, 0, 0),
+                         "moefold: the routing trace holds 1 steps of 2 layers and 3 sequences; asked for step 1, layer 0, sequence 0",
                          error);
     CHECK_THROWS_AS(trace.at({0, 0, 1, {4}}, 2, 0), error);
     CHECK_THROWS_AS(trace.at({0, 3, 1, {4}}, 0, 0), error);

@@ -36,7 +36,8 @@ TEST_SUITE("ops/weighted_rows") {
       CHECK(same);
     }
   }
-  TEST_CASE_TEMPLATE("a token's sum is over its slots, each slot has its own row's weight, and dropped slots count for nothing", T, float, double) {
+  TEST_CASE_TEMPLATE("a token's sum is over its slots, each slot has its own row's weight, and dropped slots count for nothing", T, float,
+                     double) {
     host_context context;
     const host_exec e(context);
     for (const extent_t width : {1, 31, 64, 200}) {  // inside one block of columns, exactly one, and several
@@ -114,7 +115,8 @@ TEST_SUITE("ops/weighted_rows") {
     const std::vector<std::int32_t> slots{0, 2};
     CHECK_THROWS_WITH_AS(permute_weighted<float>(e, x, weight, slots, narrow.view()),
                          "moefold: permute_weighted needs weighted rows of 3 + 1 elements, given 3", error);
-    CHECK_THROWS_WITH_AS(permute_weighted<float>(e, x, weight, slots, rows.view()), "moefold: permute_weighted: row 1 names slot 2 of 2", error);
+    CHECK_THROWS_WITH_AS(permute_weighted<float>(e, x, weight, slots, rows.view()), "moefold: permute_weighted: row 1 names slot 2 of 2",
+                         error);
     CHECK_THROWS_WITH_AS(gather_weighted<float>(e, rows, slots, x.view(), p.view()), "moefold: gather_weighted: row 2 of 2", error);
     CHECK_THROWS_WITH_AS(scatter_weighted<float>(e, x, p, slots, rows.view()), "moefold: scatter_weighted: row 2 of 2", error);
     CHECK_THROWS_WITH_AS(combine_weighted<float>(e, rows, places.view(), x.view(), weight.view()),

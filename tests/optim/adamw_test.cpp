@@ -54,8 +54,8 @@ TEST_SUITE("optim/adamw") {
     tensor<double> decayed({3}, 2.0), kept({3}, 2.0), zero({3}, 0.0), m({3}, 0.0), v({3}, 0.0);
     const adamw policy;
     for (auto* weights : {&decayed, &kept})
-      policy.update(e, 1, 0.5, 1.0, weights == &decayed, weights->view().span(), std::span<const double>(zero.view().span()), m.view().span(),
-                    v.view().span(), weights->view().span());
+      policy.update(e, 1, 0.5, 1.0, weights == &decayed, weights->view().span(), std::span<const double>(zero.view().span()),
+                    m.view().span(), v.view().span(), weights->view().span());
     CHECK(decayed[0] == doctest::Approx(2.0 * (1 - 0.5 * 0.1)));
     CHECK(kept[0] == 2.0);
   }
@@ -64,8 +64,8 @@ TEST_SUITE("optim/adamw") {
     const host_exec e(context);
     tensor<float> weights({2}, 0.f), gradient({2}), m({2}, 0.f), v({2}, 0.f);
     gradient[0] = 1e-3f, gradient[1] = -50.f;
-    adamw{}.update(e, 1, 0.01, 1.0, true, weights.view().span(), std::span<const float>(gradient.view().span()), m.view().span(), v.view().span(),
-                   weights.view().span());
+    adamw{}.update(e, 1, 0.01, 1.0, true, weights.view().span(), std::span<const float>(gradient.view().span()), m.view().span(),
+                   v.view().span(), weights.view().span());
     CHECK(weights[0] == doctest::Approx(-0.01).epsilon(1e-4));
     CHECK(weights[1] == doctest::Approx(0.01).epsilon(1e-4));
   }

@@ -40,8 +40,7 @@ struct outcome {
 
 template <class Schedule>
 outcome play(int stages, int count) {
-  const folding_extents fold =
-      stages == 1 ? folding_extents{} : make_folding({{axis_id::pp, stages}}, {{axis_id::pp, stages}});
+  const folding_extents fold = stages == 1 ? folding_extents{} : make_folding({{axis_id::pp, stages}}, {{axis_id::pp, stages}});
   const std::vector<micro_batch> batches = micro_batches(count);
   outcome result;
   std::mutex guard;
@@ -85,9 +84,10 @@ TEST_SUITE("pipeline/runner") {
         CAPTURE(stages);
         const outcome many = play<one_f_one_b>(stages, count);
         CHECK(many.loss == one.loss);
-        for (const auto& [name, gradient] : one.gradient) {
-          CAPTURE(name);
-          CHECK(test::largest_error(many.gradient.at(name), gradient) == 0);
+        for (const auto& parameter : one.gradient) {
+          const auto& gradient = parameter.second;
+          CAPTURE(parameter.first);
+          CHECK(test::largest_error(many.gradient.at(parameter.first), gradient) == 0);
           CHECK(test::largest_error(gradient, tensor<double>(gradient.shape(), 0.0)) > 0);
         }
       }
@@ -97,7 +97,8 @@ TEST_SUITE("pipeline/runner") {
     for (const int stages : {1, 2, 4}) {
       const outcome trained = play<one_f_one_b>(stages, 3), evaluated = play<forward_only>(stages, 3);
       CHECK(evaluated.loss == trained.loss);
-      for (const auto& [name, gradient] : evaluated.gradient) CHECK(std::all_of(gradient.begin(), gradient.end(), [](double g) { return g == 0; }));
+      for (const auto& [name, gradient] : evaluated.gradient)
+        CHECK(std::all_of(gradient.begin(), gradient.end(), [](double g) { return g == 0; }));
     }
   }
   TEST_CASE("every micro-batch is fed once, in order") {

@@ -3,8 +3,8 @@
 //
 //   const auto before = allocations_of_this_thread();  work();  CHECK(allocations_of_this_thread() == before);
 // All forms of new arrive at the two that are replaced here (the standard says so for arrays, nothrow and sized delete). Memory comes from
-// malloc and aligned_alloc, whose memory free() takes back, so that sanitizers still see every block. Never inlined: g++ would take new and free
-// for a mismatched pair.
+// malloc and aligned_alloc, whose memory free() takes back, so that sanitizers still see every block. Never inlined: g++ would take new and
+// free for a mismatched pair.
 #include <cstddef>
 #include <cstdlib>
 #include <new>

@@ -1,5 +1,5 @@
 #pragma once
-// The MoE layer as its formula says it, token by token in double: the oracle of every dispatcher, folding and block. No batches, no permutation.
+// The MoE layer as its formula says it, token by token in double: the oracle of every dispatcher, folding and block.
 //
 //   y_t = sum over the chosen k of p_k W2_e ( silu(W1_e x_t) * (W3_e x_t) )        p = softmax of the k chosen logits, logits = Wg x_t
 #include <moefold/core/model_shape.hpp>
@@ -16,13 +16,15 @@ namespace moefold::test {
 
 struct dense_moe {
   model_shape model;
-  tensor<double> router, gate, up, down;                // [E, H], [E, F, H], [E, F, H], [E, H, F]
-  tensor<double> drouter, dgate, dup, ddown;            // added to by run()
+  tensor<double> router, gate, up, down;      // [E, H], [E, F, H], [E, F, H], [E, H, F]
+  tensor<double> drouter, dgate, dup, ddown;  // added to by run()
 
   explicit dense_moe(const model_shape& m, std::uint64_t seed = 1)
-      : model(m), router(random_tensor<double>({m.experts, m.hidden}, seed)), gate(random_tensor<double>({m.experts, m.ffn, m.hidden}, seed + 1, 0.4)),
-        up(random_tensor<double>({m.experts, m.ffn, m.hidden}, seed + 2, 0.4)), down(random_tensor<double>({m.experts, m.hidden, m.ffn}, seed + 3, 0.4)),
-        drouter(router.shape(), 0.0), dgate(gate.shape(), 0.0), dup(up.shape(), 0.0), ddown(down.shape(), 0.0) {}
+      : model(m), router(random_tensor<double>({m.experts, m.hidden}, seed)),
+        gate(random_tensor<double>({m.experts, m.ffn, m.hidden}, seed + 1, 0.4)),
+        up(random_tensor<double>({m.experts, m.ffn, m.hidden}, seed + 2, 0.4)),
+        down(random_tensor<double>({m.experts, m.hidden, m.ffn}, seed + 3, 0.4)), drouter(router.shape(), 0.0), dgate(gate.shape(), 0.0),
+        dup(up.shape(), 0.0), ddown(down.shape(), 0.0) {}
 
   double logit(const double* x, extent_t expert) const {
     double sum = 0;

@@ -1,5 +1,5 @@
 #pragma once
-// What every dispatcher must do, once, on thread ranks: a new dispatcher adds one line per element type. The experts are replaced by numbers:
+// What every dispatcher must do, once, on thread ranks: a new dispatcher adds one line per element type. Numbers stand for the experts:
 // expert e multiplies its rows by weight * c(e), in shares that the etp ranks add up, so that the right result is known in closed form.
 //
 //   y_t = sum_k p_tk c(e_tk) x_t        dx_t = sum_k p_tk c(e_tk) dy_t        dp_tk = c(e_tk) dy_t . x_t
@@ -22,7 +22,7 @@ namespace moefold::test {
 
 struct dispatch_case {
   std::string name;
-  std::vector<extent_t> tokens;                                          // of each rank, repeated as needed
+  std::vector<extent_t> tokens;                                                 // of each rank, repeated as needed
   std::function<std::int32_t(int rank, extent_t token, extent_t slot)> expert;  // distinct in the slots of a token
 };
 
@@ -33,7 +33,9 @@ inline std::vector<dispatch_case> dispatch_cases(extent_t experts) {
       {"different numbers of tokens, none on some ranks", {5, 0, 9, 1}, scattered},
       {"one rank has all tokens", {0, 0, 0, 0, 7, 0, 0, 0}, scattered},
       {"no tokens at all", {0}, scattered},
-      {"all tokens to the first expert and the last", {4, 0, 3}, [=](int, extent_t, extent_t slot) { return std::int32_t(slot * (experts - 1)); }},
+      {"all tokens to the first expert and the last",
+       {4, 0, 3},
+       [=](int, extent_t, extent_t slot) { return std::int32_t(slot * (experts - 1)); }},
       {"all tokens to two neighbours", {4, 7, 3}, [=](int, extent_t, extent_t slot) { return std::int32_t(experts / 2 + slot); }},
   };
 }
@@ -44,10 +46,12 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
   using T = typename Dispatcher::value_type;
   using A = typename Dispatcher::weight_type;
   constexpr extent_t experts = 8, k = 2, hidden = 3;
-  const extents mesh = etp_first ? extents{{axis_id::etp, etp_ranks}, {axis_id::ep, ep_ranks}} : extents{{axis_id::ep, ep_ranks}, {axis_id::etp, etp_ranks}};
+  const extents mesh =
+      etp_first ? extents{{axis_id::etp, etp_ranks}, {axis_id::ep, ep_ranks}} : extents{{axis_id::ep, ep_ranks}, {axis_id::etp, etp_ranks}};
   const auto factor = [](extent_t expert) { return 1.0 + 0.25 * double(expert); };
   const auto share = [&](extent_t expert, int q) {  // of etp rank q; they add up to factor(expert)
-    return q + 1 < etp_ranks ? 0.5 * double(q) + double(expert) : factor(expert) - double(q) * double(expert) - 0.25 * double(q) * double(q - 1);
+    return q + 1 < etp_ranks ? 0.5 * double(q) + double(expert)
+                             : factor(expert) - double(q) * double(expert) - 0.25 * double(q) * double(q - 1);
   };
   for (const dispatch_case& c : dispatch_cases(experts)) {
     CAPTURE(c.name);
@@ -65,7 +69,9 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
       const auto noise = random_tensor<T>({n, hidden}, 90 + std::uint64_t(rank));
       tensor<std::int32_t> expert({n, k});
       tensor<A> weight({n, k}), dchoice({n, k}, A(-1));
-      const auto weight_of = [](extent_t source, extent_t token, extent_t slot) { return A(0.125) * A(1 + slot) + A(0.01) * A(source) + A(0.001) * A(token); };
+      const auto weight_of = [](extent_t source, extent_t token, extent_t slot) {
+        return A(0.125) * A(1 + slot) + A(0.01) * A(source) + A(0.001) * A(token);
+      };
       for (extent_t t = 0; t < n; ++t) {
         for (extent_t h = 0; h < hidden; ++h) x.view()(t, h) = h == 0 ? id(rank, t) : noise.view()(t, h);
         for (extent_t s = 0; s < k; ++s) expert.view()(t, s) = c.expert(rank, t, s), weight.view()(t, s) = weight_of(rank, t, s);
@@ -108,7 +114,8 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
       tensor<A> dweight({batch.extent(0)});
       for (extent_t local = 0; local < own; ++local)
         for (extent_t r = offsets[std::size_t(local)]; r < offsets[std::size_t(local) + 1]; ++r)
-          for (extent_t h = 0; h < hidden; ++h) out.view()(r, h) = T(double(ticket.weight(r)) * share(first + local, etp.rank())) * batch(r, h);
+          for (extent_t h = 0; h < hidden; ++h)
+            out.view()(r, h) = T(double(ticket.weight(r)) * share(first + local, etp.rank())) * batch(r, h);
       dispatcher.combine(e, view<const T>(out), y.view(), ticket);
       dispatcher.combine_backward(e, view<const T>(dy), dout.view(), ticket);
       for (extent_t local = 0; local < own; ++local)
@@ -141,13 +148,13 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
 /// All splits of up to 8 ranks that 8 experts allow.
 template <class Dispatcher>
 void check_dispatcher() {
-  for (const auto& [ep, etp] : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
+  for (const std::pair<int, int>& split : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
     for (const bool etp_first : {true, false}) {
-      if (!etp_first && (ep == 1 || etp == 1)) continue;
-      CAPTURE(ep);
-      CAPTURE(etp);
+      if (!etp_first && (split.first == 1 || split.second == 1)) continue;
+      CAPTURE(split.first);
+      CAPTURE(split.second);
       CAPTURE(etp_first);
-      check_dispatcher<Dispatcher>(ep, etp, etp_first);
+      check_dispatcher<Dispatcher>(split.first, split.second, etp_first);
     }
 }
 

@@ -11,7 +11,8 @@ using namespace moefold;
 namespace {
 
 struct tiny : run_defaults {
-  static constexpr model_shape model{.layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 128};
+  static constexpr model_shape model{
+      .layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 128};
   static constexpr extent_t sequence = 16;
   using fold = folding<mesh<tp<2>, dp<dyn>, pp<2>>, mesh<ep<2>, edp<dyn>, pp<2>>>;
 };
@@ -22,7 +23,8 @@ struct any_world : tiny {
   using fold = run_defaults::fold;
 };
 struct few_tokens : any_world {
-  static constexpr model_shape model{.layers = 1, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 100};
+  static constexpr model_shape model{
+      .layers = 1, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 12, .vocabulary = 100};
 };
 
 struct folder {
@@ -79,8 +81,10 @@ TEST_SUITE("train/program") {
     string_sink log;
     CHECK(run_program<tiny>(options_of(f), log) == 0);
     CHECK(log.lines[0] == "run tiny: 10.4k parameters, 2 layers, 4 experts (top-2), sequence 16, fp32; 4 ranks as threads");
-    const int folding = place(log, "one stage"), memory = place(log, "optimizer"), data = place(log, "data: 4.0k tokens (bytes) from 1 file, ");
-    const int compared = place(log, "the first 3 losses are those of a single rank: largest relative difference "), end = place(log, "4 steps in ");
+    const int folding = place(log, "one stage"), memory = place(log, "optimizer"),
+              data = place(log, "data: 4.0k tokens (bytes) from 1 file, ");
+    const int compared = place(log, "the first 3 losses are those of a single rank: largest relative difference "),
+              end = place(log, "4 steps in ");
     const int closing = place(log, "training loss ");
     CHECK(0 < folding);
     CHECK(folding < memory);
@@ -139,7 +143,9 @@ TEST_SUITE("train/program") {
     run_program<tiny>(options, log);
     const std::vector<std::string> lines = f.lines("metrics.jsonl");
     REQUIRE(lines.size() == 4);
-    CHECK(has(lines[0], R"({"run":"tiny","world":8,"attention":{"tp":2,"dp":2,"pp":2},"moe":{"ep":2,"edp":2,"pp":2},"precision":"fp32","version":")"));
+    CHECK(
+        has(lines[0],
+            R"({"run":"tiny","world":8,"attention":{"tp":2,"dp":2,"pp":2},"moe":{"ep":2,"edp":2,"pp":2},"precision":"fp32","version":")"));
     CHECK(has(lines[0], R"("commit":"abc1234")"));
     CHECK_FALSE(has(lines[0], "\"step\""));
     for (std::size_t s = 1; s <= 3; ++s) {
@@ -147,7 +153,8 @@ TEST_SUITE("train/program") {
       CHECK(has(lines[s], "\"tokens\":128,"));
       CHECK(has(lines[s], "\"expert_load\":[["));
       CHECK(has(lines[s], "\"eval_loss\":") == (s >= 2));
-      for (const char* axis : {"\"tp\":", "\"ep\":", "\"pp\":", "\"edp\":", "\"cp x dp\":", "\"tp x cp x dp\":"}) CHECK(has(lines[s], axis));
+      for (const char* axis : {"\"tp\":", "\"ep\":", "\"pp\":", "\"edp\":", "\"cp x dp\":", "\"tp x cp x dp\":"})
+        CHECK(has(lines[s], axis));
       CHECK(has(lines[s], "\"world\":224"));  // 11 numbers on 8 ranks: 2 * 7 * 2 * 8
     }
   }
@@ -193,8 +200,9 @@ TEST_SUITE("train/program") {
     program_options options = options_of(f);
     options.train.global_batch = 7;
     options.ranks = 8;
-    CHECK(has(refused(options), "the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch (given "
-                                "global_batch = 7, dp_times_micro_batch = 2)"));
+    CHECK(has(refused(options),
+              "the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch (given "
+              "global_batch = 7, dp_times_micro_batch = 2)"));
     options = options_of(f);
     options.data = {f.file("short", 100)};
     CHECK(has(refused(options), "moefold: the data have 100 bytes, a batch of 8 sequences of 16 needs "));

@@ -7,8 +7,8 @@
 #include "../support/counting_new.hpp"
 
 #include <atomic>
-#include <numeric>
 #include <mutex>
+#include <numeric>
 
 using namespace moefold;
 
@@ -23,7 +23,9 @@ std::string letters(std::size_t bytes) {
   for (std::size_t i = 0; i < bytes; ++i) text += char((i * i / 7 + i) % 61);
   return text;
 }
-dataset data_of(std::size_t bytes = 2000, double held_out = 0.2) { return dataset(token_stream::from_bytes(letters(bytes)), sequence, 1, held_out); }
+dataset data_of(std::size_t bytes = 2000, double held_out = 0.2) {
+  return dataset(token_stream::from_bytes(letters(bytes)), sequence, 1, held_out);
+}
 
 using one_rank = basic_trainer<policies_of<run_defaults>, self_comm>;
 using threads = basic_trainer<policies_of<run_defaults>, thread_comm>;
@@ -131,7 +133,8 @@ TEST_SUITE("train/trainer") {
     for (int i = 0; i < 3; ++i) CHECK(alone.step().loss == undisturbed.step().loss);
     CHECK(*alone.evaluate() < *held_out);
     using enum axis_id;
-    for (const folding_extents& fold : {make_folding({{tp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}}), make_folding({{cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}})})
+    for (const folding_extents& fold :
+         {make_folding({{tp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}}), make_folding({{cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}})})
       run_threads(4, [&](thread_comm& world) {
         threads trainer(std::move(world), small, sequence, fold, options_of(), data);
         const traffic_log before = trainer.traffic();
@@ -173,8 +176,9 @@ TEST_SUITE("train/trainer") {
     };
     trainer_options odd = options_of();
     odd.global_batch = 9, odd.micro_batch = 2;
-    CHECK(refused(small, odd) == "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch "
-                                 "(given global_batch = 9, dp_times_micro_batch = 2)");
+    CHECK(refused(small, odd) ==
+          "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch "
+          "(given global_batch = 9, dp_times_micro_batch = 2)");
     odd.micro_batch = 0;
     CHECK(refused(small, odd) == "moefold: the micro-batch is at least 1 sequence (given 0)");
     trainer_options large = options_of();
@@ -183,14 +187,16 @@ TEST_SUITE("train/trainer") {
     model_shape model = small;
     model.top_k = 5;
     CHECK(refused(model, options_of()) == "moefold: top_k must lie between 1 and experts (given 5 of 4)");
-    CHECK(refused(small, options_of(), make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}})) == "moefold: the folding needs 2 ranks and the world has 1");
+    CHECK(refused(small, options_of(), make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}})) ==
+          "moefold: the folding needs 2 ranks and the world has 1");
   }
   TEST_CASE("a token outside the vocabulary is refused with its number, the vocabulary and what to do") {
     model_shape model = small;
     model.vocabulary = 60;  // the text has tokens up to 60
     const dataset data = data_of();
     CHECK(reason([&] { one_rank trainer(self_comm(), model, sequence, {}, options_of(), data); }) ==
-          "moefold: the data have token 60 and the model a vocabulary of 60; give the model a vocabulary of at least 61 (256 holds every byte), or "
+          "moefold: the data have token 60 and the model a vocabulary of 60; give the model a vocabulary of at least 61 (256 holds every "
+          "byte), or "
           "other data");
   }
   TEST_CASE("a run as a struct: its types and numbers make the trainer") {
@@ -201,15 +207,14 @@ TEST_SUITE("train/trainer") {
       CHECK(std::is_same_v<decltype(mine.parameters().flats()[0].values[0]), double&>);
       CHECK(std::isfinite(mine.step().loss));
     });
-    const std::string why = reason([&] {
-      run_threads(3, [&](thread_comm& world) { trainer<run, thread_comm> mine(std::move(world), options_of(), data); });
-    });
+    const std::string why =
+        reason([&] { run_threads(3, [&](thread_comm& world) { trainer<run, thread_comm> mine(std::move(world), options_of(), data); }); });
     CHECK(why.find("start a multiple of that product") != std::string::npos);
   }
   TEST_CASE("after the first step a step allocates nothing, neither with new nor from host memory, on thread ranks") {
     const dataset data = data_of(4000);
     using enum axis_id;
-    for (const folding_extents& fold : {make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}),          // one folding
+    for (const folding_extents& fold : {make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}),  // one folding
                                         make_folding({{tp, 2}, {dp, 2}, {pp, 2}}, {{etp, 2}, {edp, 2}, {pp, 2}}),
                                         make_folding({{cp, 2}, {dp, 4}}, {{etp, 2}, {ep, 4}})}) {
       CAPTURE(fold.attention.text());
@@ -233,7 +238,7 @@ TEST_SUITE("train/trainer") {
     const std::size_t before = test::allocations_of_this_thread();
     ::operator delete(::operator new(4));
     ::operator delete[](::operator new[](4));
-    ::operator delete(::operator new(128, std::align_val_t{128}), std::align_val_t{128});
+    ::operator delete (::operator new (128, std::align_val_t{128}), std::align_val_t{128});
     host_memory::deallocate(host_memory::allocate(100));  // aligned and nothrow
     CHECK(test::allocations_of_this_thread() == before + 4);
   }
