@@ -75,7 +75,8 @@ struct attended {
   attended& on(int tp, int cp) {
     clear();
     run_ranks(tp * cp, [&](thread_comm& world) {
-      thread_comm tp_group = world.split(world.rank() / tp, world.rank(), "tp"), cp_group = world.split(world.rank() % tp, world.rank(), "cp");
+      thread_comm tp_group = world.split(world.rank() / tp, world.rank(), "tp"),
+                  cp_group = world.split(world.rank() % tp, world.rank(), "cp");
       this->run<Precision>(tp_group, cp_group);
     });
     return *this;
@@ -197,22 +198,27 @@ TEST_SUITE("attention/attention") {
                            "moefold: attention on a mesh with tp 2 and cp 1 was given groups of 1 and 1 ranks; split the world by "
                            "groups<Mesh, tag::tp> and groups<Mesh, tag::cp>",
                            config_error);
-      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>>>{}, two, two), doctest::Contains("was given groups of 2 and 2 ranks"), config_error);
-      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>, cp<2>>>{}, two, alone), doctest::Contains("with tp 2 and cp 2"), config_error);
+      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>>>{}, two, two), doctest::Contains("was given groups of 2 and 2 ranks"),
+                           config_error);
+      CHECK_THROWS_WITH_AS(make(std::type_identity<mesh<tp<2>, cp<2>>>{}, two, alone), doctest::Contains("with tp 2 and cp 2"),
+                           config_error);
     });
   }
   TEST_CASE("weights of another size, a sequence that does not cut, and half a sequence are refused") {
     attended a(grouped, 16, 1);
     self_comm self;
-    CHECK_THROWS_WITH_AS(run_ranks<2>([&](thread_comm& cp) {
-                           thread_comm tp = cp.split(cp.rank(), 0);
-                           a.run<fp64>(tp, cp, [&](const auto& weights) { return attention_layer<fp64, thread_comm>(grouped, 18, weights, tp, cp); });
-                         }),
-                         doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 18)"), config_error);
-    CHECK_THROWS_WITH_AS(a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(one_to_one, 16, weights, self, self); }),
-                         "moefold: attention expects 8 query rows on each of 1 tp ranks, given 24", error);
-    CHECK_THROWS_WITH_AS(a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(grouped, 32, weights, self, self); }),
-                         "moefold: attention got 16 tokens per CP part, which is no multiple of S/CP = 32", error);
+    CHECK_THROWS_WITH_AS(
+        run_ranks<2>([&](thread_comm& cp) {
+          thread_comm tp = cp.split(cp.rank(), 0);
+          a.run<fp64>(tp, cp, [&](const auto& weights) { return attention_layer<fp64, thread_comm>(grouped, 18, weights, tp, cp); });
+        }),
+        doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 18)"), config_error);
+    CHECK_THROWS_WITH_AS(
+        a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(one_to_one, 16, weights, self, self); }),
+        "moefold: attention expects 8 query rows on each of 1 tp ranks, given 24", error);
+    CHECK_THROWS_WITH_AS(
+        a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(grouped, 32, weights, self, self); }),
+        "moefold: attention got 16 tokens per CP part, which is no multiple of S/CP = 32", error);
   }
   TEST_CASE("after the first micro-batch a layer allocates nothing; weight gradients add up over micro-batches") {
     attended a(grouped, 16, 2);

@@ -19,8 +19,8 @@ constexpr extent_t sequence = 16, batch = 2, heads = 4, kv = 2, d = 6;
 
 /// Whole tensors [S * B, heads * d], and what the ranks of cp make of them; slices in the user's vectors.
 struct attended {
-  tensor<double> q = random_tensor<double>({sequence * batch, heads* d}, 1), k = random_tensor<double>({sequence * batch, kv* d}, 2);
-  tensor<double> v = random_tensor<double>({sequence * batch, kv* d}, 3), dout = random_tensor<double>({sequence * batch, heads* d}, 4);
+  tensor<double> q = random_tensor<double>({sequence * batch, heads*d}, 1), k = random_tensor<double>({sequence * batch, kv*d}, 2);
+  tensor<double> v = random_tensor<double>({sequence * batch, kv*d}, 3), dout = random_tensor<double>({sequence * batch, heads*d}, 4);
   tensor<double> out{q.shape(), 0.0}, dq{q.shape(), 0.0}, dk{k.shape(), 0.0}, dv{v.shape(), 0.0}, lse{{sequence * batch, heads}, 0.0};
 
   template <class T = double, class Comm>
@@ -29,14 +29,17 @@ struct attended {
     const host_exec e(context);
     const sequence_part part{sequence, cp.size(), cp.rank(), 1, 0};
     const auto take = [&](const tensor<double>& whole) { return test::take_rows<double, T>(whole, part); };
-    const auto as = [&](std::vector<T>& own) { return view<T>(own.data(), {part.cp_tokens(), batch, extent_t(own.size()) / part.cp_tokens() / batch / d, d}); };
-    auto own_q = take(q), own_k = take(k), own_v = take(v), own_dout = take(dout), own_out = own_q, own_dq = own_q, own_dk = own_k, own_dv = own_v;
+    const auto as = [&](std::vector<T>& own) {
+      return view<T>(own.data(), {part.cp_tokens(), batch, extent_t(own.size()) / part.cp_tokens() / batch / d, d});
+    };
+    auto own_q = take(q), own_k = take(k), own_v = take(v), own_dout = take(dout), own_out = own_q, own_dq = own_q, own_dk = own_k,
+         own_dv = own_v;
     std::vector<T> own_lse(std::size_t(batch * heads * part.cp_tokens())), turned(own_lse.size());
     const view<T> own_lse_view(own_lse.data(), {batch, heads, part.cp_tokens()});
     const std::vector<std::int32_t> positions = context_positions(sequence, cp.size());
     cp_all_gather::forward<T, T>(e, cp, positions, as(own_q), as(own_k), as(own_v), as(own_out), own_lse_view);
-    cp_all_gather::backward<T, T>(e, cp, positions, as(own_dout), as(own_q), as(own_k), as(own_v), as(own_out), own_lse_view, as(own_dq), as(own_dk),
-                                  as(own_dv));
+    cp_all_gather::backward<T, T>(e, cp, positions, as(own_dout), as(own_q), as(own_k), as(own_v), as(own_out), own_lse_view, as(own_dq),
+                                  as(own_dk), as(own_dv));
     for (extent_t i = 0; i < part.cp_tokens(); ++i)
       for (extent_t b = 0; b < batch; ++b)
         for (extent_t h = 0; h < heads; ++h) turned[std::size_t((i * batch + b) * heads + h)] = own_lse_view(b, h, i);
@@ -58,7 +61,8 @@ TEST_SUITE("attention/cp_all_gather") {
     CHECK(context_positions(8, 4) == std::vector<std::int32_t>{0, 7, 1, 6, 2, 5, 3, 4});
   }
   TEST_CASE("a sequence that cannot be cut into two chunks a rank is refused") {
-    CHECK_THROWS_WITH_AS(context_positions(6, 2), doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 6); use 8"), config_error);
+    CHECK_THROWS_WITH_AS(context_positions(6, 2), doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 6); use 8"),
+                         config_error);
     CHECK_THROWS_AS(context_positions(0, 1), config_error);
   }
   TEST_CASE_TEMPLATE("over 2 and 4 cp ranks it is the one rank's: output, log-sum-exp and all gradients", T, double, float) {

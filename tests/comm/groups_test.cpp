@@ -57,9 +57,8 @@ TEST_SUITE("comm/groups") {
   TEST_CASE("whatever a parameter's placement, there is a communicator over its replicas; stages and experts have theirs") {
     self_comm world;
     group_set<self_comm> comms(world, {});
-    for (const axis_set replicas :
-         {placement<attention_axes>::replicas, placement<attention_axes, shard<tag::tp, 0>>::replicas,
-          placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>>::replicas})
+    for (const axis_set replicas : {placement<attention_axes>::replicas, placement<attention_axes, shard<tag::tp, 0>>::replicas,
+                                    placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>>::replicas})
       CHECK(comms[replicas].label() == comm_label(replicas.name()));
     CHECK(comms.over<tag::pp>().label() == comm_label("pp"));
     CHECK(&comms.over<tag::dp, tag::cp>() == &comms[set_of<tag::cp, tag::dp>]);  // a set has no order

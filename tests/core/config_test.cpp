@@ -21,7 +21,8 @@ TEST_SUITE("core/config") {
     static_assert(chairs_holds(3, 4) && !chairs_holds(5, 4));
     static_assert(check_chairs<3, 4>::ok);
     static_assert((require_chairs(4, 4), true));  // what holds is a constant expression
-    CHECK_THROWS_WITH_AS(require_chairs(5, 4), "moefold: every guest needs a chair; bring more (given guests = 5, chairs = 4)", config_error);
+    CHECK_THROWS_WITH_AS(require_chairs(5, 4), "moefold: every guest needs a chair; bring more (given guests = 5, chairs = 4)",
+                         config_error);
   }
   TEST_CASE("the macros mean something to a compiler without CUDA") {
     static_assert(twice(2) == 4);

@@ -26,11 +26,11 @@ struct booked {
   static void* allocate(std::size_t bytes) {
     require<out_of_memory>(left > 0, "moefold: booked out");
     ++live, ++made, --left;
-    return ::operator new(bytes, std::align_val_t{alignment});
+    return ::operator new (bytes, std::align_val_t{alignment});
   }
   static void deallocate(void* block) noexcept {
     --live;
-    ::operator delete(block, std::align_val_t{alignment});
+    ::operator delete (block, std::align_val_t{alignment});
   }
 };
 using stack = memory_stack<booked>;

@@ -30,8 +30,7 @@ TEST_SUITE("core/model_shape") {
   TEST_CASE("a number below 1 is refused with all numbers, whichever it is") {
     for (extent_t model_shape::*number : {&model_shape::layers, &model_shape::hidden, &model_shape::heads, &model_shape::kv_heads,
                                           &model_shape::head_dim, &model_shape::experts, &model_shape::ffn, &model_shape::vocabulary})
-      for (const extent_t value : {0, -2})
-        CHECK_THROWS_AS(check(with([=](model_shape& m) { m.*number = value; })), config_error);
+      for (const extent_t value : {0, -2}) CHECK_THROWS_AS(check(with([=](model_shape& m) { m.*number = value; })), config_error);
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.ffn = 0; })),
                          "moefold: every number of a model_shape is at least 1 (layers 4, hidden 128, heads 8, kv_heads 4, head_dim 16, "
                          "experts 8, ffn 0, vocabulary 256)",

@@ -84,12 +84,14 @@ TEST_SUITE("core/scalar") {
 
   TEST_CASE("every element type has its name, its run-time value and the type of its sums") {
     static_assert(dtype_of<double> == dtype::fp64 && dtype_of<const float> == dtype::fp32 && dtype_of<bf16> == dtype::bf16);
-    static_assert(dtype_of<std::int64_t> == dtype::int64 && dtype_of<std::int32_t> == dtype::int32 && dtype_of<std::uint8_t> == dtype::uint8);
+    static_assert(dtype_of<std::int64_t> == dtype::int64 && dtype_of<std::int32_t> == dtype::int32 &&
+                  dtype_of<std::uint8_t> == dtype::uint8);
     static_assert(std::is_same_v<accumulate_t<const bf16>, float> && std::is_same_v<accumulate_t<float>, float>);
     static_assert(std::is_same_v<accumulate_t<double>, double> && std::is_same_v<accumulate_t<std::int32_t>, std::int32_t>);
     static_assert(element<bf16> && element<const double> && !element<char> && !element<void*> && !element<long double>);
     std::string names;
-    for (const dtype type : {dtype::fp64, dtype::fp32, dtype::bf16, dtype::int64, dtype::int32, dtype::uint8}) names += sentence(name_of(type), ' ');
+    for (const dtype type : {dtype::fp64, dtype::fp32, dtype::bf16, dtype::int64, dtype::int32, dtype::uint8})
+      names += sentence(name_of(type), ' ');
     CHECK(names == "fp64 fp32 bf16 int64 int32 uint8 ");
   }
 }

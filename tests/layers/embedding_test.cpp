@@ -93,7 +93,8 @@ TEST_SUITE("layers/embedding") {
         bad[3] = wrong;
         std::vector<double> y(tokens / 2 * hidden);
         CHECK_THROWS_WITH_AS(layer.forward(host_exec(context), bad, test::matrix(y, hidden)),
-                             sentence("moefold: token ", wrong, " is outside the vocabulary; an embedding of 8 rows takes 0 to 7").c_str(), error);
+                             sentence("moefold: token ", wrong, " is outside the vocabulary; an embedding of 8 rows takes 0 to 7").c_str(),
+                             error);
       });
   }
   TEST_CASE("no tokens are legal on one rank") {

@@ -17,7 +17,8 @@ using test::random_tensor;
 namespace {
 
 constexpr extent_t tokens = 12, hidden = 5;
-const std::vector<std::int32_t> labels = {3, 0, -1, 4, 4, 1, -1, -1, 2, 0, 3, -100};  // some ignored, the first and the last column among them
+const std::vector<std::int32_t> labels = {3,  0,  -1, 4, 4, 1,
+                                          -1, -1, 2,  0, 3, -100};  // some ignored, the first and the last column among them
 
 /// Head and loss for a vocabulary padded to a multiple of 4: whole tensors, and what the ranks of tp make of them.
 struct measured {
@@ -27,7 +28,8 @@ struct measured {
   std::vector<double> losses;  // of each rank
   tensor<double> dx{{tokens, hidden}, 0.0}, dhead;
 
-  explicit measured(extent_t v) : vocabulary(v), padded((v + 3) / 4 * 4), head(random_tensor<double>({padded, hidden}, 2)), dhead({padded, hidden}, 0.0) {
+  explicit measured(extent_t v)
+      : vocabulary(v), padded((v + 3) / 4 * 4), head(random_tensor<double>({padded, hidden}, 2)), dhead({padded, hidden}, 0.0) {
     for (extent_t row = vocabulary; row < padded; ++row)
       for (extent_t c = 0; c < hidden; ++c) head.view()(row, c) = 1e3;  // padding rows must not matter, whatever they hold
   }
@@ -95,7 +97,8 @@ TEST_SUITE("layers/loss") {
   }
   TEST_CASE_TEMPLATE("over 2 and 4 tp ranks it is the one rank's: losses and all gradients", Precision, fp64, fp32) {
     const double close = test::rounding<typename Precision::storage>;
-    for (const extent_t vocabulary : {8, 5, 3}) {  // over 4 ranks: whole shards; a shard of padding and half a shard; one row each and padding
+    for (const extent_t vocabulary :
+         {8, 5, 3}) {  // over 4 ranks: whole shards; a shard of padding and half a shard; one row each and padding
       if (vocabulary < 5 && close > 1e-9) continue;
       measured one(vocabulary), two(vocabulary), four(vocabulary);
       for (measured* m : {&one, &two, &four})

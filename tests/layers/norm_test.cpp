@@ -74,7 +74,8 @@ TEST_SUITE("layers/norm") {
     host_context context;
     const host_exec e(context);
     arena keep;
-    const auto x = random_tensor<float>({rows, width}, 1), gain = random_tensor<float>({width}, 2), dy = random_tensor<float>({rows, width}, 3);
+    const auto x = random_tensor<float>({rows, width}, 1), gain = random_tensor<float>({width}, 2),
+               dy = random_tensor<float>({rows, width}, 3);
     test::own_parameter<fp32, replicated> own(gain, 0, 1);
     const norm_layer<fp32> layer{own.get()};
     CHECK(layer.eps == 1e-5);

@@ -10,7 +10,8 @@ using namespace moefold;
 namespace {
 
 // 5 layers for uneven stages, 11 tokens for padding on every tp, odd widths where a folding allows them.
-constexpr model_shape model{.layers = 5, .hidden = 6, .heads = 4, .kv_heads = 4, .head_dim = 2, .experts = 8, .top_k = 2, .ffn = 2, .vocabulary = 11};
+constexpr model_shape model{
+    .layers = 5, .hidden = 6, .heads = 4, .kv_heads = 4, .head_dim = 2, .experts = 8, .top_k = 2, .ffn = 2, .vocabulary = 11};
 
 extent_t stages_of(const folding_extents& fold) { return fold.attention.of(axis_id::pp); }
 
@@ -89,7 +90,8 @@ TEST_SUITE("layers/parameter_store") {
           const auto& flat = store.flats()[f];
           tiled = tiled && next[f] == flat.fact.elements && extent_t(flat.values.size()) % flat.fact.replicas == 0 &&
                   extent_t(flat.values.size()) - next[f] < flat.fact.replicas;
-          for (std::size_t i = std::size_t(next[f]); i < flat.values.size(); ++i) tiled = tiled && flat.values[i] == 0 && flat.gradients[i] == 0;
+          for (std::size_t i = std::size_t(next[f]); i < flat.values.size(); ++i)
+            tiled = tiled && flat.values[i] == 0 && flat.gradients[i] == 0;
         }
         CHECK(tiled);
       }
@@ -101,7 +103,8 @@ TEST_SUITE("layers/parameter_store") {
         const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
         const parameter_store<fp32> narrow(model, fold, rank);
         const parameter_store<fp64> wide(model, fold, rank);
-        const parameter_memory promised = memory_of_parameters<fp32>(model, fold, stage), promised_wide = memory_of_parameters<fp64>(model, fold, stage);
+        const parameter_memory promised = memory_of_parameters<fp32>(model, fold, stage),
+                               promised_wide = memory_of_parameters<fp64>(model, fold, stage);
         CHECK((extent_t(narrow.parameter_bytes()) == promised.parameters && extent_t(narrow.gradient_bytes()) == promised.gradients));
         CHECK((extent_t(wide.parameter_bytes()) == promised_wide.parameters && extent_t(wide.gradient_bytes()) == promised_wide.gradients));
       }
@@ -146,7 +149,8 @@ TEST_SUITE("layers/parameter_store") {
     CHECK(store.get<rows_over_tp>(parameter_kind::query, 2).gradient[0] == 5);
     CHECK_THROWS_WITH_AS(store.get<columns_over_tp>(parameter_kind::query, 2),
                          "moefold: layers.2.attention.query lies differently from what its layer expects", error);
-    CHECK_THROWS_WITH_AS(store.get<rows_over_tp>(parameter_kind::query, 3), "moefold: this rank holds no parameter attention.query of layer 3", error);
+    CHECK_THROWS_WITH_AS(store.get<rows_over_tp>(parameter_kind::query, 3),
+                         "moefold: this rank holds no parameter attention.query of layer 3", error);
     CHECK_THROWS_AS(store.get<rows_over_tp>(parameter_kind::head), error);  // on the other stage
   }
   TEST_CASE("a moved store keeps its parameters where they are") {

@@ -46,7 +46,8 @@ TEST_SUITE("layers/sequence") {
       host_context context;
       const host_exec e(context);
       scratch local(e);
-      const auto x = random_tensor<double>({3, 5}, std::uint64_t(tp.rank())), g = random_tensor<double>({12, 5}, 10 + std::uint64_t(tp.rank()));
+      const auto x = random_tensor<double>({3, 5}, std::uint64_t(tp.rank())),
+                 g = random_tensor<double>({12, 5}, 10 + std::uint64_t(tp.rank()));
       tensor<double> dx({3, 5});
       left += test::dot(gather_rows_of_group<double>(e, tp, x, local), g);
       sum_and_scatter_rows<double>(e, tp, g, dx.view());

@@ -1,6 +1,6 @@
 #pragma once
-// Weights and activations in the user's own memory: std::vectors, cut by hand from whole tensors and put back together. What proves that layers
-// need no store of ours, and that the ranks together compute what one rank does.
+// Weights and activations in the user's own memory: std::vectors, cut by hand from whole tensors and put back together.
+// What proves that layers need no store of ours, and that the ranks together compute what one rank does.
 //
 //   own_parameter<P, rows_over_tp> w(whole, rank, 4);    linear<...> layer{w.get()};    w.add_gradient_to(sum)
 //   take_rows(whole, part)   the rows of a rank          put_rows(result, whole, part)

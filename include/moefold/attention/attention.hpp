@@ -117,8 +117,9 @@ class attention : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
  private:
   /// tp, once both groups have the sizes of the mesh: said before the layer below looks at weights and sequence.
   static Comm& sized(Comm& tp, const Comm& cp) {
-    require<config_error>(tp.size() == extent_of<Mesh, tag::tp> && cp.size() == extent_of<Mesh, tag::cp>, "moefold: attention on a mesh with tp ",
-                          extent_of<Mesh, tag::tp>, " and cp ", extent_of<Mesh, tag::cp>, " was given groups of ", tp.size(), " and ", cp.size(),
+    constexpr extent_t tp_ranks = extent_of<Mesh, tag::tp>, cp_ranks = extent_of<Mesh, tag::cp>;
+    require<config_error>(tp.size() == tp_ranks && cp.size() == cp_ranks, "moefold: attention on a mesh with tp ", tp_ranks, " and cp ", cp_ranks,
+                          " was given groups of ", tp.size(), " and ", cp.size(),
                           " ranks; split the world by groups<Mesh, tag::tp> and groups<Mesh, tag::cp>");
     return tp;
   }

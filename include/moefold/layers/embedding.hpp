@@ -19,7 +19,8 @@ struct embedding_layer {
   void forward(Exec e, std::span<const std::int32_t> ids, view<T> y) const {
     const extent_t rows = table.value.extent(0) * tp->size();
     for (const std::int32_t id : ids)  // no rank would hold it, and its embedding would be zero without a word
-      require(id >= 0 && id < rows, "moefold: token ", id, " is outside the vocabulary; an embedding of ", rows, " rows takes 0 to ", rows - 1);
+      require(id >= 0 && id < rows, "moefold: token ", id, " is outside the vocabulary; an embedding of ", rows, " rows takes 0 to ",
+              rows - 1);
     scratch local(e);
     view<T> partial = partial_rows<T, Exec>(*tp, y, local);
     embedding_forward(e, table.value, ids, first_row(), partial);

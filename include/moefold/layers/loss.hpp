@@ -32,7 +32,8 @@ struct loss_layer {
     require(extent_t(labels.size()) == tokens, "moefold: the loss needs one label for each of the ", tokens, " tokens of the CP part, given ",
             labels.size());
     for (const std::int32_t label : labels)  // no rank would hold it, and the loss would be wrong without a word
-      require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary, "; use labels below it, negative to ignore");
+      require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary,
+              "; use labels below it, negative to ignore");
     s = {x, keep.template take<T>(tokens, width)};
     scratch local(e);
     head.forward(e, gather_rows_of_group<T>(e, *tp, x, local), s.gradient);
