@@ -2,9 +2,8 @@
 // Replaces the global operators new and delete of a test binary by counting ones. Include it in exactly one file of a binary.
 //
 //   const auto before = allocations_of_this_thread();  work();  CHECK(allocations_of_this_thread() == before);
-// All forms of new arrive at the two that are replaced here (the standard says so for arrays, nothrow and sized delete). Memory comes from
-// malloc and aligned_alloc, whose memory free() takes back, so that sanitizers still see every block. Never inlined: g++ would take new and
-// free for a mismatched pair.
+// Every form is replaced, so that AddressSanitizer, which brings its own of each, never sees a mismatched pair. Memory comes from
+// malloc or aligned_alloc and goes back through free. Never inlined: g++ would take new and free for a mismatched pair.
 #include <cstddef>
 #include <cstdlib>
 #include <new>
@@ -16,20 +15,35 @@ inline std::size_t& allocations_of_this_thread() {
   return count;
 }
 
+inline void* counted(std::size_t bytes, std::size_t alignment) noexcept {
+  ++allocations_of_this_thread();
+  const std::size_t whole = (bytes == 0 ? 1 : (bytes + alignment - 1) / alignment) * alignment;
+  return alignment > alignof(std::max_align_t) ? std::aligned_alloc(alignment, whole) : std::malloc(whole);
+}
+inline void* counted_or_throw(std::size_t bytes, std::size_t alignment) {
+  if (void* block = counted(bytes, alignment)) return block;
+  throw std::bad_alloc();
+}
+
 }  // namespace moefold::test
 
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++moefold::test::allocations_of_this_thread();
-  if (void* block = std::malloc(bytes ? bytes : 1)) return block;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  ++moefold::test::allocations_of_this_thread();
-  const std::size_t a = std::size_t(alignment);
-  if (void* block = std::aligned_alloc(a, (bytes + a - 1) / a * a + (bytes ? 0 : a))) return block;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* block) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::size_t) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::align_val_t) noexcept { std::free(block); }
-[[gnu::noinline]] void operator delete(void* block, std::size_t, std::align_val_t) noexcept { std::free(block); }
+// clang-format off
+#define COUNTED_OPERATORS(op)                                                                                                          \
+  [[gnu::noinline]] void* operator new op(std::size_t n) { return moefold::test::counted_or_throw(n, 1); }                                \
+  [[gnu::noinline]] void* operator new op(std::size_t n, std::align_val_t a) {                                                   \
+    return moefold::test::counted_or_throw(n, std::size_t(a));                                                                            \
+  }                                                                                                                                       \
+  [[gnu::noinline]] void* operator new op(std::size_t n, const std::nothrow_t&) noexcept { return moefold::test::counted(n, 1); }         \
+  [[gnu::noinline]] void* operator new op(std::size_t n, std::align_val_t a, const std::nothrow_t&) noexcept {                            \
+    return moefold::test::counted(n, std::size_t(a));                                                                                     \
+  }                                                                                                                                       \
+  [[gnu::noinline]] void operator delete op(void* p) noexcept { std::free(p); }                                                           \
+  [[gnu::noinline]] void operator delete op(void* p, std::size_t) noexcept { std::free(p); }                                              \
+  [[gnu::noinline]] void operator delete op(void* p, std::align_val_t) noexcept { std::free(p); }                                         \
+  [[gnu::noinline]] void operator delete op(void* p, std::size_t, std::align_val_t) noexcept { std::free(p); }                            \
+  [[gnu::noinline]] void operator delete op(void* p, const std::nothrow_t&) noexcept { std::free(p); }                                    \
+  [[gnu::noinline]] void operator delete op(void* p, std::align_val_t, const std::nothrow_t&) noexcept { std::free(p); }
+COUNTED_OPERATORS()
+COUNTED_OPERATORS([])
+#undef COUNTED_OPERATORS
+// clang-format on
