@@ -14,7 +14,8 @@
 using namespace moefold;
 
 struct my_model {  // what both blocks read; everything else keeps its default
-  static constexpr model_shape model{.layers = 1, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .experts = 8, .top_k = 2, .ffn = 96};
+  static constexpr model_shape model{
+      .layers = 1, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .experts = 8, .top_k = 2, .ffn = 96};
   static constexpr extent_t sequence = 64;
 };
 struct attention_policy : attention_defaults, my_model {
@@ -57,12 +58,14 @@ int main() {
 
     matrix wq(q * H, "q", tp_rank), wk(kv * H, "k", tp_rank), wv(kv * H, "v", tp_rank), wo(H * q, "o", tp_rank);
     attention<attention_policy, fold::attention, thread_comm> attention(
-        {{wq.as<rows_over_tp>({q, H})}, {wk.as<rows_over_tp>({kv, H})}, {wv.as<rows_over_tp>({kv, H})}, {wo.as<columns_over_tp>({H, q})}}, tp, cp);
+        {{wq.as<rows_over_tp>({q, H})}, {wk.as<rows_over_tp>({kv, H})}, {wv.as<rows_over_tp>({kv, H})}, {wo.as<columns_over_tp>({H, q})}},
+        tp, cp);
 
-    matrix router(m.experts * H, "router", 0), gate(E * F * H, "gate", ep_rank), up(E * F * H, "up", ep_rank), down(E * H * F, "down", ep_rank);
-    moe<moe_policy, fold::moe, thread_comm> moe(
-        {router.as<replicated>({m.experts, H}), gate.as<expert_rows>({E, F, H}), up.as<expert_rows>({E, F, H}), down.as<expert_columns>({E, H, F})}, ep,
-        etp);
+    matrix router(m.experts * H, "router", 0), gate(E * F * H, "gate", ep_rank), up(E * F * H, "up", ep_rank),
+        down(E * H * F, "down", ep_rank);
+    moe<moe_policy, fold::moe, thread_comm> moe({router.as<replicated>({m.experts, H}), gate.as<expert_rows>({E, F, H}),
+                                                 up.as<expert_rows>({E, F, H}), down.as<expert_columns>({E, H, F})},
+                                                ep, etp);
 
     constexpr extent_t rows = my_model::sequence / 4;  // S / (CP * TP)
     tensor<float> x({rows, H}), h({rows, H}), y({rows, H}), dh({rows, H}), dx({rows, H});
@@ -71,7 +74,7 @@ int main() {
 
     host_context context;  // scratch of this rank
     host_exec exec(context);
-    arena keep;            // what backward needs
+    arena keep;  // what backward needs
     decltype(attention)::base::saved attention_saved;
     decltype(moe)::base::saved moe_saved;
     attention.forward(exec, x, h, keep, attention_saved);

@@ -22,7 +22,8 @@ int main() {
     trainer<tiny, thread_comm> trainer(std::move(world), options, data);
     for (int i = 0; i < options.steps; ++i) {
       const step_result step = trainer.step();
-      if (trainer.world().rank() == 0 && (i + 1) % 10 == 0) std::printf("step %2d  loss %.4f  norm %.3f\n", i + 1, step.loss, step.grad_norm);
+      if (trainer.world().rank() == 0 && (i + 1) % 10 == 0)
+        std::printf("step %2d  loss %.4f  norm %.3f\n", i + 1, step.loss, step.grad_norm);
     }
     const auto held_out = trainer.evaluate();
     if (trainer.world().rank() == 0 && held_out) std::printf("held-out loss %.4f\n", *held_out);

@@ -14,32 +14,35 @@ namespace {
 template <class Prepare>
 void run_calls(benchmark::State& state, int ranks, int calls, thread_options options, Prepare&& prepare) {
   std::atomic<bool> more{true};
-  run_threads(ranks, [&](thread_comm& world) {
-    host_context context;
-    const host_exec e(context);
-    auto f = prepare(world, e);
-    const auto batch = [&] {
-      for (int i = 0; i < calls; ++i) f();
-    };
-    batch();
-    if (world.rank() == 0) {
-      for (auto _ : state) {
-        std::int32_t go = 1;
-        world.broadcast(e, std::span(&go, 1), 0);
-        const auto begin = steady::now();
+  run_threads(
+      ranks,
+      [&](thread_comm& world) {
+        host_context context;
+        const host_exec e(context);
+        auto f = prepare(world, e);
+        const auto batch = [&] {
+          for (int i = 0; i < calls; ++i) f();
+        };
         batch();
-        world.barrier(e);
-        state.SetIterationTime(std::chrono::duration<double>(steady::now() - begin).count());
-      }
-    }
-    for (std::int32_t go = 1; go != 0;) {
-      if (world.rank() == 0) go = 0;
-      world.broadcast(e, std::span(&go, 1), 0);
-      if (go == 0) break;
-      batch();
-      world.barrier(e);
-    }
-  }, options);
+        if (world.rank() == 0) {
+          for (auto _ : state) {
+            std::int32_t go = 1;
+            world.broadcast(e, std::span(&go, 1), 0);
+            const auto begin = steady::now();
+            batch();
+            world.barrier(e);
+            state.SetIterationTime(std::chrono::duration<double>(steady::now() - begin).count());
+          }
+        }
+        for (std::int32_t go = 1; go != 0;) {
+          if (world.rank() == 0) go = 0;
+          world.broadcast(e, std::span(&go, 1), 0);
+          if (go == 0) break;
+          batch();
+          world.barrier(e);
+        }
+      },
+      options);
   using benchmark::Counter;
   state.counters["per_call"] = Counter(calls, Counter::kIsIterationInvariantRate | Counter::kInvert);  // seconds
 }
@@ -91,11 +94,20 @@ void memcpy_twin(benchmark::State& state) {
 }  // namespace
 
 BENCHMARK(barrier)->ArgNames({"ranks", "checked"})->ArgsProduct({{1, 2, 4, 8}, {1, 0}})->UseManualTime()->Unit(benchmark::kMicrosecond);
-BENCHMARK(all_reduce)->ArgNames({"ranks", "bytes"})->ArgsProduct({{2, 8}, {8, 512, 1 << 16, 1 << 22}})->UseManualTime()
+BENCHMARK(all_reduce)
+    ->ArgNames({"ranks", "bytes"})
+    ->ArgsProduct({{2, 8}, {8, 512, 1 << 16, 1 << 22}})
+    ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);
-BENCHMARK(all_to_all)->ArgNames({"ranks", "bytes"})->ArgsProduct({{2, 8}, {1 << 12, 1 << 16, 1 << 20, 1 << 24}})->UseManualTime()
+BENCHMARK(all_to_all)
+    ->ArgNames({"ranks", "bytes"})
+    ->ArgsProduct({{2, 8}, {1 << 12, 1 << 16, 1 << 20, 1 << 24}})
+    ->UseManualTime()
     ->Unit(benchmark::kMicrosecond);
-BENCHMARK(memcpy_twin)->ArgNames({"ranks", "bytes", "nt"})->ArgsProduct({{2, 8}, {1 << 12, 1 << 16, 1 << 20, 1 << 24}, {0, 1}})
-    ->UseManualTime()->Unit(benchmark::kMicrosecond);
+BENCHMARK(memcpy_twin)
+    ->ArgNames({"ranks", "bytes", "nt"})
+    ->ArgsProduct({{2, 8}, {1 << 12, 1 << 16, 1 << 20, 1 << 24}, {0, 1}})
+    ->UseManualTime()
+    ->Unit(benchmark::kMicrosecond);
 
 BENCHMARK_MAIN();

@@ -239,9 +239,8 @@ void adamw(State& state) {
   const extent_t n = state.range(0);
   auto w = numbers({n}), m = numbers({n}), g = numbers({n});
   tensor<float> v({n}, 1.f);
-  run(state, [&] {
-    adamw_update(host_exec(context), {}, w.view().span(), g.view().span(), m.view().span(), v.view().span(), w.view().span());
-  });
+  run(state,
+      [&] { adamw_update(host_exec(context), {}, w.view().span(), g.view().span(), m.view().span(), v.view().span(), w.view().span()); });
   bytes(state, 28.0 * double(n));
 }
 void squares(State& state) {

@@ -77,7 +77,10 @@ int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   const auto add = [](const char* name, folding_extents fold, double gate) {
-    benchmark::RegisterBenchmark(name, [=](benchmark::State& s) { against_two_ranks(s, fold, gate); })->UseManualTime()->Iterations(9)->Unit(benchmark::kMillisecond);
+    benchmark::RegisterBenchmark(name, [=](benchmark::State& s) { against_two_ranks(s, fold, gate); })
+        ->UseManualTime()
+        ->Iterations(9)
+        ->Unit(benchmark::kMillisecond);
   };
   add("step/dp8_vs_dp2", make_folding({{dp, 8}}, {{edp, 8}}), 1.5);
   add("step/dp8_ep8_vs_dp2", make_folding({{dp, 8}}, {{ep, 8}}), 0);

@@ -3,6 +3,6 @@
 #include <moefold/train/run.hpp>
 
 struct expert_parallel : moefold::run_defaults {
-  using fold = moefold::folding<moefold::mesh<moefold::cp<2>, moefold::dp<moefold::dyn>>,
-                                moefold::mesh<moefold::ep<4>, moefold::edp<moefold::dyn>>>;
+  using fold =
+      moefold::folding<moefold::mesh<moefold::cp<2>, moefold::dp<moefold::dyn>>, moefold::mesh<moefold::ep<4>, moefold::edp<moefold::dyn>>>;
 };

@@ -58,9 +58,10 @@ TEST_SUITE("comm/chaos") {
     CHECK(plan[2].change == -1);
   }
   TEST_CASE("what a plan cannot say is an error that quotes the line") {
-    for (const char* line : {"rank=3", "rank=x do=throw", "do=explode", "do=hang", "do=hang:soon", "op=gather do=throw", "phase=during do=throw",
-                             "colour=red do=throw", "phase=inside do=dtype", "phase=after do=count:+1", "phase=inside do=bitflip:payload",
-                             "do=exit", "do=kill", "do=nan", "do=oom", "do=bitflip:header", "rank=99999999999 do=throw"}) {
+    for (const char* line :
+         {"rank=3", "rank=x do=throw", "do=explode", "do=hang", "do=hang:soon", "op=gather do=throw", "phase=during do=throw",
+          "colour=red do=throw", "phase=inside do=dtype", "phase=after do=count:+1", "phase=inside do=bitflip:payload", "do=exit",
+          "do=kill", "do=nan", "do=oom", "do=bitflip:header", "rank=99999999999 do=throw"}) {
       CAPTURE(line);
       CHECK_THROWS_WITH_AS(parse_faults(line), doctest::Contains(line), config_error);
     }
@@ -78,7 +79,8 @@ TEST_SUITE("comm/chaos") {
   }
   TEST_CASE("slow delays and harms nobody") {
     const auto begin = steady::now();
-    CHECK_NOTHROW(play("rank=1 axis=tp seq=0 do=slow:30ms\nrank=1 axis=tp seq=1 phase=inside do=slow:30ms\nrank=1 seq=1 phase=after do=hang:30ms"));
+    CHECK_NOTHROW(
+        play("rank=1 axis=tp seq=0 do=slow:30ms\nrank=1 axis=tp seq=1 phase=inside do=slow:30ms\nrank=1 seq=1 phase=after do=hang:30ms"));
     CHECK(steady::now() - begin >= 90ms);
   }
   TEST_CASE("a lie about count or type is a signature mismatch on every rank") {
@@ -99,7 +101,7 @@ TEST_SUITE("comm/chaos") {
         world.all_gather(host_exec(context), mine, all);
         const int wrong = int(std::count(all.begin(), all.end(), 9));
         CHECK(wrong == (phase == std::string_view("before") || world.rank() == 0 ? 1 : 0));
-        CHECK(std::count(mine.begin(), mine.end(), 8) == 4);             // the caller's input is not touched
+        CHECK(std::count(mine.begin(), mine.end(), 8) == 4);  // the caller's input is not touched
       });
     }
   }

@@ -24,20 +24,22 @@ constexpr int ranks = 8;
 constexpr float untouched = -77.0f;
 
 // The twelve calls of the matrix; send and recv are one exchange around the ring.
-constexpr std::array calls{operation::barrier, operation::broadcast, operation::reduce, operation::all_reduce, operation::all_gather,
-                           operation::all_gather_v, operation::reduce_scatter, operation::reduce_scatter_v, operation::all_to_all,
-                           operation::all_to_all_v, operation::send, operation::split};
+constexpr std::array calls{operation::barrier,    operation::broadcast,    operation::reduce,         operation::all_reduce,
+                           operation::all_gather, operation::all_gather_v, operation::reduce_scatter, operation::reduce_scatter_v,
+                           operation::all_to_all, operation::all_to_all_v, operation::send,           operation::split};
 
 // Buffers of one rank, large enough for every operation: what is received goes to `out`, which shows if anything was written.
 struct buffers {
-  std::size_t count;                              // elements per peer
+  std::size_t count;  // elements per peer
   std::vector<float> in = std::vector<float>(count * ranks, 1.0f);
   std::vector<float> out = std::vector<float>(count * ranks, untouched);
   std::vector<std::size_t> counts = std::vector<std::size_t>(ranks, count);
 
   std::span<const float> part() const { return std::span(in).first(count); }
   std::span<float> out_part() { return std::span(out).first(count); }
-  bool clean() const { return std::all_of(out.begin(), out.end(), [](float x) { return x == untouched; }); }
+  bool clean() const {
+    return std::all_of(out.begin(), out.end(), [](float x) { return x == untouched; });
+  }
 };
 
 template <class C>
@@ -67,7 +69,7 @@ struct outcome {
   root_cause cause;
   std::string text;
   steady::time_point at{};
-  bool clean = true;                              // nothing was written
+  bool clean = true;  // nothing was written
 };
 
 // Runs `body(world, exec, rank)` on every rank and notes how each ends; after an error, barriers must be refused.
@@ -76,33 +78,36 @@ std::array<outcome, ranks> run(Body&& body, thread_options options = {}) {
   std::array<outcome, ranks> seen;
   const auto begin = steady::now();
   try {
-    run_ranks(ranks, [&](thread_comm& world) {
-      host_context context;
-      const host_exec e(context);
-      outcome& mine = seen[std::size_t(world.rank())];
-      const auto note = [&](outcome::kind_t kind, const error& failure, root_cause cause) {
-        mine.at = steady::now();
-        mine.kind = kind, mine.text = failure.what(), mine.cause = std::move(cause);
-      };
-      try {
-        body(world, e, mine);
-      } catch (const peer_failed& f) {
-        note(outcome::peer, f, f.cause());
-        throw;
-      } catch (const timeout& f) {
-        note(outcome::late, f, f.cause());
-        throw;
-      } catch (const signature_mismatch& f) {
-        note(outcome::mismatch, f, f.cause());
-        throw;
-      } catch (const comm_revoked& f) {
-        note(outcome::revoked, f, f.cause());
-        throw;
-      } catch (const injected_fault& f) {
-        note(outcome::injected, f, {});
-        throw;
-      }
-    }, options);
+    run_ranks(
+        ranks,
+        [&](thread_comm& world) {
+          host_context context;
+          const host_exec e(context);
+          outcome& mine = seen[std::size_t(world.rank())];
+          const auto note = [&](outcome::kind_t kind, const error& failure, root_cause cause) {
+            mine.at = steady::now();
+            mine.kind = kind, mine.text = failure.what(), mine.cause = std::move(cause);
+          };
+          try {
+            body(world, e, mine);
+          } catch (const peer_failed& f) {
+            note(outcome::peer, f, f.cause());
+            throw;
+          } catch (const timeout& f) {
+            note(outcome::late, f, f.cause());
+            throw;
+          } catch (const signature_mismatch& f) {
+            note(outcome::mismatch, f, f.cause());
+            throw;
+          } catch (const comm_revoked& f) {
+            note(outcome::revoked, f, f.cause());
+            throw;
+          } catch (const injected_fault& f) {
+            note(outcome::injected, f, {});
+            throw;
+          }
+        },
+        options);
   } catch (const std::exception&) {
   }
   REQUIRE(steady::now() - begin < 5s);
@@ -135,8 +140,8 @@ TEST_SUITE("comm/faults") {
       for (int victim = 0; victim < ranks; ++victim)
         for (const char* phase : {"before", "inside", "after"}) {
           const std::size_t count = cases % 2 == 0 ? 4 : 4000;  // inside the post, and outside
-          const auto plan = parse_faults(sentence("rank=", victim, " axis=world op=", name_of(op), op == operation::send ? " seq=1" : " seq=2",
-                                                  " phase=", phase, " do=throw"));
+          const auto plan = parse_faults(sentence("rank=", victim, " axis=world op=", name_of(op),
+                                                  op == operation::send ? " seq=1" : " seq=2", " phase=", phase, " do=throw"));
           const auto seen = run([&](thread_comm& inner, host_exec e, outcome&) {
             chaos<thread_comm> world(std::move(inner), plan);
             buffers b{count};
@@ -177,8 +182,8 @@ TEST_SUITE("comm/faults") {
     for (const auto deadline : {100ms, 300ms})
       for (operation op : calls) {
         const int victim = cases % ranks;
-        const auto plan = parse_faults(sentence("rank=", victim, " op=", name_of(op), op == operation::send ? " seq=0" : " seq=1", " do=hang:",
-                                                deadline.count() + 150));
+        const auto plan = parse_faults(sentence("rank=", victim, " op=", name_of(op), op == operation::send ? " seq=0" : " seq=1",
+                                                " do=hang:", deadline.count() + 150));
         std::array<double, ranks> waited{};
         const auto seen = run(
             [&](thread_comm& inner, host_exec e, outcome&) {
@@ -189,7 +194,7 @@ TEST_SUITE("comm/faults") {
               const auto begin = steady::now();
               try {
                 make_call(world, e, op, b);
-                world.barrier(e);                 // where ring neighbours that got their letter wait for the rest
+                world.barrier(e);  // where ring neighbours that got their letter wait for the rest
               } catch (...) {
                 waited[me] = std::chrono::duration<double, std::milli>(steady::now() - begin).count();
                 throw;
@@ -229,7 +234,7 @@ TEST_SUITE("comm/faults") {
         const auto seen = run([&](thread_comm& world, host_exec e, outcome& mine) {
           buffers b{count};
           world.barrier(e);
-          struct look {                           // at the buffers, on the way out
+          struct look {  // at the buffers, on the way out
             buffers& b;
             outcome& mine;
             bool letters;
@@ -264,8 +269,10 @@ TEST_SUITE("comm/faults") {
           bool reads;
           ~look() { mine.clean = reads || b.clean(); }
         } at_end{b, mine, what.starts_with("recv")};
-        if (world.rank() == victim) lie(world, e, b);
-        else honest(world, e, b);
+        if (world.rank() == victim)
+          lie(world, e, b);
+        else
+          honest(world, e, b);
         world.barrier(e);
       });
       const bool good = all_mismatched(seen);
@@ -275,9 +282,7 @@ TEST_SUITE("comm/faults") {
       CHECK(good);
       passed += good;
     };
-    const auto call = [](operation op) {
-      return [op](thread_comm& c, host_exec e, buffers& b) { make_call(c, e, op, b); };
-    };
+    const auto call = [](operation op) { return [op](thread_comm& c, host_exec e, buffers& b) { make_call(c, e, op, b); }; };
 
     // Counts: +1, -1, 0, x2, 2^31, 2^63 elements. Such spans have no memory behind them: touching it would be the end of the test.
     constexpr std::size_t usual = 4000;
@@ -309,9 +314,8 @@ TEST_SUITE("comm/faults") {
       const auto sum_in = [](buffers& b, std::size_t total) { return std::span<const float>(b.in.data(), total); };
       const auto sum_out = [](buffers& b, std::size_t total) { return std::span<float>(b.out.data(), total); };
       const std::size_t total = usual * (ranks - 1) + count;
-      check("splits all_gather_v, another's", call(operation::all_gather_v), [&](auto& c, auto e, auto& b) {
-        c.all_gather_v(e, b.part(), lied(b, (c.rank() + 3) % ranks), sum_out(b, total));
-      });
+      check("splits all_gather_v, another's", call(operation::all_gather_v),
+            [&](auto& c, auto e, auto& b) { c.all_gather_v(e, b.part(), lied(b, (c.rank() + 3) % ranks), sum_out(b, total)); });
       check("splits all_gather_v, its own", call(operation::all_gather_v),
             [&](auto& c, auto e, auto& b) { c.all_gather_v(e, fake_in(b), lied(b, c.rank()), sum_out(b, total)); });
       check("splits reduce_scatter_v", call(operation::reduce_scatter_v), [&](auto& c, auto e, auto& b) {

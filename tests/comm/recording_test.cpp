@@ -39,7 +39,7 @@ TEST_SUITE("comm/recording") {
       const std::vector<std::size_t> counts{5, 0, 2, 3};
       c.all_gather_v(e, std::vector<float>(counts[me]), counts, ten);
       c.reduce_scatter_v(e, std::vector<float>(10), counts, std::span(forty).first(counts[me]), sum{});
-      const std::vector<std::size_t> from(4, counts[me]);                 // rank r gets counts[r] from everybody
+      const std::vector<std::size_t> from(4, counts[me]);  // rank r gets counts[r] from everybody
       c.all_to_all_v(e, ten, counts, std::span(forty).first(4 * counts[me]), from);
       c.send(e, ten, (c.rank() + 1) % 4);
       c.recv(e, ten, (c.rank() + 3) % 4);

@@ -63,7 +63,7 @@ TEST_SUITE("comm/thread_group") {
     auto group = group_of(world);
     world->fail<timeout>({1, "tp", operation::barrier, 0, {}, "x"});
     CHECK_THROWS_AS(enter(*group, 0, {operation::barrier}), timeout);
-    auto later = group_of(world);                 // made after the failure: revoked from birth
+    auto later = group_of(world);  // made after the failure: revoked from birth
     CHECK_THROWS_AS(enter(*later, 0, {operation::barrier}), comm_revoked);
   }
 }

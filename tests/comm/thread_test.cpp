@@ -21,7 +21,7 @@ TEST_SUITE("comm/thread") {
     run_ranks(3, [](thread_comm& world) { check_communicator(world); }, {.check_signatures = false});
   }
   TEST_CASE("sums are made in rank order") {
-    run_ranks<3>([](thread_comm& world) {         // 1e8 + 1 rounds to 1e8 in fp32, so (1e8 + 1) - 1e8 is 0 and no other order gives 0
+    run_ranks<3>([](thread_comm& world) {  // 1e8 + 1 rounds to 1e8 in fp32, so (1e8 + 1) - 1e8 is 0 and no other order gives 0
       host_context context;
       const float values[] = {1e8f, 1.0f, -1e8f};
       for (std::size_t count : {1u, 5000u}) {
@@ -33,7 +33,7 @@ TEST_SUITE("comm/thread") {
     });
   }
   TEST_CASE("bf16 sums are made in fp32 and rounded once") {
-    run_ranks<4>([](thread_comm& world) {         // in bf16, 256 + 1 would stay 256 each time
+    run_ranks<4>([](thread_comm& world) {  // in bf16, 256 + 1 would stay 256 each time
       host_context context;
       for (std::size_t count : {1u, 5000u}) {
         const std::vector<bf16> in(count, bf16(world.rank() == 0 ? 256.0f : 1.0f));
@@ -131,20 +131,26 @@ TEST_SUITE("comm/thread") {
     CHECK(steady::now() - begin < 5s);
   }
   TEST_CASE("a timeout lists who arrived and who is missing") {
-    CHECK_THROWS_WITH_AS(run_ranks<4>([](thread_comm& world) {
-                           host_context context;
-                           if (world.rank() == 1) std::this_thread::sleep_for(300ms);
-                           world.barrier(host_exec(context));
-                         }, {.first_deadline = 100ms}),
+    CHECK_THROWS_WITH_AS(run_ranks<4>(
+                             [](thread_comm& world) {
+                               host_context context;
+                               if (world.rank() == 1) std::this_thread::sleep_for(300ms);
+                               world.barrier(host_exec(context));
+                             },
+                             {.first_deadline = 100ms}),
                          doctest::Contains("for rank 1 (arrived: 0, 2, 3; missing: 1)"), timeout);
   }
   TEST_CASE("a recv that nobody sends to times out, naming the peer") {
-    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) {
-                           host_context context;
-                           std::vector<int> out(1);
-                           if (world.rank() == 0) world.recv(host_exec(context), out, 1);
-                           else std::this_thread::sleep_for(300ms);
-                         }, {.first_deadline = 100ms}),
+    CHECK_THROWS_WITH_AS(run_ranks<2>(
+                             [](thread_comm& world) {
+                               host_context context;
+                               std::vector<int> out(1);
+                               if (world.rank() == 0)
+                                 world.recv(host_exec(context), out, 1);
+                               else
+                                 std::this_thread::sleep_for(300ms);
+                             },
+                             {.first_deadline = 100ms}),
                          doctest::Contains("missing: 1"), timeout);
   }
   TEST_CASE("sizes that contradict each other on one rank end all ranks") {
@@ -170,16 +176,20 @@ TEST_SUITE("comm/thread") {
                          "in the window", std::runtime_error);
   }
   TEST_CASE("memory of a failing rank is not read any more when it unwinds") {
-    for (int round = 0; round < 30; ++round)      // a large exchange that fails in the middle; ASan and TSan watch the freed buffers
+    for (int round = 0; round < 30; ++round)  // a large exchange that fails in the middle; ASan and TSan watch the freed buffers
       CHECK_THROWS(run_ranks<4>([&](thread_comm& world) {
         host_context context;
         const std::vector<double> in(1u << 18, 1.0);
         std::vector<double> out(in.size());
-        auto failing = [](void* victim) { if (victim) throw std::runtime_error("inside"); };
+        auto failing = [](void* victim) {
+          if (victim) throw std::runtime_error("inside");
+        };
         world.all_to_all(host_exec(context), in, out);
         world.set_hook(failing, world.rank() == round % 4 ? &world : nullptr);
-        if (round % 2 == 0) world.all_to_all(host_exec(context), in, out);
-        else world.all_reduce(host_exec(context), in, out, sum{});
+        if (round % 2 == 0)
+          world.all_to_all(host_exec(context), in, out);
+        else
+          world.all_reduce(host_exec(context), in, out, sum{});
       }));
   }
   TEST_CASE("a world that has failed does not touch the next one") {

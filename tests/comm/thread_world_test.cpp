@@ -23,7 +23,7 @@ TEST_SUITE("comm/thread_world") {
     world.add(a);
     world.fail<timeout>(blame(2, "first"));
     world.fail<peer_failed>(blame(1, "second"));
-    world.add(b);                                 // born closed
+    world.add(b);  // born closed
     CHECK(world.failed());
     CHECK(a.closed == 1);
     CHECK(b.closed == 1);
@@ -46,7 +46,7 @@ TEST_SUITE("comm/thread_world") {
     try {
       throw std::runtime_error("real");
     } catch (...) {
-      world.fail_with_current_exception(0);       // another rank's consequence does not
+      world.fail_with_current_exception(0);  // another rank's consequence does not
       CHECK_THROWS_AS(std::rethrow_exception(world.first_failure()), peer_failed);
       world.fail_with_current_exception(1);
     }

@@ -7,6 +7,4 @@
 using namespace moefold;
 using fold = folding<mesh<tp<2>, cp<2>, pp<2>>, mesh<ep<4>, pp<2>>>;
 
-int main() {
-  std::printf("moefold %s\n%s", MOEFOLD_VERSION, describe(resolve<fold>()).c_str());
-}
+int main() { std::printf("moefold %s\n%s", MOEFOLD_VERSION, describe(resolve<fold>()).c_str()); }

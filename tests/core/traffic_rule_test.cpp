@@ -16,7 +16,7 @@ TEST_SUITE("core/traffic_rule") {
     static_assert(bytes_sent(all_reduce, 4, 10, 4) == 2 * 3 * 3 * 4);  // slices of ceil(10 / 4) = 3
     static_assert(bytes_sent(all_reduce, 2, 1, 8) == 2 * 1 * 1 * 8);
     static_assert(bytes_sent(broadcast, 4, 10, 4) == 30);
-    static_assert(bytes_sent(reduce, 3, 1, 4) == 3);                   // 8/3, rounded up
+    static_assert(bytes_sent(reduce, 3, 1, 4) == 3);  // 8/3, rounded up
     static_assert(bytes_sent(send, 2, 7, 4) == 28);
   }
   TEST_CASE("what moves no data sends nothing") {
@@ -40,10 +40,10 @@ TEST_SUITE("core/traffic_rule") {
   }
   TEST_CASE("v-operations count the elements that leave the rank") {
     constexpr std::array<std::size_t, 4> counts{5, 0, 2, 3};
-    static_assert(elements_leaving(all_to_all_v, 0, counts) == 5);      // its own part stays
+    static_assert(elements_leaving(all_to_all_v, 0, counts) == 5);  // its own part stays
     static_assert(elements_leaving(all_to_all_v, 1, counts) == 10);
     static_assert(elements_leaving(reduce_scatter_v, 2, counts) == 8);
-    static_assert(elements_leaving(all_gather_v, 3, counts) == 9);      // 3 elements to each of 3 peers
+    static_assert(elements_leaving(all_gather_v, 3, counts) == 9);  // 3 elements to each of 3 peers
     static_assert(messages_sent(all_to_all_v, std::size_t{0}, counts) == 2);
     static_assert(messages_sent(all_to_all_v, std::size_t{1}, counts) == 3);
     static_assert(messages_sent(all_gather_v, std::size_t{1}, counts) == 0);

@@ -76,7 +76,10 @@ TEST_SUITE("ops/flash") {
   TEST_CASE_TEMPLATE("forward equals softmax over all visible keys, for awkward lengths, groups and zigzag positions", T, float, double) {
     host_context context;
     const host_exec e(context);
-    struct { extent_t batch, q_heads, k_heads, d; positions q_at, k_at; } cases[] = {
+    struct {
+      extent_t batch, q_heads, k_heads, d;
+      positions q_at, k_at;
+    } cases[] = {
         {1, 1, 1, 4, count_up(1), count_up(1)},
         {2, 4, 2, 6, count_up(5), count_up(5)},
         {1, 6, 2, 16, count_up(130), count_up(130)},

@@ -30,8 +30,8 @@ TEST_SUITE("ops/gemm") {
   TEST_CASE_TEMPLATE("both kernels equal the definition for awkward extents, transposes, strides and beta", T, float, double) {
     host_context context;
     const host_exec e(context);
-    const extent_t sizes[][3] = {{1, 1, 1}, {3, 5, 7}, {6, 32, 4}, {7, 33, 300}, {128, 17, 5},
-                                 {131, 65, 257}, {0, 4, 3}, {4, 0, 3}, {4, 3, 0}};
+    const extent_t sizes[][3] = {{1, 1, 1},      {3, 5, 7}, {6, 32, 4}, {7, 33, 300}, {128, 17, 5},
+                                 {131, 65, 257}, {0, 4, 3}, {4, 0, 3},  {4, 3, 0}};
     for (const auto& [m, n, k] : sizes)
       for (int flags = 0; flags < 8; ++flags) {
         const bool ta = flags & 1, tb = flags & 2;

@@ -78,14 +78,14 @@ TEST_SUITE("ops/permute") {
     tensor<double> dx({5, 3}), back({p.rows, 3}), y({5, 3}), out({p.rows, 3});
     combine_rows(e, drows, p.row_of_slot.view(), dx.view());
     CHECK(test::largest_error(dx, test::numerical_gradient(x, [&] {
-            permute_rows(e, x, p.slots(), 2, out.view());
-            return test::dot(out, drows);
-          })) < 1e-9);
+                                permute_rows(e, x, p.slots(), 2, out.view());
+                                return test::dot(out, drows);
+                              })) < 1e-9);
     permute_rows(e, dy, p.slots(), 2, back.view());
     CHECK(test::largest_error(back, test::numerical_gradient(rows, [&] {
-            combine_rows(e, rows, p.row_of_slot.view(), y.view());
-            return test::dot(y, dy);
-          })) < 1e-9);
+                                combine_rows(e, rows, p.row_of_slot.view(), y.view());
+                                return test::dot(y, dy);
+                              })) < 1e-9);
   }
   TEST_CASE("gather and scatter undo each other, for rows and for lists of numbers") {
     host_context context;

@@ -43,6 +43,7 @@ double norm_error(const A& a, const B& b) {
 }
 
 /// What rounding alone may do to a short computation in T.
-template <class T> inline constexpr double rounding = 64.0 * double(std::numeric_limits<T>::epsilon());
+template <class T>
+inline constexpr double rounding = 64.0 * double(std::numeric_limits<T>::epsilon());
 
 }  // namespace moefold::test

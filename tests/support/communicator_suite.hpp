@@ -12,21 +12,25 @@
 namespace moefold {
 
 // Small integers, different on each rank and place: exact in every element type, sums of 8 ranks too (bf16 holds integers to 256).
-template <class T> T sample(int rank, std::size_t i, int salt = 0) {
+template <class T>
+T sample(int rank, std::size_t i, int salt = 0) {
   return T(accumulate_t<T>((std::size_t(rank) * 5 + i * 3 + std::size_t(salt)) % 17));
 }
-template <class T> std::vector<T> samples(int rank, std::size_t count, int salt = 0) {
+template <class T>
+std::vector<T> samples(int rank, std::size_t count, int salt = 0) {
   std::vector<T> v(count);
   for (std::size_t i = 0; i < count; ++i) v[i] = sample<T>(rank, i, salt);
   return v;
 }
-template <class T, class Op> T reduced(int ranks, std::size_t i, Op op, int salt = 0) {
+template <class T, class Op>
+T reduced(int ranks, std::size_t i, Op op, int salt = 0) {
   auto total = accumulate_t<T>(sample<T>(0, i, salt));
   for (int r = 1; r < ranks; ++r) total = op(total, accumulate_t<T>(sample<T>(r, i, salt)));
   return T(total);
 }
 /// One CHECK per call, not per element: doctest's assertions take a lock.
-template <class Range, class F> bool all_equal(const Range& range, F&& expected) {
+template <class Range, class F>
+bool all_equal(const Range& range, F&& expected) {
   bool same = true;
   for (std::size_t i = 0; i < std::size(range); ++i) {
     using T = std::remove_cvref_t<decltype(range[i])>;
@@ -92,7 +96,7 @@ void check_exchanges(C& c, host_exec e, std::size_t count) {
   c.all_gather(e, own, in_place).wait(e);
   CHECK(all_equal(in_place, gathered));
 
-  std::vector<std::size_t> counts(ranks);         // rank r gives (r % 3) * count
+  std::vector<std::size_t> counts(ranks);  // rank r gives (r % 3) * count
   std::vector<T> expected;
   for (int r = 0; r < n; ++r) {
     counts[std::size_t(r)] = std::size_t(r % 3) * count;
@@ -122,7 +126,7 @@ void check_exchanges(C& c, host_exec e, std::size_t count) {
   CHECK(all_equal(received, [&](std::size_t i) { return out_v[i]; }));
 
   const int right = (me + 1) % n, left = (me + n - 1) % n;
-  std::vector<T> letter(count), second(count);    // two on their way before the first is taken
+  std::vector<T> letter(count), second(count);  // two on their way before the first is taken
   c.send(e, samples<T>(me, count, 1), right).wait(e);
   c.send(e, samples<T>(me, count, 2), right).wait(e);
   c.recv(e, letter, left).wait(e);
@@ -135,7 +139,7 @@ template <class C>
 void check_split(C& c, host_exec e) {
   const int n = c.size(), me = c.rank();
   CHECK((0 <= me && me < n));
-  C odd = c.split(me % 2, -me, "odd");            // reversed order
+  C odd = c.split(me % 2, -me, "odd");  // reversed order
   const int members = me % 2 == 0 ? (n + 1) / 2 : n / 2;
   CHECK(odd.size() == members);
   CHECK(odd.rank() == members - 1 - me / 2);
@@ -148,7 +152,7 @@ void check_split(C& c, host_exec e) {
   CHECK(alone.size() == 1);
   CHECK(alone.label() == comm_label("odd"));
   check_exchanges<float>(alone, e, 3);
-  std::int64_t one = 1, all = 0;                  // the parent goes on working
+  std::int64_t one = 1, all = 0;  // the parent goes on working
   c.all_reduce(e, std::span<const std::int64_t>(&one, 1), std::span(&all, 1), sum{}).wait(e);
   CHECK(all == n);
   odd.barrier(e).wait(e);
@@ -165,7 +169,7 @@ void check_window(C& c, host_exec e) {
       CHECK(all_equal(window.peer(r), [&](std::size_t i) { return sample<float>(r, i); }));
     }
     window.close();
-    for (float& x : mine) x = -1;                 // no peer reads it any more
+    for (float& x : mine) x = -1;  // no peer reads it any more
   }
 }
 

@@ -45,12 +45,15 @@ inline dataset test_data(extent_t vocabulary, extent_t sequence) {
 }
 
 /// Choices of each expert by the tokens of one rank in one micro-batch, from a recorded trace.
-inline std::vector<std::int64_t> choices_of(const routing_trace& trace, const activation_shape& a, std::int64_t step, extent_t layer, extent_t micro,
-                                            extent_t rank) {
+inline std::vector<std::int64_t> choices_of(const routing_trace& trace, const activation_shape& a, std::int64_t step, extent_t layer,
+                                            extent_t micro, extent_t rank) {
   const coordinate at = coordinate_of(a.fold.attention, rank);
   const extent_t dp = a.fold.attention.of(axis_id::dp);
-  const batch_place place{step, (micro * dp + at[axis_id::dp]) * a.micro_batch, a.micro_batch,
-                          {a.sequence, a.fold.attention.of(axis_id::cp), at[axis_id::cp], a.fold.attention.of(axis_id::tp), at[axis_id::tp]}};
+  const batch_place place{
+      step,
+      (micro * dp + at[axis_id::dp]) * a.micro_batch,
+      a.micro_batch,
+      {a.sequence, a.fold.attention.of(axis_id::cp), at[axis_id::cp], a.fold.attention.of(axis_id::tp), at[axis_id::tp]}};
   std::vector<std::int64_t> counts(std::size_t(a.model.experts), 0);
   for (extent_t token = 0; token < a.rows(); ++token)
     for (extent_t slot = 0; slot < a.model.top_k; ++slot) ++counts[std::size_t(trace.at(place, layer, token)[slot])];
@@ -64,7 +67,8 @@ inline void compare_traffic(const traffic_log& measured, const traffic_table& fo
   for (const traffic_cell& cell : foretold.cells()) {
     const traffic_count count = measured(comm_label(cell.axis()), cell.op), said{cell.calls, cell.messages, cell.bytes};
     if (count != said)
-      result.disagree(sentence("rank ", rank, ", ", cell.axis(), ' ', name_of(cell.op), ": measured ", say(count), ", the inventory says ", say(said)));
+      result.disagree(
+          sentence("rank ", rank, ", ", cell.axis(), ' ', name_of(cell.op), ": measured ", say(count), ", the inventory says ", say(said)));
     ++cells;
   }
   std::size_t seen = 0;
@@ -133,12 +137,13 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
         result.losses.push_back(now.loss);
         result.norms.push_back(now.grad_norm);
       }
-      const traffic_table foretold = step_traffic<precision>(
-          trainer.activations(), rank, trainer.micro_batches(),
-          [&, kept = std::vector<std::vector<std::int64_t>>()](extent_t layer, extent_t micro, extent_t source) mutable -> std::span<const std::int64_t> {
-            kept.push_back(choices_of(trace, trainer.activations(), step, layer, micro, source));
-            return kept.back();
-          });
+      const traffic_table foretold =
+          step_traffic<precision>(trainer.activations(), rank, trainer.micro_batches(),
+                                  [&, kept = std::vector<std::vector<std::int64_t>>()](
+                                      extent_t layer, extent_t micro, extent_t source) mutable -> std::span<const std::int64_t> {
+                                    kept.push_back(choices_of(trace, trainer.activations(), step, layer, micro, source));
+                                    return kept.back();
+                                  });
       std::scoped_lock lock(guard);
       compare_traffic(trainer.traffic() - before, foretold, rank, result);
     }
@@ -146,7 +151,8 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
     const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
     if (kept_by_micro_batch<precision>(trainer.activations(), stage, trainer.activations().worst_rows()) < extent_t(trainer.kept_peak())) {
       std::scoped_lock lock(guard);
-      result.disagree(sentence("rank ", rank, " kept ", trainer.kept_peak(), " bytes of a micro-batch, more than the inventory's worst case"));
+      result.disagree(
+          sentence("rank ", rank, " kept ", trainer.kept_peak(), " bytes of a micro-batch, more than the inventory's worst case"));
     }
     std::scoped_lock lock(guard);
     result.margin = std::min(result.margin, tap.margin);
@@ -162,7 +168,8 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       }
   });
   for (const auto& [name, count] : seen)
-    if (std::any_of(count.begin(), count.end(), [](int ranks) { return ranks != 1; })) result.disagree(name + " is not reduced onto exactly one rank");
+    if (std::any_of(count.begin(), count.end(), [](int ranks) { return ranks != 1; }))
+      result.disagree(name + " is not reduced onto exactly one rank");
   result.last_weights = std::move(weights);
   return result;
 }

@@ -44,9 +44,13 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
   app.add_option("--seed", options.train.seed, "seed of weights and data order")->capture_default_str();
-  app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "print the folding and the memory table, and stop");
   try {
     app.parse(argc, argv);

@@ -5,7 +5,7 @@
 #include <map>
 
 struct run_entry {
-  std::string summary;                                                             // one line for --list
+  std::string summary;  // one line for --list
   int (*train)(const moefold::program_options& options, moefold::log_sink& log);
 };
 

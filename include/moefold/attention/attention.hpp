@@ -31,10 +31,10 @@ class attention_layer {
   using A = typename Precision::accumulate;
 
   struct saved {
-    view<const T> x;    // [T/TP, H], the caller's
-    view<T> q, k, v;    // roped, [S/CP, B, heads or kv over TP, d]
-    view<T> out;        // [S/CP, B, heads/TP, d]
-    view<A> lse;        // [B, heads/TP, S/CP]
+    view<const T> x;  // [T/TP, H], the caller's
+    view<T> q, k, v;  // roped, [S/CP, B, heads or kv over TP, d]
+    view<T> out;      // [S/CP, B, heads/TP, d]
+    view<A> lse;      // [B, heads/TP, S/CP]
   };
 
   /// Local. `sequence` is S; tp and cp must outlive the layer.
@@ -51,8 +51,12 @@ class attention_layer {
     const extent_t tokens = x.extent(0) * tp_->size(), part = extent_t(positions_.size()) / cp_->size(), batch = tokens / part;
     require(part * batch == tokens, "moefold: attention got ", tokens, " tokens per CP part, which is no multiple of S/CP = ", part);
     const extent_t heads = model_.heads / tp_->size(), kv = model_.kv_heads / tp_->size(), d = model_.head_dim;
-    s = {x, keep.template take<T>(part, batch, heads, d), keep.template take<T>(part, batch, kv, d), keep.template take<T>(part, batch, kv, d),
-         keep.template take<T>(part, batch, heads, d), keep.template take<A>(batch, heads, part)};
+    s = {x,
+         keep.template take<T>(part, batch, heads, d),
+         keep.template take<T>(part, batch, kv, d),
+         keep.template take<T>(part, batch, kv, d),
+         keep.template take<T>(part, batch, heads, d),
+         keep.template take<A>(batch, heads, part)};
     {
       scratch local(e);
       view<const T> all = gather_rows_of_group<T>(e, *tp_, x, local);
@@ -118,8 +122,8 @@ class attention : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
   /// tp, once both groups have the sizes of the mesh: said before the layer below looks at weights and sequence.
   static Comm& sized(Comm& tp, const Comm& cp) {
     constexpr extent_t tp_ranks = extent_of<Mesh, tag::tp>, cp_ranks = extent_of<Mesh, tag::cp>;
-    require<config_error>(tp.size() == tp_ranks && cp.size() == cp_ranks, "moefold: attention on a mesh with tp ", tp_ranks, " and cp ", cp_ranks,
-                          " was given groups of ", tp.size(), " and ", cp.size(),
+    require<config_error>(tp.size() == tp_ranks && cp.size() == cp_ranks, "moefold: attention on a mesh with tp ", tp_ranks, " and cp ",
+                          cp_ranks, " was given groups of ", tp.size(), " and ", cp.size(),
                           " ranks; split the world by groups<Mesh, tag::tp> and groups<Mesh, tag::cp>");
     return tp;
   }

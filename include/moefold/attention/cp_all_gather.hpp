@@ -32,8 +32,8 @@ struct cp_all_gather {
 
   /// q [S/CP, B, heads, d], k and v [S/CP, B, kv, d] of this rank -> out like q, lse [B, heads, S/CP]. Collective over cp.
   template <class T, class A, class Exec, class Comm>
-  static void forward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> q, view<const T> k, view<const T> v, view<T> out,
-                      view<A> lse) {
+  static void forward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> q, view<const T> k, view<const T> v,
+                      view<T> out, view<A> lse) {
     scratch local(e);
     flash_forward(e, q, gathered(e, cp, k, local), gathered(e, cp, v, local), own(cp, positions), positions, out, lse);
   }
@@ -44,7 +44,8 @@ struct cp_all_gather {
                        view<const T> v, view<const T> out, view<const A> lse, view<T> dq, view<T> dk, view<T> dv) {
     scratch local(e);
     view<T> dk_all = cp.size() == 1 ? dk : like_gathered(cp, dk, local), dv_all = cp.size() == 1 ? dv : like_gathered(cp, dv, local);
-    flash_backward(e, dout, q, gathered(e, cp, k, local), gathered(e, cp, v, local), out, lse, own(cp, positions), positions, dq, dk_all, dv_all);
+    flash_backward(e, dout, q, gathered(e, cp, k, local), gathered(e, cp, v, local), out, lse, own(cp, positions), positions, dq, dk_all,
+                   dv_all);
     if (cp.size() == 1) return;
     cp.reduce_scatter(e, std::span<const T>(dk_all.span()), dk.span(), sum{}).wait(e);
     cp.reduce_scatter(e, std::span<const T>(dv_all.span()), dv.span(), sum{}).wait(e);

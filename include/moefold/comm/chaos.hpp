@@ -30,14 +30,14 @@ struct fault {
   enum class phase_t : std::uint8_t { before, inside, after };
   enum class action_t : std::uint8_t { raise, wait, bitflip, count, dtype };
 
-  std::optional<int> rank;                        // world rank
-  comm_label axis;                                // label of the communicator; empty: any
+  std::optional<int> rank;  // world rank
+  comm_label axis;          // label of the communicator; empty: any
   std::optional<operation> op;
   std::optional<std::uint64_t> seq;
   phase_t phase = phase_t::before;
   action_t action = action_t::raise;
-  std::chrono::milliseconds time{0};              // of wait
-  int change = 0;                                 // of count, elements
+  std::chrono::milliseconds time{0};  // of wait
+  int change = 0;                     // of count, elements
 
   bool matches(int r, const comm_label& label, operation o, std::uint64_t s) const {
     return (!rank || *rank == r) && (axis.empty() || axis == label) && (!op || *op == o) && (!seq || *seq == s);
@@ -46,7 +46,8 @@ struct fault {
 
 namespace detail {
 
-template <class T> T number(std::string_view text, std::string_view line) {
+template <class T>
+T number(std::string_view text, std::string_view line) {
   if (!text.empty() && text.front() == '+') text.remove_prefix(1);
   T value{};
   const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
@@ -73,8 +74,10 @@ inline void parse_action(fault& f, std::string_view text, std::string_view line)
   } else if (name == "dtype" && argument.empty()) {
     f.action = fault::action_t::dtype;
   } else {
-    throw config_error(sentence("moefold: fault plan: do=", text, " is not one of throw, hang:<ms>, slow:<ms>, bitflip:payload, count:+1, "
-                                "dtype, in \"", line, "\""));
+    throw config_error(sentence("moefold: fault plan: do=", text,
+                                " is not one of throw, hang:<ms>, slow:<ms>, bitflip:payload, count:+1, "
+                                "dtype, in \"",
+                                line, "\""));
   }
 }
 
@@ -95,16 +98,27 @@ inline fault parse_fault(std::string_view line) {
     const std::size_t equals = word.find('=');
     const std::string_view key = word.substr(0, equals);
     const std::string_view value = equals == word.npos ? std::string_view{} : word.substr(equals + 1);
-    if (key == "rank") f.rank = number<int>(value, line);
-    else if (key == "axis") f.axis = comm_label(value);
-    else if (key == "op") f.op = parse_operation(value, line);
-    else if (key == "seq") f.seq = number<std::uint64_t>(value, line);
-    else if (key == "phase" && value == "before") f.phase = fault::phase_t::before;
-    else if (key == "phase" && value == "inside") f.phase = fault::phase_t::inside;
-    else if (key == "phase" && value == "after") f.phase = fault::phase_t::after;
-    else if (key == "do") parse_action(f, value, line), acts = true;
-    else throw config_error(sentence("moefold: fault plan: \"", word, "\" is none of rank=, axis=, op=, seq=, phase=before|inside|after, do=, "
-                                     "in \"", line, "\""));
+    if (key == "rank")
+      f.rank = number<int>(value, line);
+    else if (key == "axis")
+      f.axis = comm_label(value);
+    else if (key == "op")
+      f.op = parse_operation(value, line);
+    else if (key == "seq")
+      f.seq = number<std::uint64_t>(value, line);
+    else if (key == "phase" && value == "before")
+      f.phase = fault::phase_t::before;
+    else if (key == "phase" && value == "inside")
+      f.phase = fault::phase_t::inside;
+    else if (key == "phase" && value == "after")
+      f.phase = fault::phase_t::after;
+    else if (key == "do")
+      parse_action(f, value, line), acts = true;
+    else
+      throw config_error(sentence("moefold: fault plan: \"", word,
+                                  "\" is none of rank=, axis=, op=, seq=, phase=before|inside|after, do=, "
+                                  "in \"",
+                                  line, "\""));
   }
   using enum fault::action_t;
   require<config_error>(acts, "moefold: fault plan: no do= in \"", line, "\"; say what is to happen, such as do=throw");
@@ -150,23 +164,28 @@ class chaos {
     C made = around(operation::split, [&] { return inner_.split(colour, key, label); });
     return {std::move(made), plan_, world_rank_};
   }
-  template <class Exec> ticket barrier(Exec e) {
+  template <class Exec>
+  ticket barrier(Exec e) {
     return around(operation::barrier, [&] { return inner_.barrier(e); });
   }
-  template <class Exec, writable_elements Data> ticket broadcast(Exec e, Data&& range, int root) {
+  template <class Exec, writable_elements Data>
+  ticket broadcast(Exec e, Data&& range, int root) {
     const auto data = span_of(range);
     using T = element_of<Data>;
     return with_data<T>(operation::broadcast, data, data, {1, 1}, [&](auto, auto out, auto) { return inner_.broadcast(e, out, root); });
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
     return with_data<element_of<Out>>(operation::reduce, span_of(in), span_of(out), {1, 1},
                                       [&](auto i, auto o, auto) { return inner_.reduce(e, i, o, op, root); });
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
     return with_data<element_of<Out>>(operation::all_reduce, span_of(in), span_of(out), {1, 1},
                                       [&](auto i, auto o, auto) { return inner_.all_reduce(e, i, o, op); });
   }
-  template <class Exec, elements In, writable_elements Out> ticket all_gather(Exec e, const In& in, Out&& out) {
+  template <class Exec, elements In, writable_elements Out>
+  ticket all_gather(Exec e, const In& in, Out&& out) {
     return with_data<element_of<Out>>(operation::all_gather, span_of(in), span_of(out), {1, size()},
                                       [&](auto i, auto o, auto) { return inner_.all_gather(e, i, o); });
   }
@@ -176,7 +195,8 @@ class chaos {
       return inner_.all_gather_v(e, i, changed(counts, rank(), change), o);
     });
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
     return with_data<element_of<Out>>(operation::reduce_scatter, span_of(in), span_of(out), {size(), 1},
                                       [&](auto i, auto o, auto) { return inner_.reduce_scatter(e, i, o, op); });
   }
@@ -186,7 +206,8 @@ class chaos {
       return inner_.reduce_scatter_v(e, i, changed(counts, rank(), change), o, op);
     });
   }
-  template <class Exec, elements In, writable_elements Out> ticket all_to_all(Exec e, const In& in, Out&& out) {
+  template <class Exec, elements In, writable_elements Out>
+  ticket all_to_all(Exec e, const In& in, Out&& out) {
     return with_data<element_of<Out>>(operation::all_to_all, span_of(in), span_of(out), {size(), size()},
                                       [&](auto i, auto o, auto) { return inner_.all_to_all(e, i, o); });
   }
@@ -196,23 +217,29 @@ class chaos {
       return inner_.all_to_all_v(e, i, changed(send_counts, (rank() + 1) % size(), change), o, recv_counts);
     });
   }
-  template <class Exec, elements In> ticket send(Exec e, const In& in, int peer) {
+  template <class Exec, elements In>
+  ticket send(Exec e, const In& in, int peer) {
     using T = element_of<const In>;
     return with_data<T>(operation::send, span_of(in), std::span<T>{}, {1, 0}, [&](auto i, auto, auto) { return inner_.send(e, i, peer); });
   }
-  template <class Exec, writable_elements Out> ticket recv(Exec e, Out&& out, int peer) {
+  template <class Exec, writable_elements Out>
+  ticket recv(Exec e, Out&& out, int peer) {
     using T = element_of<Out>;
     return with_data<T>(operation::recv, std::span<const T>{}, span_of(out), {0, 1},
                         [&](auto, auto o, auto) { return inner_.recv(e, o, peer); });
   }
-  template <class Exec, elements In> auto expose(Exec e, const In& in) requires requires(C& c) { c.expose(e, in); } {
+  template <class Exec, elements In>
+  auto expose(Exec e, const In& in) requires requires(C& c) {
+    c.expose(e, in);
+  }
+  {
     return around(operation::expose, [&] { return inner_.expose(e, in); });
   }
 
  private:
   using phase_t = fault::phase_t;
   using action_t = fault::action_t;
-  struct growth {                                 // elements that in and out grow by when a count grows by one
+  struct growth {  // elements that in and out grow by when a count grows by one
     int in, out;
   };
 
@@ -232,14 +259,20 @@ class chaos {
   static void act_now(void* f) { act(*static_cast<const fault*>(f)); }
 
   /// Throws or waits before, inside or after the call.
-  template <class Call> auto around(operation op, Call&& call) { return around(next(op), call); }
-  template <class Call> auto around(const fault* f, Call&& call) {
+  template <class Call>
+  auto around(operation op, Call&& call) {
+    return around(next(op), call);
+  }
+  template <class Call>
+  auto around(const fault* f, Call&& call) {
     if (f && f->phase == phase_t::before) act(*f);
     if constexpr (hookable<C>) {
       struct hooked {
         C& inner;
         bool on;
-        ~hooked() { if (on) inner.set_hook(nullptr, nullptr); }
+        ~hooked() {
+          if (on) inner.set_hook(nullptr, nullptr);
+        }
       } scope{inner_, f && f->phase == phase_t::inside};
       if (scope.on) inner_.set_hook(&act_now, const_cast<fault*>(f));
       return finish(f, call());
@@ -247,7 +280,8 @@ class chaos {
       return finish(f, call());
     }
   }
-  template <class Result> static Result finish(const fault* f, Result&& result) {
+  template <class Result>
+  static Result finish(const fault* f, Result&& result) {
     if (f && f->phase == phase_t::after) act(*f);
     return std::forward<Result>(result);
   }
@@ -267,7 +301,7 @@ class chaos {
     }
     flip(std::span<T>(sent));
     if (op != operation::broadcast) return call(std::span<const T>(sent), out, 0);
-    flip(out);                                    // broadcast sends from where it receives
+    flip(out);  // broadcast sends from where it receives
     return call(in, out, 0);
   }
   template <class U, class T, class Call>
@@ -281,7 +315,8 @@ class chaos {
     std::vector<U> received(grown(out.size(), by.out));
     return call(std::span<const U>(sent), std::span<U>(received), change);
   }
-  template <class T> static void flip(std::span<T> data) {
+  template <class T>
+  static void flip(std::span<T> data) {
     if (!data.empty()) reinterpret_cast<unsigned char&>(data[data.size() / 2]) ^= 1u;
   }
   std::span<const std::size_t> changed(std::span<const std::size_t> counts, int which, int change) {

@@ -14,7 +14,7 @@
 //   all_to_all_v        [sum send_counts]     [sum recv_counts]       the same; my send_counts[p] must be p's recv_counts[rank]
 //   send, recv          [count]               [count]                 in order per (sender, receiver); send never waits for its recv
 // Counts are elements, 0 is always legal. All calls but send and recv are collective: every rank of the communicator makes them, in one
-// order. Sums are made in accumulate_t<T>, rank 0 first, and rounded once: bf16 is added in fp32. Other overlaps of in and out are not legal.
+// order. Sums are made in accumulate_t<T>, rank 0 first, and rounded once: bf16 is added in fp32. No other overlap of in and out is legal.
 #include <moefold/core/exec.hpp>
 #include <moefold/core/scalar.hpp>
 #include <moefold/core/traffic_rule.hpp>
@@ -31,11 +31,17 @@ namespace moefold {
 
 struct sum {
   static constexpr const char* name = "sum";
-  template <class T> constexpr T operator()(T a, T b) const { return T(a + b); }
+  template <class T>
+  constexpr T operator()(T a, T b) const {
+    return T(a + b);
+  }
 };
 struct max {
   static constexpr const char* name = "max";
-  template <class T> constexpr T operator()(T a, T b) const { return a < b ? b : a; }
+  template <class T>
+  constexpr T operator()(T a, T b) const {
+    return a < b ? b : a;
+  }
 };
 template <class Op>
 concept reduction = std::same_as<Op, sum> || std::same_as<Op, max>;
@@ -60,7 +66,8 @@ class comm_label {
 
 /// What a communicator returns that has finished everything inside the call: nothing to wait for.
 struct completed {
-  template <class Exec> void wait(Exec) const {}
+  template <class Exec>
+  void wait(Exec) const {}
 };
 
 /// Anything contiguous with data and size: span, view, vector, array.
@@ -77,37 +84,37 @@ template <elements Range>
 constexpr auto span_of(Range& range) {
   return std::span{std::data(range), std::size_t(std::size(range))};
 }
-template <class Range> using element_of = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<Range&>()))>>;
+template <class Range>
+using element_of = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<Range&>()))>>;
 
 template <class C, class Exec, class T>
-concept communicator_of = std::move_constructible<C> &&
-    requires(C& c, const C& k, Exec e, std::span<const T> in, std::span<T> out, std::span<const std::size_t> counts, int i,
-             typename C::ticket t) {
-      { k.rank() } -> std::same_as<int>;                                                   // 0 <= rank < size
-      { k.size() } -> std::same_as<int>;
-      { k.label() } -> std::convertible_to<comm_label>;
-      { c.split(i, i) } -> std::same_as<C>;                                                // (colour, key), collective
-      { c.split(i, i, comm_label("tp")) } -> std::same_as<C>;
-      { c.barrier(e) } -> std::same_as<typename C::ticket>;
-      { c.broadcast(e, out, i) } -> std::same_as<typename C::ticket>;                      // i: root
-      { c.reduce(e, in, out, sum{}, i) } -> std::same_as<typename C::ticket>;
-      { c.all_reduce(e, in, out, sum{}) } -> std::same_as<typename C::ticket>;
-      { c.all_reduce(e, in, out, max{}) } -> std::same_as<typename C::ticket>;
-      { c.all_gather(e, in, out) } -> std::same_as<typename C::ticket>;
-      { c.all_gather_v(e, in, counts, out) } -> std::same_as<typename C::ticket>;
-      { c.reduce_scatter(e, in, out, sum{}) } -> std::same_as<typename C::ticket>;
-      { c.reduce_scatter_v(e, in, counts, out, sum{}) } -> std::same_as<typename C::ticket>;
-      { c.all_to_all(e, in, out) } -> std::same_as<typename C::ticket>;
-      { c.all_to_all_v(e, in, counts, out, counts) } -> std::same_as<typename C::ticket>;
-      { c.send(e, in, i) } -> std::same_as<typename C::ticket>;                            // i: peer
-      { c.recv(e, out, i) } -> std::same_as<typename C::ticket>;
-      t.wait(e);  // the data is there, for the host or for the stream; the destructor neither blocks nor throws
-    };
+concept communicator_of = std::move_constructible<C> && requires(C& c, const C& k, Exec e, std::span<const T> in, std::span<T> out,
+                                                                 std::span<const std::size_t> counts, int i, typename C::ticket t) {
+  { k.rank() } -> std::same_as<int>;  // 0 <= rank < size
+  { k.size() } -> std::same_as<int>;
+  { k.label() } -> std::convertible_to<comm_label>;
+  { c.split(i, i) } -> std::same_as<C>;  // (colour, key), collective
+  { c.split(i, i, comm_label("tp")) } -> std::same_as<C>;
+  { c.barrier(e) } -> std::same_as<typename C::ticket>;
+  { c.broadcast(e, out, i) } -> std::same_as<typename C::ticket>;  // i: root
+  { c.reduce(e, in, out, sum{}, i) } -> std::same_as<typename C::ticket>;
+  { c.all_reduce(e, in, out, sum{}) } -> std::same_as<typename C::ticket>;
+  { c.all_reduce(e, in, out, max{}) } -> std::same_as<typename C::ticket>;
+  { c.all_gather(e, in, out) } -> std::same_as<typename C::ticket>;
+  { c.all_gather_v(e, in, counts, out) } -> std::same_as<typename C::ticket>;
+  { c.reduce_scatter(e, in, out, sum{}) } -> std::same_as<typename C::ticket>;
+  { c.reduce_scatter_v(e, in, counts, out, sum{}) } -> std::same_as<typename C::ticket>;
+  { c.all_to_all(e, in, out) } -> std::same_as<typename C::ticket>;
+  { c.all_to_all_v(e, in, counts, out, counts) } -> std::same_as<typename C::ticket>;
+  { c.send(e, in, i) } -> std::same_as<typename C::ticket>;  // i: peer
+  { c.recv(e, out, i) } -> std::same_as<typename C::ticket>;
+  t.wait(e);  // the data is there, for the host or for the stream; the destructor neither blocks nor throws
+};
 
 /// A communicator over the element types that travel, on the host unless another exec is named.
 template <class C, class Exec = host_exec>
 concept communicator = communicator_of<C, Exec, double> && communicator_of<C, Exec, float> && communicator_of<C, Exec, bf16> &&
-                       communicator_of<C, Exec, std::int64_t> && communicator_of<C, Exec, std::int32_t>;
+    communicator_of<C, Exec, std::int64_t> && communicator_of<C, Exec, std::int32_t>;
 
 /// A refinement where ranks share memory: between expose and close, w.peer(i) is rank i's own span, read in place.
 ///   auto w = c.expose(e, mine);  ... read w.peer(i) ...  w.close();      both collective; mine may change again after close
@@ -120,6 +127,8 @@ concept peer_readable = communicator<C, Exec> && requires(C& c, Exec e, std::spa
 
 /// A refinement for tests: `hook(context)` runs on this rank inside each call, after the peers have arrived and before data moves.
 template <class C>
-concept hookable = requires(C& c, void (*hook)(void*), void* context) { c.set_hook(hook, context); };
+concept hookable = requires(C& c, void (*hook)(void*), void* context) {
+  c.set_hook(hook, context);
+};
 
 }  // namespace moefold

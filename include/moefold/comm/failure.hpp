@@ -17,11 +17,11 @@
 namespace moefold {
 
 struct root_cause {
-  int rank = -1;                                  // world rank of the culprit
-  comm_label label;                               // the communicator it failed on, by its axes; empty when outside any call
-  operation op = operation::barrier;              // of that communicator's call, or the last one entered
-  std::uint64_t seq = 0;                          // number of that call on the communicator, from 0
-  std::chrono::nanoseconds elapsed{0};            // inside that call until the failure was noticed
+  int rank = -1;                        // world rank of the culprit
+  comm_label label;                     // the communicator it failed on, by its axes; empty when outside any call
+  operation op = operation::barrier;    // of that communicator's call, or the last one entered
+  std::uint64_t seq = 0;                // number of that call on the communicator, from 0
+  std::chrono::nanoseconds elapsed{0};  // inside that call until the failure was noticed
   std::string message;
 
   std::string_view axis() const { return label.view(); }

@@ -16,17 +16,19 @@ template <class Comm>
 class group_set {
  public:
   static constexpr std::array<axis_set, 8> sets = {
-      set_of<tag::tp>,          set_of<tag::cp>,  set_of<tag::pp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
+      set_of<tag::tp>,  set_of<tag::cp>, set_of<tag::pp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
       set_of<tag::etp>, set_of<tag::ep>, set_of<tag::edp>};
 
   /// Collective over the world, whose size must be that of the folding. Keeps a reference to `world`.
   group_set(Comm& world, const folding_extents& fold) : world_(&world) {
-    require<config_error>(world.size() == fold.world(), "moefold: the folding needs ", fold.world(), " ranks and the world has ", world.size());
+    require<config_error>(world.size() == fold.world(), "moefold: the folding needs ", fold.world(), " ranks and the world has ",
+                          world.size());
     comms_.reserve(sets.size());
     for (const axis_set axes : sets) {
       const extents& mesh = moe_axes::axes.without(set_of<tag::pp>).contains(axes) ? fold.moe : fold.attention;
       const extent_t rank = world.rank();
-      comms_.push_back(world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name())));
+      comms_.push_back(
+          world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name())));
     }
   }
 

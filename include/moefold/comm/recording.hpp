@@ -15,8 +15,8 @@ namespace moefold {
 
 struct traffic_count {
   std::uint64_t calls = 0;
-  std::uint64_t messages = 0;                     // peers sent to
-  std::uint64_t bytes = 0;                        // sent by this rank
+  std::uint64_t messages = 0;  // peers sent to
+  std::uint64_t bytes = 0;     // sent by this rank
 
   constexpr bool operator==(const traffic_count&) const = default;
   constexpr traffic_count& operator+=(const traffic_count& other) {
@@ -57,7 +57,9 @@ class traffic_log {
   /// All operations of one label together.
   traffic_count total(const comm_label& label) const {
     traffic_count sum;
-    for_each([&](const entry& e) { if (e.label == label) sum += e.count; });
+    for_each([&](const entry& e) {
+      if (e.label == label) sum += e.count;
+    });
     return sum;
   }
   traffic_count total() const {
@@ -67,7 +69,8 @@ class traffic_log {
   }
 
   /// f(entry) for everything that was called, by label, then operation.
-  template <class F> void for_each(F&& f) const {
+  template <class F>
+  void for_each(F&& f) const {
     for (std::size_t l = 0; l < used_; ++l)
       for (std::size_t op = 0; op < operations; ++op)
         if (counts_[l][op] != traffic_count{}) f(entry{labels_[l], operation(op), counts_[l][op]});
@@ -124,30 +127,36 @@ class recording {
   decltype(auto) label() const { return inner_.label(); }
   const traffic_log& log() const { return *log_; }
   C& inner() { return inner_; }
-  double cpu_seconds() const requires requires(const C& c) { c.cpu_seconds(); } { return inner_.cpu_seconds(); }
+  double cpu_seconds() const requires requires(const C& c) { c.cpu_seconds(); }
+  { return inner_.cpu_seconds(); }
   void set_hook(void (*hook)(void*), void* context) requires hookable<C> { inner_.set_hook(hook, context); }
 
   recording split(int colour, int key, comm_label label = {}) {
     count(operation::split, 0, 0, 0);
     return {inner_.split(colour, key, label), *log_};
   }
-  template <class Exec> ticket barrier(Exec e) {
+  template <class Exec>
+  ticket barrier(Exec e) {
     count(operation::barrier, 0, 0, 0);
     return inner_.barrier(e);
   }
-  template <class Exec, writable_elements Data> ticket broadcast(Exec e, Data&& data, int root) {
+  template <class Exec, writable_elements Data>
+  ticket broadcast(Exec e, Data&& data, int root) {
     count<Data>(operation::broadcast, std::size(data));
     return inner_.broadcast(e, data, root);
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
     count<Out>(operation::reduce, std::size(in));
     return inner_.reduce(e, in, out, op, root);
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
     count<Out>(operation::all_reduce, std::size(in));
     return inner_.all_reduce(e, in, out, op);
   }
-  template <class Exec, elements In, writable_elements Out> ticket all_gather(Exec e, const In& in, Out&& out) {
+  template <class Exec, elements In, writable_elements Out>
+  ticket all_gather(Exec e, const In& in, Out&& out) {
     count<Out>(operation::all_gather, std::size(in));
     return inner_.all_gather(e, in, out);
   }
@@ -156,7 +165,8 @@ class recording {
     count<Out>(operation::all_gather_v, counts);
     return inner_.all_gather_v(e, in, counts, out);
   }
-  template <class Exec, elements In, writable_elements Out, reduction Op> ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
+  template <class Exec, elements In, writable_elements Out, reduction Op>
+  ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
     count<Out>(operation::reduce_scatter, std::size(out));
     return inner_.reduce_scatter(e, in, out, op);
   }
@@ -165,7 +175,8 @@ class recording {
     count<Out>(operation::reduce_scatter_v, counts);
     return inner_.reduce_scatter_v(e, in, counts, out, op);
   }
-  template <class Exec, elements In, writable_elements Out> ticket all_to_all(Exec e, const In& in, Out&& out) {
+  template <class Exec, elements In, writable_elements Out>
+  ticket all_to_all(Exec e, const In& in, Out&& out) {
     count<Out>(operation::all_to_all, std::size(in) / std::size_t(size()));
     return inner_.all_to_all(e, in, out);
   }
@@ -174,15 +185,21 @@ class recording {
     count<Out>(operation::all_to_all_v, send_counts);
     return inner_.all_to_all_v(e, in, send_counts, out, recv_counts);
   }
-  template <class Exec, elements In> ticket send(Exec e, const In& in, int peer) {
+  template <class Exec, elements In>
+  ticket send(Exec e, const In& in, int peer) {
     count<const In>(operation::send, std::size(in));
     return inner_.send(e, in, peer);
   }
-  template <class Exec, writable_elements Out> ticket recv(Exec e, Out&& out, int peer) {
+  template <class Exec, writable_elements Out>
+  ticket recv(Exec e, Out&& out, int peer) {
     count(operation::recv, 0, 0, 0);
     return inner_.recv(e, out, peer);
   }
-  template <class Exec, elements In> auto expose(Exec e, const In& in) requires requires(C& c) { c.expose(e, in); } {
+  template <class Exec, elements In>
+  auto expose(Exec e, const In& in) requires requires(C& c) {
+    c.expose(e, in);
+  }
+  {
     count(operation::expose, 0, 0, 0);
     return inner_.expose(e, in);
   }
@@ -192,11 +209,13 @@ class recording {
   void count(operation op, std::uint64_t messages, std::uint64_t elements, std::size_t size_of_one) {
     if (size() > 1) log_->add(row_, op, {1, messages, bytes_sent(op, ranks(), elements, size_of_one)});
   }
-  template <class Range> void count(operation op, std::size_t elements) {
+  template <class Range>
+  void count(operation op, std::size_t elements) {
     count(op, messages_sent(op, ranks(), elements), elements, sizeof(element_of<Range>));
   }
-  template <class Range> void count(operation op, std::span<const std::size_t> counts) {
-    if (counts.size() != ranks()) return;         // the call itself will say so
+  template <class Range>
+  void count(operation op, std::span<const std::size_t> counts) {
+    if (counts.size() != ranks()) return;  // the call itself will say so
     const auto me = std::size_t(rank());
     count(op, messages_sent(op, me, counts), elements_leaving(op, me, counts), sizeof(element_of<Range>));
   }

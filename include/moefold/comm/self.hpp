@@ -18,18 +18,22 @@ class self_comm {
   self_comm split(int, int, comm_label label = {}) { return self_comm(label.empty() ? label_ : label); }
 
   ticket barrier(host_exec) { return {}; }
-  template <writable_elements Data> ticket broadcast(host_exec, Data&&, int root) {
+  template <writable_elements Data>
+  ticket broadcast(host_exec, Data&&, int root) {
     require_rank(operation::broadcast, "root", root, 1);
     return {};
   }
-  template <elements In, writable_elements Out, reduction Op> ticket reduce(host_exec, const In& in, Out&& out, Op, int root) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket reduce(host_exec, const In& in, Out&& out, Op, int root) {
     require_rank(operation::reduce, "root", root, 1);
     return copy(operation::reduce, in, out);
   }
-  template <elements In, writable_elements Out, reduction Op> ticket all_reduce(host_exec, const In& in, Out&& out, Op) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket all_reduce(host_exec, const In& in, Out&& out, Op) {
     return copy(operation::all_reduce, in, out);
   }
-  template <elements In, writable_elements Out> ticket all_gather(host_exec, const In& in, Out&& out) {
+  template <elements In, writable_elements Out>
+  ticket all_gather(host_exec, const In& in, Out&& out) {
     return copy(operation::all_gather, in, out);
   }
   template <elements In, writable_elements Out>
@@ -37,7 +41,8 @@ class self_comm {
     require_counts(operation::all_gather_v, 1, counts, std::size(in));
     return copy(operation::all_gather_v, in, out);
   }
-  template <elements In, writable_elements Out, reduction Op> ticket reduce_scatter(host_exec, const In& in, Out&& out, Op) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket reduce_scatter(host_exec, const In& in, Out&& out, Op) {
     return copy(operation::reduce_scatter, in, out);
   }
   template <elements In, writable_elements Out, reduction Op>
@@ -45,7 +50,8 @@ class self_comm {
     require_counts(operation::reduce_scatter_v, 1, counts, std::size(in));
     return copy(operation::reduce_scatter_v, in, out);
   }
-  template <elements In, writable_elements Out> ticket all_to_all(host_exec, const In& in, Out&& out) {
+  template <elements In, writable_elements Out>
+  ticket all_to_all(host_exec, const In& in, Out&& out) {
     return copy(operation::all_to_all, in, out);
   }
   template <elements In, writable_elements Out>
@@ -57,13 +63,15 @@ class self_comm {
   }
 
   /// To itself: kept until the recv, in order.
-  template <elements In> ticket send(host_exec, const In& in, int peer) {
+  template <elements In>
+  ticket send(host_exec, const In& in, int peer) {
     require_rank(operation::send, "peer", peer, 1);
     const auto bytes = std::as_bytes(span_of(in));
     outbox_.push_back({dtype_of<element_of<const In>>, {bytes.begin(), bytes.end()}});
     return {};
   }
-  template <writable_elements Out> ticket recv(host_exec, Out&& out, int peer) {
+  template <writable_elements Out>
+  ticket recv(host_exec, Out&& out, int peer) {
     require_rank(operation::recv, "peer", peer, 1);
     require(!outbox_.empty(), "moefold: recv from itself on ", label_.view(), " would wait for ever; send first");
     const auto bytes = std::as_writable_bytes(span_of(out));
@@ -82,7 +90,10 @@ class self_comm {
     std::span<const T> peer(int) const { return mine; }
     void close() {}
   };
-  template <elements In> auto expose(host_exec, const In& in) { return window<element_of<const In>>{span_of(in)}; }
+  template <elements In>
+  auto expose(host_exec, const In& in) {
+    return window<element_of<const In>>{span_of(in)};
+  }
 
  private:
   struct message {
@@ -90,7 +101,8 @@ class self_comm {
     std::vector<std::byte> bytes;
   };
 
-  template <class In, class Out> static ticket copy(operation op, const In& in, Out& out) {
+  template <class In, class Out>
+  static ticket copy(operation op, const In& in, Out& out) {
     static_assert(std::is_same_v<element_of<const In>, element_of<Out>>, "moefold: in and out of one operation have the same element type");
     require_same(op, std::size(in), std::size(out));
     if (std::size(in) > 0 && std::data(in) != std::data(out)) std::memcpy(std::data(out), std::data(in), span_of(in).size_bytes());

@@ -11,10 +11,10 @@ namespace moefold {
 struct signature {
   operation op = operation::barrier;
   dtype type = dtype::uint8;
-  const char* reduction = "";                     // "", "sum", "max": always the same literal, still compared as text
-  int root = -1;                                  // of broadcast and reduce
-  std::uint64_t count = 0;                        // elements, as in core/traffic_rule.hpp; 0 where counts are per peer
-  std::uint64_t seq = 0;                          // number of the call on its communicator
+  const char* reduction = "";  // "", "sum", "max": always the same literal, still compared as text
+  int root = -1;               // of broadcast and reduce
+  std::uint64_t count = 0;     // elements, as in core/traffic_rule.hpp; 0 where counts are per peer
+  std::uint64_t seq = 0;       // number of the call on its communicator
 
   bool operator==(const signature& other) const {
     return op == other.op && type == other.type && root == other.root && count == other.count && seq == other.seq &&

@@ -13,8 +13,8 @@ namespace moefold {
 
 /// One rank's handle on a communicator of threads. Operations as in comm/communicator.hpp, complete when the call returns.
 ///
-/// Throws timeout, signature_mismatch, peer_failed on every rank with one root cause, then comm_revoked; never hangs, never writes data of a
-/// call that was not agreed on. Sizes that contradict each other on one rank throw moefold::error there. Destroying always works.
+/// Throws timeout, signature_mismatch, peer_failed on every rank with one root cause, then comm_revoked; never hangs, never writes data of
+/// a call that was not agreed on. Sizes that contradict each other on one rank throw moefold::error there. Destroying always works.
 /// Allocates nothing after the first call of its kind (send: per message size and number in flight); split and expose do.
 /// Bytes moved: each element once per reader, no staging. Used by the thread it was given to only.
 class thread_comm {
@@ -34,85 +34,94 @@ class thread_comm {
   thread_comm split(int colour, int key, comm_label label = {}) {
     std::shared_ptr<thread_group> child;
     int child_rank = 0;
-    collective({operation::split}, [&](post& mine) { mine.colour = colour, mine.key = key, mine.label = label; },
-               [&](const signature& what) {
-                 child = std::move(group_->post_of(rank_, what.seq).child);
-                 child_rank = group_->post_of(rank_, what.seq).child_rank;
-               });
+    collective(
+        {operation::split}, [&](post& mine) { mine.colour = colour, mine.key = key, mine.label = label; },
+        [&](const signature& what) {
+          child = std::move(group_->post_of(rank_, what.seq).child);
+          child_rank = group_->post_of(rank_, what.seq).child_rank;
+        });
     return {std::move(child), child_rank};
   }
 
   ticket barrier(host_exec) {
-    collective({operation::barrier}, [](post&) {}, [](const signature&) {});
+    collective(
+        {operation::barrier}, [](post&) {}, [](const signature&) {});
     return {};
   }
 
-  template <writable_elements Data> ticket broadcast(host_exec, Data&& range, int root) {
+  template <writable_elements Data>
+  ticket broadcast(host_exec, Data&& range, int root) {
     using T = element_of<Data>;
     const std::span<T> data = span_of(range);
     require_rank(operation::broadcast, "root", root, size());
-    collective({operation::broadcast, dtype_of<T>, "", root, data.size()}, [&](post& mine) { show<T>(mine, data, rank_ == root); },
-               [&](const signature& what) {
-                 read(what, [&] { if (rank_ != root) copy(data, from<T>(root, what), data.size_bytes()); });
-               });
+    collective(
+        {operation::broadcast, dtype_of<T>, "", root, data.size()}, [&](post& mine) { show<T>(mine, data, rank_ == root); },
+        [&](const signature& what) {
+          read(what, [&] {
+            if (rank_ != root) copy(data, from<T>(root, what), data.size_bytes());
+          });
+        });
     return {};
   }
 
-  template <elements In, writable_elements Out, reduction Op> ticket reduce(host_exec, const In& in, Out&& out, Op op, int root) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket reduce(host_exec, const In& in, Out&& out, Op op, int root) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     require_rank(operation::reduce, "root", root, size());
     if (rank_ == root) require_same(operation::reduce, source.size(), std::size(out));
-    collective({operation::reduce, dtype_of<T>, Op::name, root, source.size()},
-               [&](post& mine) { show<T>(mine, source), mine.out = std::data(out); },
-               [&](const signature& what) {
-                 T* to = static_cast<T*>(group_->post_of(root, what.seq).out);
-                 if (group_->eager(what.seq) && rank_ != root) return;
-                 read(what, [&] {                 // large: every rank makes one slice, in root's memory
-                   const auto [first, count] = group_->eager(what.seq) ? slice{0, source.size()} : slice_of(source.size(), rank_);
-                   combine(op, what, first, std::span<T>(to + first, count));
-                 });
-               });
+    collective(
+        {operation::reduce, dtype_of<T>, Op::name, root, source.size()},
+        [&](post& mine) { show<T>(mine, source), mine.out = std::data(out); },
+        [&](const signature& what) {
+          T* to = static_cast<T*>(group_->post_of(root, what.seq).out);
+          if (group_->eager(what.seq) && rank_ != root) return;
+          read(what, [&] {  // large: every rank makes one slice, in root's memory
+            const auto [first, count] = group_->eager(what.seq) ? slice{0, source.size()} : slice_of(source.size(), rank_);
+            combine(op, what, first, std::span<T>(to + first, count));
+          });
+        });
     return {};
   }
 
   /// Two phases: each rank reduces its slice of ceil(count / size) elements, then collects the others' slices.
-  template <elements In, writable_elements Out, reduction Op> ticket all_reduce(host_exec, const In& in, Out&& out, Op op) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket all_reduce(host_exec, const In& in, Out&& out, Op op) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_same(operation::all_reduce, source.size(), to.size());
-    collective({operation::all_reduce, dtype_of<T>, Op::name, -1, source.size()},
-               [&](post& mine) { show<T>(mine, source), mine.out = to.data(); },
-               [&](const signature& what) {
-                 if (group_->eager(what.seq)) return combine(op, what, 0, to);
-                 read(what, [&] {
-                   const auto [first, count] = slice_of(to.size(), rank_);
-                   combine(op, what, first, to.subspan(first, count));
-                 });
-                 read(what, [&] {
-                   each_peer([&](int peer) {
-                     const auto [first, count] = slice_of(to.size(), peer);
-                     copy(to.subspan(first, count), static_cast<const T*>(group_->post_of(peer, what.seq).out) + first, to.size_bytes());
-                   });
-                 });
-               });
+    collective(
+        {operation::all_reduce, dtype_of<T>, Op::name, -1, source.size()}, [&](post& mine) { show<T>(mine, source), mine.out = to.data(); },
+        [&](const signature& what) {
+          if (group_->eager(what.seq)) return combine(op, what, 0, to);
+          read(what, [&] {
+            const auto [first, count] = slice_of(to.size(), rank_);
+            combine(op, what, first, to.subspan(first, count));
+          });
+          read(what, [&] {
+            each_peer([&](int peer) {
+              const auto [first, count] = slice_of(to.size(), peer);
+              copy(to.subspan(first, count), static_cast<const T*>(group_->post_of(peer, what.seq).out) + first, to.size_bytes());
+            });
+          });
+        });
     return {};
   }
 
-  template <elements In, writable_elements Out> ticket all_gather(host_exec, const In& in, Out&& out) {
+  template <elements In, writable_elements Out>
+  ticket all_gather(host_exec, const In& in, Out&& out) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_parts(operation::all_gather, size(), source.size(), to.size());
-    collective({operation::all_gather, dtype_of<T>, "", -1, source.size()}, [&](post& mine) { show<T>(mine, source); },
-               [&](const signature& what) {
-                 read(what, [&] {
-                   each_rank([&](int r) {
-                     copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, what), to.size_bytes());
-                   });
-                 });
-               });
+    collective(
+        {operation::all_gather, dtype_of<T>, "", -1, source.size()}, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& what) {
+          read(what, [&] {
+            each_rank([&](int r) { copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, what), to.size_bytes()); });
+          });
+        });
     return {};
   }
 
@@ -123,25 +132,26 @@ class thread_comm {
     const std::span<T> to = span_of(out);
     require_counts(operation::all_gather_v, size(), counts, to.size());
     require_same(operation::all_gather_v, source.size(), counts[std::size_t(rank_)]);
-    collective({operation::all_gather_v, dtype_of<T>},
-               [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
-               [&](const signature& what) {
-                 read(what, [&] {
-                   each_rank([&](int r) {
-                     copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, what), to.size_bytes());
-                   });
-                 });
-               });
+    collective(
+        {operation::all_gather_v, dtype_of<T>},
+        [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
+        [&](const signature& what) {
+          read(what, [&] {
+            each_rank([&](int r) { copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, what), to.size_bytes()); });
+          });
+        });
     return {};
   }
 
-  template <elements In, writable_elements Out, reduction Op> ticket reduce_scatter(host_exec, const In& in, Out&& out, Op op) {
+  template <elements In, writable_elements Out, reduction Op>
+  ticket reduce_scatter(host_exec, const In& in, Out&& out, Op op) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_parts(operation::reduce_scatter, size(), to.size(), source.size());
-    collective({operation::reduce_scatter, dtype_of<T>, Op::name, -1, to.size()}, [&](post& mine) { show<T>(mine, source); },
-               [&](const signature& what) { read(what, [&] { combine(op, what, std::size_t(rank_) * to.size(), to); }); });
+    collective(
+        {operation::reduce_scatter, dtype_of<T>, Op::name, -1, to.size()}, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& what) { read(what, [&] { combine(op, what, std::size_t(rank_) * to.size(), to); }); });
     return {};
   }
 
@@ -152,27 +162,30 @@ class thread_comm {
     const std::span<T> to = span_of(out);
     require_counts(operation::reduce_scatter_v, size(), counts, source.size());
     require_same(operation::reduce_scatter_v, counts[std::size_t(rank_)], to.size());
-    collective({operation::reduce_scatter_v, dtype_of<T>, Op::name},
-               [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
-               [&](const signature& what) { read(what, [&] { combine(op, what, before(counts, rank_), to); }); });
+    collective(
+        {operation::reduce_scatter_v, dtype_of<T>, Op::name},
+        [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
+        [&](const signature& what) { read(what, [&] { combine(op, what, before(counts, rank_), to); }); });
     return {};
   }
 
-  template <elements In, writable_elements Out> ticket all_to_all(host_exec, const In& in, Out&& out) {
+  template <elements In, writable_elements Out>
+  ticket all_to_all(host_exec, const In& in, Out&& out) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     const std::size_t part = to.size() / std::size_t(size());
     require_parts(operation::all_to_all, size(), part, to.size());
     require_same(operation::all_to_all, source.size(), to.size());
-    collective({operation::all_to_all, dtype_of<T>, "", -1, part}, [&](post& mine) { show<T>(mine, source); },
-               [&](const signature& what) {
-                 read(what, [&] {
-                   each_rank([&](int r) {
-                     copy(to.subspan(std::size_t(r) * part, part), from<T>(r, what) + std::size_t(rank_) * part, 2 * to.size_bytes());
-                   });
-                 });
-               });
+    collective(
+        {operation::all_to_all, dtype_of<T>, "", -1, part}, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& what) {
+          read(what, [&] {
+            each_rank([&](int r) {
+              copy(to.subspan(std::size_t(r) * part, part), from<T>(r, what) + std::size_t(rank_) * part, 2 * to.size_bytes());
+            });
+          });
+        });
     return {};
   }
 
@@ -184,26 +197,28 @@ class thread_comm {
     const std::span<T> to = span_of(out);
     require_counts(operation::all_to_all_v, size(), send_counts, source.size());
     require_counts(operation::all_to_all_v, size(), recv_counts, to.size());
-    collective({operation::all_to_all_v, dtype_of<T>},
-               [&](post& mine) {
-                 show<T>(mine, source);
-                 std::copy(send_counts.begin(), send_counts.end(), mine.send_counts.begin());
-                 std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
-               },
-               [&](const signature& what) {
-                 read(what, [&] {
-                   each_rank([&](int r) {
-                     const std::span<const std::size_t> theirs = group_->post_of(r, what.seq).send_counts;
-                     copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, what) + before(theirs, rank_),
-                          2 * to.size_bytes());
-                   });
-                 });
-               });
+    collective(
+        {operation::all_to_all_v, dtype_of<T>},
+        [&](post& mine) {
+          show<T>(mine, source);
+          std::copy(send_counts.begin(), send_counts.end(), mine.send_counts.begin());
+          std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
+        },
+        [&](const signature& what) {
+          read(what, [&] {
+            each_rank([&](int r) {
+              const std::span<const std::size_t> theirs = group_->post_of(r, what.seq).send_counts;
+              copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, what) + before(theirs, rank_),
+                   2 * to.size_bytes());
+            });
+          });
+        });
     return {};
   }
 
   /// Into a pooled buffer: returns at once, whatever the peer does.
-  template <elements In> ticket send(host_exec, const In& in, int peer) {
+  template <elements In>
+  ticket send(host_exec, const In& in, int peer) {
     const auto data = span_of(in);
     require_rank(operation::send, "peer", peer, size());
     require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
@@ -214,12 +229,12 @@ class thread_comm {
     });
     return {};
   }
-  template <writable_elements Out> ticket recv(host_exec, Out&& out, int peer) {
+  template <writable_elements Out>
+  ticket recv(host_exec, Out&& out, int peer) {
     const auto data = span_of(out);
     require_rank(operation::recv, "peer", peer, size());
-    call({operation::recv, dtype_of<element_of<Out>>, "", -1, data.size(), received_++}, [&](const signature& what) {
-      group_->receive(rank_, peer, what, std::as_writable_bytes(data), hook_, context_);
-    });
+    call({operation::recv, dtype_of<element_of<Out>>, "", -1, data.size(), received_++},
+         [&](const signature& what) { group_->receive(rank_, peer, what, std::as_writable_bytes(data), hook_, context_); });
     return {};
   }
 
@@ -245,20 +260,21 @@ class thread_comm {
     thread_comm* comm_;
     thread_group::table spans_;
   };
-  template <elements In> auto expose(host_exec, const In& in) {
+  template <elements In>
+  auto expose(host_exec, const In& in) {
     using T = element_of<const In>;
     const auto mine = std::as_bytes(span_of(in));
     thread_group::table spans = table();
     group_->count_window(rank_, +1);
     try {
-      collective({operation::expose, dtype_of<T>},
-                 [&](post& p) { p.in = mine.data(), p.bytes = mine.size(), p.small = false; },
-                 [&](const signature& what) {
-                   each_rank([&](int r) {
-                     const post& theirs = group_->post_of(r, what.seq);
-                     spans[std::size_t(r)] = {static_cast<const std::byte*>(theirs.in), theirs.bytes};
-                   });
-                 });
+      collective(
+          {operation::expose, dtype_of<T>}, [&](post& p) { p.in = mine.data(), p.bytes = mine.size(), p.small = false; },
+          [&](const signature& what) {
+            each_rank([&](int r) {
+              const post& theirs = group_->post_of(r, what.seq);
+              spans[std::size_t(r)] = {static_cast<const std::byte*>(theirs.in), theirs.bytes};
+            });
+          });
     } catch (...) {
       group_->count_window(rank_, -1);
       throw;
@@ -271,18 +287,21 @@ class thread_comm {
   struct slice {
     std::size_t first, count;
   };
-  template <class In, class Out> struct same {
+  template <class In, class Out>
+  struct same {
     static_assert(std::is_same_v<element_of<const In>, element_of<Out>>, "moefold: in and out of one operation have the same element type");
     using type = element_of<Out>;
   };
-  template <class In, class Out> using same_element = typename same<In, Out>::type;
+  template <class In, class Out>
+  using same_element = typename same<In, Out>::type;
 
   thread_world& world() const { return group_->world(); }
   int world_rank() const { return group_->world_rank(rank_); }
 
   /// Any call: refuses when the world has failed, notes what the rank does, counts CPU time. What goes wrong inside fails the world, and this
   /// rank stays until no peer reads its memory.
-  template <class Body> void call(const signature& what, Body&& body) {
+  template <class Body>
+  void call(const signature& what, Body&& body) {
     if (world().failed()) group_->throw_failure(rank_, what);
     const double cpu_before = thread_seconds();
     thread_world::call& now = world().last_call(world_rank());
@@ -299,7 +318,8 @@ class thread_comm {
     world().cpu_seconds(world_rank()) += thread_seconds() - cpu_before;
   }
   /// A collective call: shows the post, meets the peers, then moves data.
-  template <class Show, class Move> void collective(signature what, Show&& show, Move&& move) {
+  template <class Show, class Move>
+  void collective(signature what, Show&& show, Move&& move) {
     what.seq = seq_++;
     call(what, [&](const signature& w) {
       post& mine = group_->post_of(rank_, w.seq);
@@ -312,7 +332,8 @@ class thread_comm {
     });
   }
   /// Reads the peers' memory; they wait until everybody has. Small inputs lie in the posts, nobody waits.
-  template <class Body> void read(const signature& what, Body&& body) {
+  template <class Body>
+  void read(const signature& what, Body&& body) {
     if (group_->eager(what.seq)) return body();
     {
       const thread_group::access scope(*group_, rank_, what);
@@ -321,20 +342,24 @@ class thread_comm {
     group_->arrive(rank_, what, false);
   }
 
-  template <class T> static void show(post& mine, std::span<const T> data, bool have = true) {
+  template <class T>
+  static void show(post& mine, std::span<const T> data, bool have = true) {
     mine.in = data.data();
     mine.small = data.size() <= thread_group::eager_bytes / sizeof(T);
     if (!mine.small || !have) return;
     if (!data.empty()) std::memcpy(mine.inlined, data.data(), data.size_bytes());
     mine.in = mine.inlined;
   }
-  template <class T> const T* from(int peer, const signature& what) const {
+  template <class T>
+  const T* from(int peer, const signature& what) const {
     return static_cast<const T*>(group_->post_of(peer, what.seq).in);
   }
-  template <class Body> void each_rank(Body&& body) const {  // itself first, then its right neighbours: no two ranks start at the same peer
+  template <class Body>
+  void each_rank(Body&& body) const {  // itself first, then its right neighbours: no two ranks start at the same peer
     for (int step = 0; step < size(); ++step) body((rank_ + step) % size());
   }
-  template <class Body> void each_peer(Body&& body) const {
+  template <class Body>
+  void each_peer(Body&& body) const {
     for (int step = 1; step < size(); ++step) body((rank_ + step) % size());
   }
   slice slice_of(std::size_t count, int rank) const {
@@ -347,12 +372,14 @@ class thread_comm {
     for (int r = 0; r < rank; ++r) sum += counts[std::size_t(r)];
     return sum;
   }
-  template <class T> void copy(std::span<T> to, const T* source, std::size_t bytes_of_this_rank) const {
+  template <class T>
+  void copy(std::span<T> to, const T* source, std::size_t bytes_of_this_rank) const {
     if (to.data() != source) bulk_copy(to.data(), source, to.size_bytes(), bytes_of_this_rank * std::size_t(size()));
   }
 
   /// out[i] = op over ranks, in rank order, of their in[first + i]. Blockwise, so that out may be this rank's own in[first..].
-  template <class T, class Op> void combine(Op op, const signature& what, std::size_t first, std::span<T> out) const {
+  template <class T, class Op>
+  void combine(Op op, const signature& what, std::size_t first, std::span<T> out) const {
     using A = accumulate_t<T>;
     constexpr std::size_t block = 512;
     A total[block];
@@ -377,7 +404,8 @@ class thread_comm {
   }
   void close(dtype type, thread_group::table& spans) {
     group_->count_window(rank_, -1);
-    collective({operation::close, type}, [](post&) {}, [](const signature&) {});
+    collective(
+        {operation::close, type}, [](post&) {}, [](const signature&) {});
     group_->spare_tables(rank_).push_back(std::move(spans));
   }
   void abandon(thread_group::table& spans) noexcept {
@@ -425,7 +453,7 @@ void run_threads(int ranks, F&& f, thread_options options = {}) {
   std::vector<std::thread> threads;
   try {
     for (int r = 0; r < ranks; ++r) threads.emplace_back(run, r);
-  } catch (...) {                                 // the system gives no more threads: those that run must not wait for the rest
+  } catch (...) {  // the system gives no more threads: those that run must not wait for the rest
     world->fail_with_current_exception(int(threads.size()));
   }
   for (std::thread& t : threads) t.join();

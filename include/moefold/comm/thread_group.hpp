@@ -18,15 +18,15 @@ class thread_group final : public thread_world::member {
  public:
   static constexpr std::size_t eager_bytes = 512;  // inputs up to here travel inside the post
 
-  struct post {                                   // what a rank shows its peers for one call
+  struct post {  // what a rank shows its peers for one call
     signature what;
-    const void* in = nullptr;                     // the rank's own memory, or `inlined`
+    const void* in = nullptr;  // the rank's own memory, or `inlined`
     void* out = nullptr;
-    bool small = true;                            // the peers need nothing of this rank but the post
-    std::span<std::size_t> send_counts;           // [ranks] each, copies
+    bool small = true;                   // the peers need nothing of this rank but the post
+    std::span<std::size_t> send_counts;  // [ranks] each, copies
     std::span<std::size_t> recv_counts;
-    std::size_t bytes = 0;                        // expose
-    int colour = 0, key = 0;                      // split
+    std::size_t bytes = 0;    // expose
+    int colour = 0, key = 0;  // split
     comm_label label;
     std::shared_ptr<thread_group> child;
     int child_rank = 0;
@@ -80,7 +80,7 @@ class thread_group final : public thread_world::member {
    public:
     access(thread_group& group, int rank, const signature& what) : flag_(group.ranks_[std::size_t(rank)].accessing) {
       flag_.store(true, std::memory_order_seq_cst);
-      if (!group.world_->failed()) return;        // a peer that leaves looks at the flag after the failure: one of the two sees the other
+      if (!group.world_->failed()) return;  // a peer that leaves looks at the flag after the failure: one of the two sees the other
       flag_.store(false, std::memory_order_seq_cst);
       group.throw_failure(rank, what);
     }
@@ -154,7 +154,7 @@ class thread_group final : public thread_world::member {
       std::lock_guard lock(mutex);
       auto found = std::find_if(spare.begin(), spare.end(), [&](const letter& l) { return l.capacity == capacity; });
       if (found == spare.end()) {
-        spare.reserve(rooms += batch);            // all of them come back one day
+        spare.reserve(rooms += batch);  // all of them come back one day
         for (std::size_t i = 0; i < batch; ++i) spare.push_back({{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity});
         found = spare.end() - 1;
       }
@@ -178,7 +178,7 @@ class thread_group final : public thread_world::member {
       return l;
     }
   };
-  struct owned_box {                              // made by whichever of the two ranks needs it first
+  struct owned_box {  // made by whichever of the two ranks needs it first
     std::atomic<mailbox*> box{nullptr};
     ~owned_box() { delete box.load(std::memory_order_acquire); }
   };
@@ -186,7 +186,7 @@ class thread_group final : public thread_world::member {
     std::atomic<std::uint64_t> arrivals{0};
     std::atomic<bool> accessing{false};
     std::atomic<int> windows{0};
-    std::atomic<int> awaits{-1};                  // the peer whose letter this rank waits for; changes under the box's mutex
+    std::atomic<int> awaits{-1};  // the peer whose letter this rank waits for; changes under the box's mutex
     parking_word inbox;
     std::array<post, 2> posts;
     std::vector<table> spare_tables;
@@ -210,7 +210,7 @@ class thread_group final : public thread_world::member {
     if (place.compare_exchange_strong(box, made.get(), std::memory_order_acq_rel, std::memory_order_acquire)) return *made.release();
     return *box;
   }
-  bool awaits_in_vain(int rank, int peer) {       // rank waits for a letter of peer, and there is none
+  bool awaits_in_vain(int rank, int peer) {  // rank waits for a letter of peer, and there is none
     if (ranks_[std::size_t(rank)].awaits.load(std::memory_order_seq_cst) != peer) return false;
     mailbox& box = box_of(peer, rank);
     std::lock_guard lock(box.mutex);
@@ -220,7 +220,7 @@ class thread_group final : public thread_world::member {
   letter wait_for_letter(int rank, int peer, const signature& what) {
     rank_state& me = ranks_[std::size_t(rank)];
     mailbox& box = box_of(peer, rank);
-    struct awaiting {                             // says whom this rank waits for; unsaid with the letter in hand, or on failure
+    struct awaiting {  // says whom this rank waits for; unsaid with the letter in hand, or on failure
       thread_group& group;
       rank_state& me;
       bool said = false;
@@ -261,7 +261,8 @@ class thread_group final : public thread_world::member {
   void make_children(std::uint64_t seq);
 
   // From here on something has gone wrong.
-  template <class Error> [[noreturn]] void fail_with(int rank, root_cause cause) {
+  template <class Error>
+  [[noreturn]] void fail_with(int rank, root_cause cause) {
     cause.elapsed = steady::now() - world_->last_call(world_rank(rank)).since;
     const signature what = world_->last_call(world_rank(rank)).what;
     world_->fail<Error>(std::move(cause));
@@ -271,8 +272,9 @@ class thread_group final : public thread_world::member {
     return {world_rank(rank), label_, what.op, what.seq, std::chrono::nanoseconds(0), std::move(message)};
   }
   root_cause finished_early(int culprit, int waiting, const signature& what) const {
-    return blame(culprit, what, sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ",
-                                         world_rank(waiting), " waits for it in ", describe(what), " on ", label_.view()));
+    return blame(culprit, what,
+                 sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
+                          " waits for it in ", describe(what), " on ", label_.view()));
   }
   std::string list(const std::vector<int>& ranks) const {
     std::string text;
@@ -287,27 +289,27 @@ class thread_group final : public thread_world::member {
   [[noreturn]] void report_letter(int rank, int peer, const signature& sent, const signature& wanted);
 
   std::shared_ptr<thread_world> world_;
-  std::vector<int> members_;                      // world ranks, in rank order
+  std::vector<int> members_;  // world ranks, in rank order
   comm_label label_;
   std::vector<rank_state> ranks_;
   std::vector<std::size_t> counts_;
   std::vector<owned_box> boxes_;
-  std::array<bool, 2> eager_{};                   // written by the last rank to arrive, before it lets the others go
+  std::array<bool, 2> eager_{};  // written by the last rank to arrive, before it lets the others go
   alignas(64) std::atomic<int> arrived_{0};
-  std::atomic<int> receivers_{0};                 // ranks in wait_for_letter
+  std::atomic<int> receivers_{0};  // ranks in wait_for_letter
   parking_word word_;
 };
 
 /// All posts must say the same; v-operations must agree on every count. Throws signature_mismatch on every rank before any data moves.
 inline void thread_group::compare(int rank, std::uint64_t seq) {
-  std::vector<std::vector<int>> camps;            // ranks that say the same; stays empty, without allocation, while all agree
+  std::vector<std::vector<int>> camps;  // ranks that say the same; stays empty, without allocation, while all agree
   const signature& base = post_of(0, seq).what;
   bool same = true;
   for (const rank_state& r : ranks_) same = same && r.posts[seq % 2].what == base;
   if (!same) {
     for (int r = 0; r < size(); ++r) {
-      auto camp = std::find_if(camps.begin(), camps.end(),
-                               [&](const auto& c) { return post_of(c.front(), seq).what == post_of(r, seq).what; });
+      auto camp =
+          std::find_if(camps.begin(), camps.end(), [&](const auto& c) { return post_of(c.front(), seq).what == post_of(r, seq).what; });
       if (camp == camps.end()) camp = camps.insert(camp, std::vector<int>{});
       camp->push_back(r);
     }
@@ -316,13 +318,14 @@ inline void thread_group::compare(int rank, std::uint64_t seq) {
     for (const auto& camp : camps)
       text += sentence(&camp == &camps.front() ? "" : " but ", describe(post_of(camp.front(), seq).what), " (ranks ", list(camp), ")");
     const int culprit = camps.back().front();
-    fail_with<signature_mismatch>(rank, blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
+    fail_with<signature_mismatch>(rank,
+                                  blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
   }
   if (base.op != operation::all_gather_v && base.op != operation::reduce_scatter_v && base.op != operation::all_to_all_v) return;
   int culprit = 0;
   if (std::string conflict = count_conflict(seq, culprit); !conflict.empty())
-    fail_with<signature_mismatch>(rank, blame(culprit, base, sentence("ranks disagree on the counts of ", describe(base), " on ",
-                                                                      label_.view(), ": ", conflict)));
+    fail_with<signature_mismatch>(
+        rank, blame(culprit, base, sentence("ranks disagree on the counts of ", describe(base), " on ", label_.view(), ": ", conflict)));
 }
 
 inline std::string thread_group::count_conflict(std::uint64_t seq, int& culprit) {
@@ -397,27 +400,30 @@ inline void thread_group::report_deadlock(int receiver, int peer, int reporter) 
   const signature recv = world_->last_call(world_rank(receiver)).what;
   const signature other = world_->last_call(world_rank(peer)).what;
   fail_with<signature_mismatch>(
-      reporter, blame(receiver, recv, sentence("ranks disagree on ", label_.view(), ": ", describe(other), " (rank ", world_rank(peer),
-                                               ") but ", describe(recv), " from rank ", world_rank(peer), " (rank ", world_rank(receiver),
-                                               "), so each waits for the other; all ranks must make the same calls in one order")));
+      reporter, blame(receiver, recv,
+                      sentence("ranks disagree on ", label_.view(), ": ", describe(other), " (rank ", world_rank(peer), ") but ",
+                               describe(recv), " from rank ", world_rank(peer), " (rank ", world_rank(receiver),
+                               "), so each waits for the other; all ranks must make the same calls in one order")));
 }
 
 inline void thread_group::report_letter(int rank, int peer, const signature& sent, const signature& wanted) {
-  fail_with<signature_mismatch>(rank, blame(rank, wanted, sentence("ranks disagree on ", label_.view(), ": ", describe(sent), " (rank ",
-                                                                   world_rank(peer), ") but ", describe(wanted), " (rank ",
-                                                                   world_rank(rank), "); give both the same type and count")));
+  fail_with<signature_mismatch>(
+      rank, blame(rank, wanted,
+                  sentence("ranks disagree on ", label_.view(), ": ", describe(sent), " (rank ", world_rank(peer), ") but ",
+                           describe(wanted), " (rank ", world_rank(rank), "); give both the same type and count")));
 }
 
 inline void thread_group::time_out(int rank, const signature& what, int peer) {
   std::vector<int> here, missing;
   for (int r = 0; r < size(); ++r)
     if (peer >= 0 ? r == peer || r == rank : true) (r != peer && arrivals(r) >= arrivals(rank) ? here : missing).push_back(r);
-  if (missing.empty()) return;                    // the last one came at this very moment
+  if (missing.empty()) return;  // the last one came at this very moment
   const double waited = std::chrono::duration<double>(steady::now() - world_->last_call(world_rank(rank)).since).count();
-  fail_with<timeout>(rank, blame(missing.front(), what, sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ",
-                                                                 list(missing), " (arrived: ", list(here), "; missing: ", list(missing),
-                                                                 "); see what it does, or raise the deadline with "
-                                                                 "MOEFOLD_TIMEOUT_FACTOR=2")));
+  fail_with<timeout>(rank, blame(missing.front(), what,
+                                 sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
+                                          " (arrived: ", list(here), "; missing: ", list(missing),
+                                          "); see what it does, or raise the deadline with "
+                                          "MOEFOLD_TIMEOUT_FACTOR=2")));
 }
 
 }  // namespace moefold

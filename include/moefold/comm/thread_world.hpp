@@ -30,14 +30,14 @@ struct thread_options {
 
 class thread_world {
  public:
-  struct call {                                   // what a rank does, or did last
+  struct call {  // what a rank does, or did last
     comm_label label;
     signature what;
     steady::time_point since{};
-    bool inside = false;                          // still in it
-    bool any = false;                             // there was one
+    bool inside = false;  // still in it
+    bool any = false;     // there was one
   };
-  struct member {                                 // what a world closes when it fails; registered while it lives
+  struct member {  // what a world closes when it fails; registered while it lives
     virtual void close() = 0;
     virtual std::optional<root_cause> waits_for(int world_rank) = 0;  // in vain, because that rank has returned
    protected:
@@ -104,7 +104,7 @@ class thread_world {
     if (std::exchange(ranks_[std::size_t(rank)].told, true))
       throw comm_revoked(sentence(where, ", cannot run in a world that has failed (", cause.message, "); start a new world"), cause);
     raise_cause(sentence(where, ", ended: ", cause.message), cause);
-    std::terminate();                             // raise_cause throws
+    std::terminate();  // raise_cause throws
   }
 
   /// The first failure as the exception it was, null when there is none.
@@ -129,13 +129,16 @@ class thread_world {
  private:
   using raise_t = void (*)(const std::string&, root_cause);
   struct alignas(64) state {
-    call last;                                    // own thread; read by others only while this rank waits in the call
-    double cpu = 0;                               // seconds, own thread only
-    bool told = false;                            // own thread only
+    call last;          // own thread; read by others only while this rank waits in the call
+    double cpu = 0;     // seconds, own thread only
+    bool told = false;  // own thread only
     std::atomic<bool> finished{false};
   };
 
-  template <class Error> static void raise(const std::string& text, root_cause cause) { throw Error(text, std::move(cause)); }
+  template <class Error>
+  static void raise(const std::string& text, root_cause cause) {
+    throw Error(text, std::move(cause));
+  }
 
   void keep(root_cause cause, std::exception_ptr thrown, raise_t raise_cause, bool provisional) {
     std::lock_guard lock(mutex_);
@@ -182,7 +185,7 @@ class thread_world {
     return factor;
   }
   static std::chrono::nanoseconds scaled(std::chrono::nanoseconds time, double factor) {
-    const double longest = 1e17;                  // three years: beyond it the clock's arithmetic would overflow
+    const double longest = 1e17;  // three years: beyond it the clock's arithmetic would overflow
     return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
   }
 
@@ -191,7 +194,7 @@ class thread_world {
   std::vector<state> ranks_;
   std::atomic<bool> failed_{false};
   std::atomic<bool> any_finished_{false};
-  std::mutex mutex_;                              // of all below
+  std::mutex mutex_;  // of all below
   root_cause cause_;
   std::exception_ptr thrown_;
   raise_t raise_ = nullptr;

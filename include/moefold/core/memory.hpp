@@ -26,13 +26,13 @@ struct host_memory {
   static constexpr std::size_t alignment = 64;
 
   static void* allocate(std::size_t bytes) {
-    void* block = ::operator new(bytes, std::align_val_t{alignment}, std::nothrow);
+    void* block = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
     require<out_of_memory>(block != nullptr, "moefold: could not allocate ", bytes,
                            " bytes of host memory; use fewer ranks per machine, a smaller micro-batch or a smaller model");
     allocations_.fetch_add(1, std::memory_order_relaxed);
     return block;
   }
-  static void deallocate(void* block) noexcept { ::operator delete(block, std::align_val_t{alignment}); }
+  static void deallocate(void* block) noexcept { ::operator delete (block, std::align_val_t{alignment}); }
 
   /// Allocations made so far by all threads: a training step after the first adds none.
   static std::size_t allocations() { return allocations_.load(std::memory_order_relaxed); }

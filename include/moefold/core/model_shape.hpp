@@ -7,17 +7,17 @@ namespace moefold {
 /// Defaults: the byte-level default model, 2.04 M parameters.
 struct model_shape {
   extent_t layers = 4;
-  extent_t hidden = 128;       // H
-  extent_t heads = 8;          // query heads
-  extent_t kv_heads = 4;       // key/value heads; heads % kv_heads == 0
-  extent_t head_dim = 16;      // d, even
-  extent_t experts = 8;        // E
-  extent_t top_k = 2;          // k
-  extent_t ffn = 144;          // F, width of one expert
-  extent_t vocabulary = 256;   // V
+  extent_t hidden = 128;      // H
+  extent_t heads = 8;         // query heads
+  extent_t kv_heads = 4;      // key/value heads; heads % kv_heads == 0
+  extent_t head_dim = 16;     // d, even
+  extent_t experts = 8;       // E
+  extent_t top_k = 2;         // k
+  extent_t ffn = 144;         // F, width of one expert
+  extent_t vocabulary = 256;  // V
   double rope_theta = 10000.0;
   double norm_eps = 1e-5;
-  double init_std = 0.02;      // of every matrix; output projections are scaled by 1/sqrt(2 * layers)
+  double init_std = 0.02;  // of every matrix; output projections are scaled by 1/sqrt(2 * layers)
 
   constexpr extent_t q_width() const { return heads * head_dim; }
   constexpr extent_t kv_width() const { return kv_heads * head_dim; }
@@ -26,12 +26,12 @@ struct model_shape {
 
 /// Throws config_error if the numbers contradict each other, whatever the mapping.
 constexpr void check(const model_shape& m) {
-  require<config_error>(m.layers > 0 && m.hidden > 0 && m.heads > 0 && m.kv_heads > 0 && m.head_dim > 0 && m.experts > 0 && m.ffn > 0 &&
-                            m.vocabulary > 0,
-                        "moefold: every number of a model_shape is at least 1 (layers ", m.layers, ", hidden ", m.hidden, ", heads ", m.heads,
-                        ", kv_heads ", m.kv_heads, ", head_dim ", m.head_dim, ", experts ", m.experts, ", ffn ", m.ffn, ", vocabulary ",
-                        m.vocabulary, ")");
-  require<config_error>(m.heads % m.kv_heads == 0, "moefold: heads must be a multiple of kv_heads (given ", m.heads, " and ", m.kv_heads, ")");
+  require<config_error>(
+      m.layers > 0 && m.hidden > 0 && m.heads > 0 && m.kv_heads > 0 && m.head_dim > 0 && m.experts > 0 && m.ffn > 0 && m.vocabulary > 0,
+      "moefold: every number of a model_shape is at least 1 (layers ", m.layers, ", hidden ", m.hidden, ", heads ", m.heads, ", kv_heads ",
+      m.kv_heads, ", head_dim ", m.head_dim, ", experts ", m.experts, ", ffn ", m.ffn, ", vocabulary ", m.vocabulary, ")");
+  require<config_error>(m.heads % m.kv_heads == 0, "moefold: heads must be a multiple of kv_heads (given ", m.heads, " and ", m.kv_heads,
+                        ")");
   require<config_error>(m.head_dim % 2 == 0, "moefold: RoPE rotates pairs; head_dim must be even (given ", m.head_dim, ")");
   require<config_error>(m.top_k >= 1 && m.top_k <= m.experts, "moefold: top_k must lie between 1 and experts (given ", m.top_k, " of ",
                         m.experts, ")");

@@ -31,8 +31,9 @@ struct fp64 {
 
 template <class P>
 concept precision_policy = element<typename P::storage> && element<typename P::reduce> && element<typename P::master> &&
-                           element<typename P::moments> && std::same_as<typename P::accumulate, accumulate_t<typename P::storage>> &&
-                           requires { { P::name } -> std::convertible_to<const char*>; };
+    element<typename P::moments> && std::same_as<typename P::accumulate, accumulate_t<typename P::storage>> && requires {
+  { P::name } -> std::convertible_to<const char*>;
+};
 
 static_assert(precision_policy<fp32> && precision_policy<fp64>);
 

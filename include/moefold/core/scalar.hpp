@@ -38,21 +38,50 @@ constexpr const char* name_of(dtype type) {
   return "?";
 }
 
-template <class T> struct dtype_traits;
-template <> struct dtype_traits<double> { static constexpr dtype value = dtype::fp64; using accumulate = double; };
-template <> struct dtype_traits<float> { static constexpr dtype value = dtype::fp32; using accumulate = float; };
-template <> struct dtype_traits<bf16> { static constexpr dtype value = dtype::bf16; using accumulate = float; };
-template <> struct dtype_traits<std::int64_t> { static constexpr dtype value = dtype::int64; using accumulate = std::int64_t; };
-template <> struct dtype_traits<std::int32_t> { static constexpr dtype value = dtype::int32; using accumulate = std::int32_t; };
-template <> struct dtype_traits<std::uint8_t> { static constexpr dtype value = dtype::uint8; using accumulate = std::uint8_t; };
+template <class T>
+struct dtype_traits;
+template <>
+struct dtype_traits<double> {
+  static constexpr dtype value = dtype::fp64;
+  using accumulate = double;
+};
+template <>
+struct dtype_traits<float> {
+  static constexpr dtype value = dtype::fp32;
+  using accumulate = float;
+};
+template <>
+struct dtype_traits<bf16> {
+  static constexpr dtype value = dtype::bf16;
+  using accumulate = float;
+};
+template <>
+struct dtype_traits<std::int64_t> {
+  static constexpr dtype value = dtype::int64;
+  using accumulate = std::int64_t;
+};
+template <>
+struct dtype_traits<std::int32_t> {
+  static constexpr dtype value = dtype::int32;
+  using accumulate = std::int32_t;
+};
+template <>
+struct dtype_traits<std::uint8_t> {
+  static constexpr dtype value = dtype::uint8;
+  using accumulate = std::uint8_t;
+};
 
-template <class T> inline constexpr dtype dtype_of = dtype_traits<std::remove_const_t<T>>::value;
+template <class T>
+inline constexpr dtype dtype_of = dtype_traits<std::remove_const_t<T>>::value;
 
 /// The type in which sums over T are made: fp32 for bf16 and fp32, fp64 in an fp64 run, an integer for itself.
-template <class T> using accumulate_t = typename dtype_traits<std::remove_const_t<T>>::accumulate;
+template <class T>
+using accumulate_t = typename dtype_traits<std::remove_const_t<T>>::accumulate;
 
 /// Types a communicator carries.
 template <class T>
-concept element = requires { dtype_traits<std::remove_const_t<T>>::value; };
+concept element = requires {
+  dtype_traits<std::remove_const_t<T>>::value;
+};
 
 }  // namespace moefold

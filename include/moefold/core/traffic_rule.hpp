@@ -21,15 +21,28 @@
 namespace moefold {
 
 enum class operation : std::uint8_t {
-  barrier, broadcast, reduce, all_reduce, all_gather, all_gather_v, reduce_scatter, reduce_scatter_v, all_to_all, all_to_all_v,
-  send, recv, split,
-  expose, close  // a window on the peers' own memory: bytes read through it are not counted
+  barrier,
+  broadcast,
+  reduce,
+  all_reduce,
+  all_gather,
+  all_gather_v,
+  reduce_scatter,
+  reduce_scatter_v,
+  all_to_all,
+  all_to_all_v,
+  send,
+  recv,
+  split,
+  expose,
+  close  // a window on the peers' own memory: bytes read through it are not counted
 };
 inline constexpr std::size_t operations = 15;
 
 constexpr const char* name_of(operation op) {
-  constexpr const char* names[operations] = {"barrier", "broadcast", "reduce", "all_reduce", "all_gather", "all_gather_v",
-      "reduce_scatter", "reduce_scatter_v", "all_to_all", "all_to_all_v", "send", "recv", "split", "expose", "close"};
+  constexpr const char* names[operations] = {
+      "barrier",    "broadcast",    "reduce", "all_reduce", "all_gather", "all_gather_v", "reduce_scatter", "reduce_scatter_v",
+      "all_to_all", "all_to_all_v", "send",   "recv",       "split",      "expose",       "close"};
   return std::size_t(op) < operations ? names[std::size_t(op)] : "?";
 }
 

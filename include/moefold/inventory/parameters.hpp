@@ -28,7 +28,19 @@ using expert_rows = placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>>;
 using expert_columns = placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 2>>;
 
 enum class parameter_kind : std::uint8_t {
-  embedding, attention_norm, query, key, value, output, moe_norm, router, gate, up, down, final_norm, head
+  embedding,
+  attention_norm,
+  query,
+  key,
+  value,
+  output,
+  moe_norm,
+  router,
+  gate,
+  up,
+  down,
+  final_norm,
+  head
 };
 
 constexpr const char* name_of(parameter_kind kind) {
@@ -41,12 +53,12 @@ constexpr const char* name_of(parameter_kind kind) {
 /// One parameter of the whole model.
 struct parameter_fact {
   parameter_kind kind{};
-  extent_t layer = -1;                 // -1: belongs to no layer
-  shape extent{};             // global, the vocabulary padded to a multiple of TP
-  extent_t padding = 0;                // elements that only pad: value 0, gradient 0, not counted
+  extent_t layer = -1;   // -1: belongs to no layer
+  shape extent{};        // global, the vocabulary padded to a multiple of TP
+  extent_t padding = 0;  // elements that only pad: value 0, gradient 0, not counted
   placement_value placement{};
-  bool decay = false;                  // weight decay applies
-  double init_std = 0;                 // 0: starts as ones
+  bool decay = false;   // weight decay applies
+  double init_std = 0;  // 0: starts as ones
 
   constexpr extent_t parameters() const { return extent.size() - padding; }
   std::string name() const { return layer < 0 ? name_of(kind) : "layers." + std::to_string(layer) + "." + name_of(kind); }

@@ -110,9 +110,11 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
       }
       for (extent_t q = 0; q < etp; ++q) {
         shared[std::size_t(q)] = 0;
-        for (extent_t source : group_of(moe, over_ep, etp_group[q])) shared[std::size_t(q)] += rows_between(pairs(layer, micro, source), ep_rank);
+        for (extent_t source : group_of(moe, over_ep, etp_group[q]))
+          shared[std::size_t(q)] += rows_between(pairs(layer, micro, source), ep_rank);
       }
-      for (const extent_t width : {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
+      for (const extent_t width :
+           {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(sent, width), t);
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
         table.add_v(over_etp, all_gather_v, etp_rank, wide(shared, width), t);

@@ -17,11 +17,11 @@ struct loss_layer {
   using A = typename Precision::accumulate;
   linear<Precision, rows_over_tp> head;  // [V/TP, H] of this rank
   Comm* tp = nullptr;
-  extent_t vocabulary = 0;               // V, without padding
+  extent_t vocabulary = 0;  // V, without padding
 
   struct saved {
-    view<const T> x;     // [T/TP, H], the caller's
-    view<T> gradient;    // [T, V/TP]: softmax - onehot
+    view<const T> x;   // [T/TP, H], the caller's
+    view<T> gradient;  // [T, V/TP]: softmax - onehot
   };
 
   /// x [T/TP, H], labels [T] of the whole CP part (negative: ignored) -> the summed loss of this tp rank's own T/TP tokens.
@@ -29,8 +29,8 @@ struct loss_layer {
   template <class Exec, class Arena>
   double forward(Exec e, view<const T> x, std::span<const std::int32_t> labels, Arena& keep, saved& s) const {
     const extent_t tokens = x.extent(0) * tp->size(), width = head.weight.value.extent(0);
-    require(extent_t(labels.size()) == tokens, "moefold: the loss needs one label for each of the ", tokens, " tokens of the CP part, given ",
-            labels.size());
+    require(extent_t(labels.size()) == tokens, "moefold: the loss needs one label for each of the ", tokens,
+            " tokens of the CP part, given ", labels.size());
     for (const std::int32_t label : labels)  // no rank would hold it, and the loss would be wrong without a word
       require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary,
               "; use labels below it, negative to ignore");

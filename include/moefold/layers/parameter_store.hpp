@@ -82,7 +82,9 @@ class parameter_store {
       const extent_t real = e.fact.parameters();  // padding rows come last and stay 0
       for (extent_t i = 0; i < extent_t(e.value.size()); ++i) {
         const extent_t global = e.slice.global_index(i);
-        e.value[std::size_t(i)] = global >= real ? storage(0) : e.fact.init_std == 0 ? storage(1) : storage(e.fact.init_std * normal.normal(std::uint64_t(global)));
+        e.value[std::size_t(i)] = global >= real       ? storage(0)
+                                : e.fact.init_std == 0 ? storage(1)
+                                                       : storage(e.fact.init_std * normal.normal(std::uint64_t(global)));
       }
     }
   }

@@ -27,7 +27,8 @@ class block_layer {
 
   /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp.
   template <class Exec, class Arena>
-  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer, const batch_place& place, routing_tap* tap) const {
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer, const batch_place& place,
+               routing_tap* tap) const {
     const extent_t rows = x.extent(0), hidden = x.extent(1);
     view<T> normed = keep.template take<T>(rows, hidden), h = keep.template take<T>(rows, hidden);
     attention_norm_.forward(e, x, normed, keep, s.attention_norm);

@@ -29,16 +29,16 @@ class transformer_stage {
   struct saved {
     arena keep;
     const micro_batch* batch = nullptr;  // the caller's
-    view<T> input;   // [T/TP, H], received from the previous stage
-    view<T> output;  // [T/TP, H], sent to the next stage
+    view<T> input;                       // [T/TP, H], received from the previous stage
+    view<T> output;                      // [T/TP, H], sent to the next stage
     std::vector<typename block_type::saved> blocks;
     typename norm_layer<Precision>::saved norm;
     typename loss_layer<Precision, Comm>::saved loss;
   };
 
   /// Local. The store and the groups must outlive the stage. Throws config_error if the model does not fit the folding.
-  transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank, parameter_store<Precision>& store,
-                    group_set<Comm>& groups)
+  transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
+                    parameter_store<Precision>& store, group_set<Comm>& groups)
       : model_(model), stage_(coordinate_of(fold.attention, rank)[axis_id::pp]), stages_(fold.attention.of(axis_id::pp)),
         layers_(stage_layers(model.layers, stages_, stage_)) {
     check(model, sequence, fold);
@@ -56,8 +56,8 @@ class transformer_stage {
                                      {store.template get<columns_over_tp>(output, l)}};
       moe_weights<Precision> m{store.template get<replicated>(router, l), store.template get<expert_rows>(gate, l),
                                store.template get<expert_rows>(up, l), store.template get<expert_columns>(down, l)};
-      blocks_.emplace_back(norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp), norm(moe_norm, l),
-                           moe_layer<Precision, Comm, MoePolicy>(model, m, ep, etp));
+      blocks_.emplace_back(norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp),
+                           norm(moe_norm, l), moe_layer<Precision, Comm, MoePolicy>(model, m, ep, etp));
     }
     if (last()) {
       norm_ = norm(final_norm, -1);

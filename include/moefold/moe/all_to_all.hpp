@@ -134,7 +134,8 @@ class all_to_all_dispatcher {
 
   /// All-to-All-V over ep of whole rows.
   template <class Exec>
-  view<const T> exchange(Exec e, view<const T> rows, view<const std::size_t> sent, view<const std::size_t> received, scratch<Exec>& local) const {
+  view<const T> exchange(Exec e, view<const T> rows, view<const std::size_t> sent, view<const std::size_t> received,
+                         scratch<Exec>& local) const {
     const extent_t width = rows.extent(1);
     view<T> out = local.template take<T>(extent_t(std::accumulate(received.begin(), received.end(), std::size_t{0})), width);
     ep_->all_to_all_v(e, rows.span(), elements(sent, width, local), out.span(), elements(received, width, local)).wait(e);

@@ -17,17 +17,17 @@
 namespace moefold {
 
 template <class D, class Exec>
-concept dispatcher =
-    token_policy<typename D::tokens> &&
-    requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out, const routing<typename D::weight_type>& r,
-             view<const typename D::weight_type> dweight, view<typename D::weight_type> dchoice, arena& keep, const typename D::ticket& t) {
-      { d.dispatch(e, in, r, keep) } -> std::same_as<typename D::ticket>;
-      d.combine(e, in, out, t);
-      d.combine_backward(e, in, out, t);
-      d.dispatch_backward(e, in, dweight, out, dchoice, t);
-      { t.batch } -> std::convertible_to<view<const typename D::value_type>>;
-      { t.weight } -> std::convertible_to<view<const typename D::weight_type>>;
-      { t.offsets } -> std::convertible_to<view<const std::int64_t>>;
-    };
+concept dispatcher = token_policy<typename D::tokens> &&
+    requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,
+             const routing<typename D::weight_type>& r, view<const typename D::weight_type> dweight, view<typename D::weight_type> dchoice,
+             arena& keep, const typename D::ticket& t) {
+  { d.dispatch(e, in, r, keep) } -> std::same_as<typename D::ticket>;
+  d.combine(e, in, out, t);
+  d.combine_backward(e, in, out, t);
+  d.dispatch_backward(e, in, dweight, out, dchoice, t);
+  { t.batch } -> std::convertible_to<view<const typename D::value_type>>;
+  { t.weight } -> std::convertible_to<view<const typename D::weight_type>>;
+  { t.offsets } -> std::convertible_to<view<const std::int64_t>>;
+};
 
 }  // namespace moefold

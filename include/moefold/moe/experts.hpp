@@ -19,15 +19,16 @@ struct experts_layer {
   parameter<Precision, expert_columns> down;   // [local experts, H, F/ETP]
 
   struct saved {
-    view<const T> x;                      // [R, H], the ticket's
-    view<const A> weight;                 // [R], the ticket's
+    view<const T> x;       // [R, H], the ticket's
+    view<const A> weight;  // [R], the ticket's
     std::span<const std::int64_t> offsets;
-    view<T> gate, up, act;                // [R, F/ETP]
+    view<T> gate, up, act;  // [R, F/ETP]
   };
 
   /// x [R, H], weight [R], offsets [local experts + 1] -> y [R, H], assigned. Local.
   template <class Exec, class Arena>
-  void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep, saved& s) const {
+  void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
+               saved& s) const {
     const extent_t rows = x.extent(0), width = gate.value.extent(1);
     s = {x, weight, offsets, keep.template take<T>(rows, width), keep.template take<T>(rows, width), keep.template take<T>(rows, width)};
     grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
@@ -41,7 +42,8 @@ struct experts_layer {
   void backward(Exec e, view<const T> dy, view<T> dx, view<A> dweight, const saved& s) const {
     scratch local(e);
     const extent_t rows = dy.extent(0), width = gate.value.extent(1);
-    view<T> dact = local.template take<T>(rows, width), dgate = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
+    view<T> dact = local.template take<T>(rows, width), dgate = local.template take<T>(rows, width),
+            dup = local.template take<T>(rows, width);
     grouped_gemm_nn(e, dy, down.value, s.offsets, dact);
     grouped_gemm_tn(e, dy, view<const T>(s.act), s.offsets, down.gradient);
     swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), s.weight, dgate, dup, dweight);

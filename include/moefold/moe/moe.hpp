@@ -13,9 +13,9 @@ namespace moefold {
 
 template <class Precision>
 struct moe_weights {
-  parameter<Precision, replicated> router;       // [E, H]
-  parameter<Precision, expert_rows> gate, up;    // [E/EP, F/ETP, H]
-  parameter<Precision, expert_columns> down;     // [E/EP, H, F/ETP]
+  parameter<Precision, replicated> router;     // [E, H]
+  parameter<Precision, expert_rows> gate, up;  // [E/EP, F/ETP, H]
+  parameter<Precision, expert_columns> down;   // [E/EP, H, F/ETP]
 };
 
 /// The layer over values: communicators and numbers instead of a mesh, so that all foldings share one instantiation.
@@ -35,7 +35,8 @@ class moe_layer {
 
   /// Local. ep and etp must outlive the layer.
   moe_layer(const model_shape& model, moe_weights<Precision> weights, Comm& ep, Comm& etp)
-      : router_{weights.router, model.top_k}, experts_{weights.gate, weights.up, weights.down}, dispatcher_(model.experts, model.top_k, ep, etp) {}
+      : router_{weights.router, model.top_k}, experts_{weights.gate, weights.up, weights.down},
+        dispatcher_(model.experts, model.top_k, ep, etp) {}
 
   /// x [n, H] -> y [n, H], assigned. Collective over ep and etp, also with n = 0.
   template <class Exec, class Arena>
@@ -45,8 +46,8 @@ class moe_layer {
     s.ticket = dispatcher_.dispatch(e, x, s.router.choice, keep);
     scratch local(e);
     view<T> out = local.template take<T>(s.ticket.batch.extent(0), x.extent(1));
-    experts_.forward(e, view<const T>(s.ticket.batch), view<const A>(s.ticket.weight), std::span<const std::int64_t>(s.ticket.offsets.span()), out,
-                     keep, s.experts);
+    experts_.forward(e, view<const T>(s.ticket.batch), view<const A>(s.ticket.weight),
+                     std::span<const std::int64_t>(s.ticket.offsets.span()), out, keep, s.experts);
     dispatcher_.combine(e, view<const T>(out), y, s.ticket);
   }
 
@@ -78,8 +79,9 @@ class moe : check_experts<Policy::model.experts, extent_of<Mesh, tag::ep>>,
   using base = moe_layer<typename Policy::precision, Comm, Policy>;
   /// ep and etp are the communicators of this rank's groups<Mesh, tag::ep> and groups<Mesh, tag::etp>.
   moe(moe_weights<typename Policy::precision> weights, Comm& ep, Comm& etp) : base(Policy::model, weights, ep, etp) {
-    require<config_error>(ep.size() == extent_of<Mesh, tag::ep> && etp.size() == extent_of<Mesh, tag::etp>, "moefold: moe on a mesh with ep ",
-                          extent_of<Mesh, tag::ep>, " and etp ", extent_of<Mesh, tag::etp>, " was given groups of ", ep.size(), " and ", etp.size(),
+    require<config_error>(ep.size() == extent_of<Mesh, tag::ep> && etp.size() == extent_of<Mesh, tag::etp>,
+                          "moefold: moe on a mesh with ep ", extent_of<Mesh, tag::ep>, " and etp ", extent_of<Mesh, tag::etp>,
+                          " was given groups of ", ep.size(), " and ", etp.size(),
                           " ranks; split the world by groups<Mesh, tag::ep> and groups<Mesh, tag::etp>");
   }
 };

@@ -19,7 +19,7 @@ struct router_layer {
   using A = typename Precision::accumulate;
   static_assert(std::is_same_v<T, A>, "moefold: the router needs storage in its accumulate type; use fp32 or fp64");
   parameter<Precision, replicated> weight;  // [E, H]
-  extent_t k = 2;  // experts of a token
+  extent_t k = 2;                           // experts of a token
 
   struct saved {
     view<const T> x;  // [n, H], the caller's
@@ -53,13 +53,14 @@ struct router_layer {
 
  private:
   /// Margins, record and replay: host only, off the fast path.
-  void follow(routing_tap& tap, extent_t layer, const batch_place& place, view<const A> logits, view<std::int32_t> expert, view<A> chosen) const {
+  void follow(routing_tap& tap, extent_t layer, const batch_place& place, view<const A> logits, view<std::int32_t> expert,
+              view<A> chosen) const {
     for (extent_t i = 0; i < logits.extent(0); ++i) {
       if (tap.replay && place.step >= tap.replay_from && place.step < tap.replay->steps()) {
         const std::int32_t* choice = tap.replay->at(place, layer, i);
         for (extent_t s = 0; s < k; ++s) {
-          require(choice[s] >= 0 && choice[s] < logits.extent(1), "moefold: the replayed trace has expert ", choice[s], " of ", logits.extent(1),
-                  " at step ", place.step, ", layer ", layer, "; record it with the same model, batch and steps");
+          require(choice[s] >= 0 && choice[s] < logits.extent(1), "moefold: the replayed trace has expert ", choice[s], " of ",
+                  logits.extent(1), " at step ", place.step, ", layer ", layer, "; record it with the same model, batch and steps");
           expert(i, s) = choice[s];
           chosen(i, s) = logits(i, choice[s]);
         }

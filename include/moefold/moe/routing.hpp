@@ -32,20 +32,21 @@ struct batch_place {
 class routing_trace {
  public:
   routing_trace(extent_t steps, extent_t layers, extent_t samples, extent_t sequence, extent_t top_k)
-      : layers_(layers), samples_(samples), sequence_(sequence), top_k_(top_k), choice_(std::size_t(steps * layers * samples * sequence * top_k), -1),
-        steps_(steps) {}
+      : layers_(layers), samples_(samples), sequence_(sequence), top_k_(top_k),
+        choice_(std::size_t(steps * layers * samples * sequence * top_k), -1), steps_(steps) {}
 
   extent_t steps() const { return steps_; }
-  std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) {
+  std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) { return choice_.data() + index(place, layer, token); }
+  const std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) const {
     return choice_.data() + index(place, layer, token);
   }
-  const std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) const { return choice_.data() + index(place, layer, token); }
   bool operator==(const routing_trace&) const = default;
 
  private:
   std::size_t index(const batch_place& place, extent_t layer, extent_t token) const {
-    require(place.step < steps_ && layer < layers_ && place.sample(token) < samples_, "moefold: the routing trace holds ", steps_, " steps of ",
-            layers_, " layers and ", samples_, " sequences; asked for step ", place.step, ", layer ", layer, ", sequence ", place.sample(token));
+    require(place.step < steps_ && layer < layers_ && place.sample(token) < samples_, "moefold: the routing trace holds ", steps_,
+            " steps of ", layers_, " layers and ", samples_, " sequences; asked for step ", place.step, ", layer ", layer, ", sequence ",
+            place.sample(token));
     return std::size_t((((place.step * layers_ + layer) * samples_ + place.sample(token)) * sequence_ + place.position(token)) * top_k_);
   }
   extent_t layers_, samples_, sequence_, top_k_;
@@ -56,9 +57,9 @@ class routing_trace {
 /// What to do with the choices of a run besides using them; all optional.
 struct routing_tap {
   routing_trace* record = nullptr;
-  const routing_trace* replay = nullptr;                       // steps beyond the trace choose for themselves
-  extent_t replay_from = 0;                                    // first step that is replayed
-  double margin = std::numeric_limits<double>::infinity();     // smallest gap seen between the k-th and the next score
+  const routing_trace* replay = nullptr;                    // steps beyond the trace choose for themselves
+  extent_t replay_from = 0;                                 // first step that is replayed
+  double margin = std::numeric_limits<double>::infinity();  // smallest gap seen between the k-th and the next score
 };
 
 }  // namespace moefold

@@ -8,7 +8,9 @@ struct dropless {  // every pair is kept; shapes follow the routing
 };
 
 template <class P>
-concept token_policy = requires { P::name; };
+concept token_policy = requires {
+  P::name;
+};
 
 static_assert(token_policy<dropless>);
 

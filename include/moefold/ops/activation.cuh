@@ -12,9 +12,8 @@ namespace moefold {
 namespace kernel {
 
 template <class T, int Threads>
-__global__ void __launch_bounds__(Threads)
-    swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out,
-                   int width) {
+__global__ void __launch_bounds__(Threads) swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up,
+                                                          const accumulate_t<T>* __restrict__ p, T* __restrict__ out, int width) {
   using A = accumulate_t<T>;
   const std::size_t row = blockIdx.x;
   const A weight = p[row];
@@ -91,7 +90,7 @@ void swiglu_backward(cuda_exec e, input<T> dout, input<T> gate, input<T> up, inp
   detail::require_launchable("swiglu_backward", dgate);
   if (rows == 0) return;
   kernel::swiglu_backward<T, Tune.threads><<<unsigned(rows), Tune.threads, 0, e.stream>>>(dout.data(), gate.data(), up.data(), p.data(),
-                                                                                        dgate.data(), dup.data(), dp.data(), int(width));
+                                                                                          dgate.data(), dup.data(), dp.data(), int(width));
   cuda_check(cudaGetLastError(), "swiglu_backward launch");
 }
 

@@ -15,11 +15,11 @@
 namespace moefold {
 
 MOEFOLD_HD inline float exp_of(float x) {
-  constexpr float low = -86.6f, high = 88.7228317f, round = 0x1.8p23f;    // adding and subtracting `round` rounds to an integer
+  constexpr float low = -86.6f, high = 88.7228317f, round = 0x1.8p23f;  // adding and subtracting `round` rounds to an integer
   const float bounded = x < low ? low : x > high ? high : x;
-  const float shifted = bounded * 1.44269504088896341f + round;           // the integer n in the lowest bits
+  const float shifted = bounded * 1.44269504088896341f + round;  // the integer n in the lowest bits
   const float n = shifted - round;
-  const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;     // ln 2 in two parts
+  const float r = (bounded - n * 0.693359375f) - n * -2.12194440e-4f;  // ln 2 in two parts
   float p = 1.9875691500e-4f;
   p = p * r + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;

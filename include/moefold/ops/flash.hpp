@@ -27,7 +27,9 @@ template <class T>
 struct flash_plan {
   static constexpr T none = -std::numeric_limits<T>::infinity();
   enum class seen { none, some, all };
-  struct range { std::int32_t low, high; };  // smallest and largest position of a block
+  struct range {
+    std::int32_t low, high;
+  };  // smallest and largest position of a block
 
   extent_t sq, sk, batch, q_heads, k_heads, d, group;  // group: query heads per key head
   extent_t q_stride, k_stride;                         // elements from one position to the next
@@ -40,8 +42,7 @@ struct flash_plan {
   flash_plan(const char* op, view<const T> q, view<const T> k, view<const T> v, std::span<const std::int32_t> q_at,
              std::span<const std::int32_t> k_at, scratch<host_exec>& local)
       : k_position(k_at.data()) {
-    require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape(), "moefold: ", op,
-            " needs q [Sq, B, Hq, d] and k, v [Sk, B, Hk, d]");
+    require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape(), "moefold: ", op, " needs q [Sq, B, Hq, d] and k, v [Sk, B, Hk, d]");
     sq = q.extent(0), sk = k.extent(0), batch = q.extent(1), q_heads = q.extent(2), k_heads = k.extent(2), d = q.extent(3);
     require(k.extent(1) == batch && k.extent(3) == d, "moefold: ", op, " needs the same batch and head_dim in q [.., ", batch, ", .., ", d,
             "] and k [.., ", k.extent(1), ", .., ", k.extent(3), "]");

@@ -109,13 +109,13 @@ void gemm_strided([[maybe_unused]] host_exec e, bool ta, bool tb, extent_t m, ex
                   std::type_identity_t<T> beta, T* c, extent_t ldc) {
 #if MOEFOLD_HAS_CBLAS
   constexpr extent_t most = std::numeric_limits<int>::max();
-  require(std::max({m, n, k, lda, ldb, ldc}) <= most, "moefold: CBLAS counts in 32 bits, given a product [", m, ", ", k, "] x [", k,
-          ", ", n, "]; cut it into parts or build without CBLAS");
+  require(std::max({m, n, k, lda, ldb, ldc}) <= most, "moefold: CBLAS counts in 32 bits, given a product [", m, ", ", k, "] x [", k, ", ",
+          n, "]; cut it into parts or build without CBLAS");
   if (m == 0 || n == 0) return;
   if (k == 0) return detail::scale_matrix(m, n, beta, c, ldc);
   detail::one_blas_thread();
-  detail::blas_gemm(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, int(m), int(n), int(k), alpha, a, int(lda), b,
-                    int(ldb), beta, c, int(ldc));
+  detail::blas_gemm(ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, int(m), int(n), int(k), alpha, a, int(lda), b, int(ldb),
+                    beta, c, int(ldc));
 #else
   gemm_strided_fallback(e, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
 #endif

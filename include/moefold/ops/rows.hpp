@@ -16,12 +16,18 @@
 namespace moefold {
 
 /// An input of an operation on T. Not deduced: T follows from the output, so views of const and of non-const T are both welcome.
-template <class T> using input = std::type_identity_t<view<const T>>;
+template <class T>
+using input = std::type_identity_t<view<const T>>;
 /// A further output of an operation whose first output says what T is.
-template <class T> using output = std::type_identity_t<view<T>>;
+template <class T>
+using output = std::type_identity_t<view<T>>;
 
-template <class T> constexpr extent_t cols_of(view<T> x) { return x.rank() == 0 ? 1 : x.extent(x.rank() - 1); }
-template <class T> constexpr extent_t rows_of(view<T> x) {
+template <class T>
+constexpr extent_t cols_of(view<T> x) {
+  return x.rank() == 0 ? 1 : x.extent(x.rank() - 1);
+}
+template <class T>
+constexpr extent_t rows_of(view<T> x) {
   extent_t rows = 1;
   for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.extent(i);
   return rows;

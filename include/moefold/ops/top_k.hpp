@@ -11,7 +11,9 @@ namespace moefold {
 
 namespace detail {
 template <class A>
-constexpr bool ranks_before(A a, A b) { return a > b || (b != b && a == a); }
+constexpr bool ranks_before(A a, A b) {
+  return a > b || (b != b && a == a);
+}
 }  // namespace detail
 
 template <class A>

@@ -20,8 +20,9 @@ struct adamw {
   template <class Exec, class M, class G, class V, class T>
   void update(Exec e, std::int64_t step, double rate, double gradient_scale, bool decay, std::span<M> master, std::span<const G> gradient,
               std::span<V> first, std::span<V> second, std::span<T> weights) const {
-    const adamw_step now{rate, beta1, beta2, eps, decay ? weight_decay : 0.0, 1 - std::pow(beta1, double(step)), 1 - std::pow(beta2, double(step)),
-                         gradient_scale};
+    const adamw_step now{
+        rate,          beta1, beta2, eps, decay ? weight_decay : 0.0, 1 - std::pow(beta1, double(step)), 1 - std::pow(beta2, double(step)),
+        gradient_scale};
     adamw_update(e, now, master, gradient, first, second, weights);
   }
 };

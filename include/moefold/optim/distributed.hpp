@@ -21,13 +21,18 @@ class distributed_optimizer {
   static_assert(std::is_same_v<storage, typename Precision::master>, "moefold: weights are their own master copy; use fp32 or fp64");
 
   /// Local. The store and the groups must outlive the optimizer.
-  distributed_optimizer(parameter_store<Precision>& store, group_set<Comm>& groups, Optimizer policy = {}) : store_(store), policy_(policy) {
+  distributed_optimizer(parameter_store<Precision>& store, group_set<Comm>& groups, Optimizer policy = {})
+      : store_(store), policy_(policy) {
     for (auto& flat : store.flats()) {
       Comm& replicas = groups[flat.fact.placement.replicas()];
-      shards_.push_back({&replicas, replicas.rank() * flat.fact.shard(), tensor<moments>({flat.fact.shard()}, moments(0)),
-                         tensor<moments>({flat.fact.shard()}, moments(0)), {}});
+      shards_.push_back({&replicas,
+                         replicas.rank() * flat.fact.shard(),
+                         tensor<moments>({flat.fact.shard()}, moments(0)),
+                         tensor<moments>({flat.fact.shard()}, moments(0)),
+                         {}});
     }
-    for (const auto& entry : store.entries()) {  // the part of each parameter that lies in this rank's shard; neighbours of one kind are one range
+    for (const auto& entry :
+         store.entries()) {  // the part of each parameter that lies in this rank's shard; neighbours of one kind are one range
       shard& s = shards_[std::size_t(entry.buffer)];
       const extent_t size = store.flats()[std::size_t(entry.buffer)].fact.shard();
       const extent_t begin = std::clamp<extent_t>(entry.offset - s.first, 0, size);

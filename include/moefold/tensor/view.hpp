@@ -65,6 +65,7 @@ class view {
   moefold::shape shape_{0};
 };
 
-template <class T> view(T*, shape) -> view<T>;
+template <class T>
+view(T*, shape) -> view<T>;
 
 }  // namespace moefold

@@ -15,13 +15,13 @@
 namespace moefold {
 
 struct program_options {
-  std::string run;                  // its name
-  extent_t ranks = 0;               // 0: the smallest world of the run
-  std::vector<std::string> data;    // files, read as bytes
-  std::string metrics;              // file for JSON lines; empty: none
+  std::string run;                // its name
+  extent_t ranks = 0;             // 0: the smallest world of the run
+  std::vector<std::string> data;  // files, read as bytes
+  std::string metrics;            // file for JSON lines; empty: none
   std::string commit = "unknown";
-  std::int64_t evaluate_every = 50; // steps; the last step is always evaluated
-  bool dry_run = false;             // stop after the tables
+  std::int64_t evaluate_every = 50;  // steps; the last step is always evaluated
+  bool dry_run = false;              // stop after the tables
   trainer_options train{};
 };
 
@@ -117,12 +117,13 @@ int run_program(const program_options& options, log_sink& log) {
   require_batch(options.train.global_batch, dp * options.train.micro_batch);
   const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch};
 
-  log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ", model.experts,
-                    " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
+  log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
+                    model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
                     world_size == 1 ? " rank" : " ranks as threads"));
   log.line("");
   log.line(describe(fold));
-  log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing balanced; nothing is allocated yet");
+  log.line(
+      "memory in bytes per rank of each stage; activations of all micro-batches in flight, routing balanced; nothing is allocated yet");
   log.line(memory_table<precision, typename Run::schedule>(shape, options.train.global_batch / (dp * options.train.micro_batch)).text());
   if (options.dry_run) {
     log.line("dry run: nothing was trained");
@@ -132,8 +133,9 @@ int run_program(const program_options& options, log_sink& log) {
   const dataset data(token_stream::from_files(options.data), Run::sequence, options.train.seed);
   data.require_batch(options.train.global_batch);
   data.require_vocabulary(model.vocabulary);
-  log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(), options.data.size() == 1 ? " file, " : " files, ",
-                    data.training_sequences(), " sequences to train on, ", data.held_out_sequences(), " held out"));
+  log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(),
+                    options.data.size() == 1 ? " file, " : " files, ", data.training_sequences(), " sequences to train on, ",
+                    data.held_out_sequences(), " held out"));
   const double entropy = data.training_entropy();
 
   const int compared = int(std::min<std::int64_t>(3, options.train.steps));
@@ -143,8 +145,8 @@ int run_program(const program_options& options, log_sink& log) {
   if (compare) alone = detail::single_rank_losses<Run>(options.train, data, compared);
   std::optional<metrics_writer> metrics;
   if (!options.metrics.empty())
-    metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe), precision::name,
-                                                MOEFOLD_VERSION, options.commit, compiler_name()});
+    metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe),
+                                                precision::name, MOEFOLD_VERSION, options.commit, compiler_name()});
 
   struct cpu_times {
     alignas(64) std::atomic<double> total{0}, collectives{0};
@@ -206,8 +208,9 @@ int run_program(const program_options& options, log_sink& log) {
     }
     if (rank != 0) return;
     if (last.stop) log.line(sentence("stopped after step ", done, " of ", options.train.steps, ", as asked"));
-    log.line(sentence(done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
-                      held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
+    log.line(sentence(
+        done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
+        held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
     log.line(closing_sentence(last.loss, entropy));
   });
   return 0;

@@ -23,22 +23,22 @@ namespace moefold {
 struct trainer_options {
   std::int64_t steps = 200;
   std::uint64_t seed = 1234;
-  extent_t global_batch = 8;    // sequences per step
-  extent_t micro_batch = 1;     // sequences per rank and forward
-  double learning_rate = 4e-3;  // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
-  double max_norm = 1.0;        // of all gradients together; 0: no clipping
+  extent_t global_batch = 8;                // sequences per step
+  extent_t micro_batch = 1;                 // sequences per rank and forward
+  double learning_rate = 4e-3;              // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
+  double max_norm = 1.0;                    // of all gradients together; 0: no clipping
   const std::atomic<bool>* stop = nullptr;  // set by anybody: all ranks stop after the same step
-  routing_tap* tap = nullptr;   // of this rank: record, replay or measure the router's choices
+  routing_tap* tap = nullptr;               // of this rank: record, replay or measure the router's choices
 };
 
 /// What a step found out; the same on every rank.
 struct step_result {
-  std::int64_t step = 0;      // counted from 0
-  double loss = 0;            // mean over the step's tokens that count, in nats
-  double grad_norm = 0;       // of the mean gradient, before clipping
+  std::int64_t step = 0;  // counted from 0
+  double loss = 0;        // mean over the step's tokens that count, in nats
+  double grad_norm = 0;   // of the mean gradient, before clipping
   double learning_rate = 0;
-  std::int64_t tokens = 0;    // tokens that count
-  bool stop = false;          // somebody asked to stop
+  std::int64_t tokens = 0;  // tokens that count
+  bool stop = false;        // somebody asked to stop
 };
 
 /// The trainer over values: all foldings of one set of policies share this instantiation.
@@ -55,19 +55,24 @@ class basic_trainer {
                 const dataset& data)
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
-        stage_(model, sequence, fold, world_.rank(), store_, groups_), optimizer_(store_, groups_),
-        rate_{options.learning_rate, options.learning_rate / 10, std::min<std::int64_t>(100, options.steps / 10), options.steps},
-        numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
+        stage_(model, sequence, fold, world_.rank(), store_, groups_),
+        optimizer_(store_, groups_), rate_{options.learning_rate, options.learning_rate / 10,
+                                           std::min<std::int64_t>(100, options.steps / 10), options.steps},
+        numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
+        labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
-    place_ = {0, 0, options.micro_batch,
+    place_ = {0,
+              0,
+              options.micro_batch,
               {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
     batches_.resize(std::size_t(part_.micro_batches()));
     steps_ = Policies::schedule::steps(stage, stages, int(batches_.size()));
     const activation_shape a = activations();
     context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
-    runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden, Policies::schedule::live(stage, stages, int(batches_.size())),
+    runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden,
+                    Policies::schedule::live(stage, stages, int(batches_.size())),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
     store_.initialise(options.seed);
   }
@@ -86,7 +91,9 @@ class basic_trainer {
     store_.zero_gradients();
     std::fill(load_.begin(), load_.end(), 0);
     std::int64_t tokens = load_tokens();
-    groups_.template over<tag::tp, tag::cp, tag::dp>().all_reduce(exec_, std::span<const std::int64_t>(&tokens, 1), std::span(&tokens, 1), sum{}).wait(exec_);
+    groups_.template over<tag::tp, tag::cp, tag::dp>()
+        .all_reduce(exec_, std::span<const std::int64_t>(&tokens, 1), std::span(&tokens, 1), sum{})
+        .wait(exec_);
     const double loss = runner_->run(
         exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
         [this](const auto& s) { stage_.add_load(s, load_); });
@@ -122,8 +129,8 @@ class basic_trainer {
     for (extent_t b = 0; b < batches; ++b) {
       sums[1] += double(load_tokens(b));
       sums[0] += runner_->run(
-          exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr), [this](int m) { return &batches_[std::size_t(m)]; },
-          [](const auto&) {});
+          exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
+          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {});
     }
     if (!stage_.last()) sums[1] = 0;
     world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
@@ -148,8 +155,8 @@ class basic_trainer {
   std::size_t scratch_peak() const { return context_.scratch.peak(); }
 
  private:
-  static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
-                                        const dataset& data) {
+  static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold,
+                                        const trainer_options& options, const dataset& data) {
     check(model, sequence, fold);
     require<config_error>(options.micro_batch > 0, "moefold: the micro-batch is at least 1 sequence (given ", options.micro_batch, ")");
     require_batch(options.global_batch, fold.attention.of(axis_id::dp) * options.micro_batch);
@@ -200,8 +207,8 @@ class basic_trainer {
   stage_type stage_;
   optimizer_type optimizer_;
   cosine_rate rate_;
-  tensor<double> numbers_;         // squared norm, loss, stop vote, load
-  tensor<std::int64_t> load_;      // [layers, E]
+  tensor<double> numbers_;                     // squared norm, loss, stop vote, load
+  tensor<std::int64_t> load_;                  // [layers, E]
   std::vector<std::int32_t> tokens_, labels_;  // [S]
   std::optional<runner<stage_type, communicator_type>> runner_;
   std::vector<schedule_step> steps_;
@@ -218,7 +225,8 @@ class trainer : public basic_trainer<policies_of<Run>, Comm> {
 
  public:
   trainer(Comm world, const trainer_options& options, const dataset& data)
-      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, resolve<typename Run::fold>(world.size()), options, data) {}
+      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, resolve<typename Run::fold>(world.size()),
+                                              options, data) {}
 };
 
 }  // namespace moefold
