@@ -82,7 +82,9 @@ TEST_SUITE("mapping/mapping") {
       report(many);
       CHECK(many.margin > 1e-9);
       double worst = 0;
-      for (const auto& [name, gradient] : one.first) {
+      for (const auto& parameter : one.first) {
+        const std::string& name = parameter.first;
+        const std::vector<double>& gradient = parameter.second;
         CAPTURE(name);
         const double difference = max_difference(trimmed(many.first.at(name), gradient.size()), gradient) / largest(gradient);
         CHECK(largest(gradient) > 0);
@@ -111,7 +113,9 @@ TEST_SUITE("mapping/mapping") {
       const bool same_products = m.fold.attention.of(axis_id::tp) * m.fold.attention.of(axis_id::cp) * m.fold.moe.of(axis_id::etp) == 1;
       CHECK(many.margin > 1e-5);
       double worst = 0;
-      for (const auto& [name, gradient] : one.first) {
+      for (const auto& parameter : one.first) {
+        const std::string& name = parameter.first;
+        const std::vector<double>& gradient = parameter.second;
         CAPTURE(name);
         const double difference = norm_of_difference(trimmed(many.first.at(name), gradient.size()), gradient);
         CHECK(difference < (same_products ? 2e-6 : 5e-5));
