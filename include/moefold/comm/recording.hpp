@@ -83,7 +83,8 @@ class traffic_log {
     earlier.for_each([&](const entry& e) { difference.counts_[difference.row(e.label)][std::size_t(e.op)] -= e.count; });
     return difference;
   }
-  void clear() { *this = {}; }
+  /// Forgets the counts and keeps the rows: communicators that count here go on doing so.
+  void clear() { counts_ = {}; }
 
   std::string table() const {
     std::string text;
