@@ -94,6 +94,19 @@ TEST_SUITE("comm/recording") {
     CHECK(a - b == traffic_log{});
     CHECK(a.total() == traffic_count{3, 3, 24});
   }
+  TEST_CASE("a cleared log goes on counting under the labels of the communicators that hold it") {
+    run_ranks<2>([](thread_comm& world) {
+      host_context context;
+      traffic_log log;
+      recording<thread_comm> c(std::move(world), log);
+      recording<thread_comm> other = c.split(0, c.rank(), "other");
+      log.clear();
+      CHECK(log.total() == traffic_count{});
+      other.barrier(host_exec(context));
+      CHECK(log("other", operation::barrier).calls == 1);
+      CHECK(log("world", operation::barrier).calls == 0);
+    });
+  }
   TEST_CASE("more labels than the table holds is an error that says so") {
     traffic_log log;
     for (std::size_t i = 0; i < traffic_log::max_labels; ++i) log.row(comm_label(std::to_string(i)));
