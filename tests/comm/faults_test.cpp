@@ -11,10 +11,10 @@
 #include <string>
 
 // The fault matrix of the thread communicator. Every case runs 8 ranks; no case may take 5 s.
-//   F01  a rank throws       12 operations x 8 victims x 3 phases           all others: peer_failed, one culprit, p99 of detection <= 100 ms
-//   F04  a rank hangs        12 operations x 2 deadlines                    all others: timeout with arrived and missing, within 100 ms of it
-//   F06  mismatched order    12 x 11 pairs of operations                    all ranks: signature_mismatch, no data written
-//   F07  mismatched values   count, type, root, reduction, splits           the same
+//   F01  a rank throws       12 operations x 8 victims x 3 phases        all others: peer_failed, one culprit, p99 of detection <= 100 ms
+//   F04  a rank hangs        12 operations x 2 deadlines                 all others: timeout with arrived and missing, within 100 ms of it
+//   F06  mismatched order    12 x 11 pairs of operations                 all ranks: signature_mismatch, no data written
+//   F07  mismatched values   count, type, root, reduction, splits        the same
 using namespace moefold;
 using namespace std::chrono_literals;
 
@@ -104,6 +104,7 @@ std::array<outcome, ranks> run(Body&& body, thread_options options = {}) {
             throw;
           } catch (const injected_fault& f) {
             note(outcome::injected, f, {});
+            mine.at = f.thrown_at;  // not when it got here: the others may know by then
             throw;
           }
         },

@@ -87,12 +87,17 @@ TEST_SUITE("comm/thread") {
     CHECK(code == 42);
   }
   TEST_CASE("the others learn culprit, axis and operation, and later calls are revoked") {
-    CHECK_THROWS_AS(run_ranks<4>([](thread_comm& world) {
+    std::atomic<int> past_the_pair{0}, checked{0};
+    CHECK_THROWS_AS(run_ranks<4>([&](thread_comm& world) {
                       host_context context;
                       const host_exec e(context);
                       thread_comm pair = world.split(world.rank() / 2, 0, "tp");
                       pair.barrier(e);
-                      if (world.rank() == 3) throw std::runtime_error("disk on fire");
+                      if (world.rank() == 3) {  // the last to leave the pairs, so that all others are checked below
+                        while (past_the_pair < 3) std::this_thread::yield();
+                        throw std::runtime_error("disk on fire");
+                      }
+                      ++past_the_pair;
                       try {
                         world.barrier(e);
                         FAIL_CHECK("the barrier cannot pass");
@@ -110,8 +115,10 @@ TEST_SUITE("comm/thread") {
                       CHECK_THROWS_AS(world.split(0, 0), comm_revoked);
                       const std::vector<float> letter(3);
                       CHECK_THROWS_AS(pair.send(e, letter, 0), comm_revoked);
+                      ++checked;
                     }),
                     std::runtime_error);
+    CHECK(checked == 3);
   }
   TEST_CASE("a rank that returns while others wait for it is found out at once") {
     const auto begin = steady::now();

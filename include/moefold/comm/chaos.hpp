@@ -7,7 +7,7 @@
 //   do=   throw | hang:500ms | slow:2ms      before, inside (peers have arrived, data has not moved) or after the call
 //         bitflip:payload                    one bit of what is sent (before) or received (after)
 //         count:+1 | count:-1 | dtype        before: the call is made with other counts or another type, on memory of its own
-//   seq counts the collective calls of a communicator from 0; sends and recvs have numbers of their own.
+//   seq counts the collective calls of a communicator from 0 (a window's close aside); sends and recvs have numbers of their own.
 #include <moefold/comm/signature.hpp>
 
 #include <charconv>
@@ -20,10 +20,11 @@
 
 namespace moefold {
 
-/// What an injected `throw` throws.
+/// What an injected `throw` throws; knows when, so that the time until the peers notice can be measured.
 class injected_fault : public error {
  public:
   using error::error;
+  std::chrono::steady_clock::time_point thrown_at = std::chrono::steady_clock::now();
 };
 
 struct fault {

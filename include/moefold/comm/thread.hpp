@@ -298,8 +298,8 @@ class thread_comm {
   thread_world& world() const { return group_->world(); }
   int world_rank() const { return group_->world_rank(rank_); }
 
-  /// Any call: refuses when the world has failed, notes what the rank does, counts CPU time. What goes wrong inside fails the world, and this
-  /// rank stays until no peer reads its memory.
+  /// Any call: refuses when the world has failed, notes what the rank does, counts CPU time. What goes wrong inside fails the world, and
+  /// this rank stays until no peer reads its memory.
   template <class Body>
   void call(const signature& what, Body&& body) {
     if (world().failed()) group_->throw_failure(rank_, what);
@@ -433,8 +433,9 @@ class thread_comm {
 
 static_assert(communicator<thread_comm> && peer_readable<thread_comm> && hookable<thread_comm>);
 
-/// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls end
-/// within milliseconds and the root cause is thrown here, as the exception it was; the others' consequences are dropped.
+/// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls
+/// end within milliseconds and the root cause is thrown here, as the exception it was; the others' consequences are dropped. It is thrown
+/// even if f caught it on every rank: a failed world is never passed over in silence.
 template <class F>
 void run_threads(int ranks, F&& f, thread_options options = {}) {
   auto world = std::make_shared<thread_world>(ranks, options);
