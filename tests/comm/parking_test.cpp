@@ -13,23 +13,38 @@ TEST_SUITE("comm/parking") {
     parking_word word;
     const auto seen = word.load();
     word.advance();
-    CHECK(word.wait(seen, 0, steady::now()));
+    spin_habit habit;
+    CHECK(word.wait(seen, habit, steady::now()));
     CHECK(parking_word::advanced(seen, word.load()));
     CHECK_FALSE(parking_word::closed(word.load()));
   }
   TEST_CASE("an unchanged word waits until the deadline, not less and not much longer") {
     parking_word word;
     const auto begin = steady::now();
-    CHECK_FALSE(word.wait(word.load(), 10, begin + 50ms));
+    spin_habit habit(10);
+    CHECK_FALSE(word.wait(word.load(), habit, begin + 50ms));
     CHECK(steady::now() - begin >= 50ms);
     CHECK(steady::now() - begin < 2s);
+  }
+  TEST_CASE("a spin in vain is followed by waits without one, then tried again") {
+    spin_habit habit(200);
+    CHECK(habit.next() == 200);
+    CHECK(habit.next() == 200);  // it was not in vain
+    habit.in_vain();
+    for (int i = 0; i < spin_habit::rest; ++i) CHECK(habit.next() == 0);
+    CHECK(habit.next() == 200);
+    CHECK(spin_habit().next() == 0);  // more ranks than cores: never
   }
   TEST_CASE("closing wakes everybody, for ever, and is told apart from an advance") {
     parking_word word;
     const auto seen = word.load();
     std::vector<std::thread> sleepers;
     std::atomic<int> awake{0};
-    for (int i = 0; i < 4; ++i) sleepers.emplace_back([&] { awake += word.wait(seen, 0, steady::now() + 10s); });
+    for (int i = 0; i < 4; ++i)
+      sleepers.emplace_back([&] {
+        spin_habit habit;
+        awake += word.wait(seen, habit, steady::now() + 10s);
+      });
     std::this_thread::sleep_for(20ms);
     CHECK(awake == 0);
     word.close();
@@ -46,14 +61,16 @@ TEST_SUITE("comm/parking") {
       parking_word ping, pong;
       constexpr int rounds = 5000;
       std::thread other([&] {
+        spin_habit habit(spins);
         for (std::uint32_t i = 0; i < rounds; ++i) {
-          CHECK(ping.wait(2 * i, spins, steady::now() + 10s));
+          CHECK(ping.wait(2 * i, habit, steady::now() + 10s));
           pong.advance();
         }
       });
+      spin_habit habit(spins);
       for (std::uint32_t i = 0; i < rounds; ++i) {
         ping.advance();
-        REQUIRE(pong.wait(2 * i, spins, steady::now() + 10s));
+        REQUIRE(pong.wait(2 * i, habit, steady::now() + 10s));
       }
       other.join();
     }

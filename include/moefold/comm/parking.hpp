@@ -25,6 +25,26 @@ namespace moefold {
 
 using steady = std::chrono::steady_clock;
 
+/// Whether a waiter spins before it sleeps, learnt from its last waits. As many cores as ranks do not make spinning pay: the scheduler may
+/// have put both on one core, where the spinner keeps its peer away, and a peer that computes for long is not worth it either. So a spin
+/// that was in vain is followed by `rest` waits without one. Belongs to one thread.
+class spin_habit {
+ public:
+  static constexpr int rest = 64;
+
+  explicit spin_habit(int spins = 0) : spins_(spins) {}
+  int next() {
+    if (resting_ == 0) return spins_;
+    --resting_;
+    return 0;
+  }
+  void in_vain() { resting_ = rest; }
+
+ private:
+  int spins_;
+  int resting_ = 0;
+};
+
 class parking_word {
  public:
   std::uint32_t load() const { return value_.load(std::memory_order_seq_cst); }
@@ -40,11 +60,14 @@ class parking_word {
     wake();
   }
 
-  /// Returns when the word is no longer `seen` (true) or the deadline has passed (false). Spins `spins` times before it sleeps.
-  bool wait(std::uint32_t seen, int spins, steady::time_point deadline) {
-    for (int i = 0; i < spins; ++i) {
-      if (value_.load(std::memory_order_acquire) != seen) return true;
-      pause();
+  /// Returns when the word is no longer `seen` (true) or the deadline has passed (false). Spins as the habit says before it sleeps.
+  bool wait(std::uint32_t seen, spin_habit& habit, steady::time_point deadline) {
+    if (const int spins = habit.next(); spins > 0) {
+      for (int i = 0; i < spins; ++i) {
+        if (value_.load(std::memory_order_acquire) != seen) return true;
+        pause();
+      }
+      habit.in_vain();
     }
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
     while (value_.load(std::memory_order_seq_cst) == seen && steady::now() < deadline) sleep(seen, deadline);

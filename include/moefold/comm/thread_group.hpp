@@ -39,6 +39,7 @@ class thread_group final : public thread_world::member {
         counts_(members_.size() * members_.size() * 4), boxes_(members_.size() * members_.size()) {
     const std::size_t n = members_.size();
     std::size_t at = 0;
+    for (rank_state& r : ranks_) r.habit = spin_habit(world_->spins());
     for (rank_state& r : ranks_)
       for (post& p : r.posts) {
         p.send_counts = {&counts_[n * at++], n};
@@ -71,7 +72,7 @@ class thread_group final : public thread_world::member {
     }
     if (world_->any_finished()) look_for_finished(rank, what);
     if (receivers_.load(std::memory_order_seq_cst) > 0) look_for_receivers(rank);
-    while (!word_.wait(seen, world_->spins(), deadline(rank, what))) time_out(rank, what);
+    while (!word_.wait(seen, me.habit, deadline(rank, what))) time_out(rank, what);
     if (!parking_word::advanced(seen, word_.load())) throw_failure(rank, what);
   }
 
@@ -188,6 +189,7 @@ class thread_group final : public thread_world::member {
     std::atomic<int> windows{0};
     std::atomic<int> awaits{-1};  // the peer whose letter this rank waits for; changes under the box's mutex
     parking_word inbox;
+    spin_habit habit;  // own thread only
     std::array<post, 2> posts;
     std::vector<table> spare_tables;
   };
@@ -244,7 +246,7 @@ class thread_group final : public thread_world::member {
       if (parking_word::closed(seen)) throw_failure(rank, what);
       if (world_->finished(world_rank(peer)) && awaits_in_vain(rank, peer)) fail_with<peer_failed>(rank, finished_early(peer, rank, what));
       if (arrivals(peer) > arrivals(rank) && awaits_in_vain(rank, peer)) report_deadlock(rank, peer, rank);
-      if (!me.inbox.wait(seen, world_->spins(), deadline(rank, what))) time_out(rank, what, peer);
+      if (!me.inbox.wait(seen, me.habit, deadline(rank, what))) time_out(rank, what, peer);
     }
   }
 

@@ -48,7 +48,8 @@ class thread_world {
     const double factor = timeout_factor();
     options_.first_deadline = scaled(options.first_deadline, factor);
     options_.deadline = scaled(options.deadline, factor);
-    spins_ = unsigned(ranks) <= std::thread::hardware_concurrency() ? 200 : 0;  // with more ranks than cores a spin keeps the peer away
+    spins_ =
+        unsigned(ranks) <= std::thread::hardware_concurrency() ? most_spins : 0;  // with more ranks than cores a spin keeps the peer away
   }
 
   int size() const { return int(ranks_.size()); }
@@ -188,6 +189,8 @@ class thread_world {
     const double longest = 1e17;  // three years: beyond it the clock's arithmetic would overflow
     return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
   }
+
+  static constexpr int most_spins = 500;  // longer than waking a sleeper takes (some 10 us), or two ranks that slept once would sleep always
 
   thread_options options_;
   int spins_ = 0;
