@@ -190,7 +190,8 @@ class thread_world {
     return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
   }
 
-  static constexpr int most_spins = 500;  // longer than waking a sleeper takes (some 10 us), or two ranks that slept once would sleep always
+  // Longer than waking a sleeper takes (some 10 us): with less, two ranks that slept once would mostly sleep again.
+  static constexpr int most_spins = 500;
 
   thread_options options_;
   int spins_ = 0;
