@@ -28,7 +28,7 @@ struct embedded {
     host_context context;
     const host_exec e(context);
     test::own_parameter<Precision, rows_over_tp> own(table, tp.rank(), tp.size());
-    const embedding_layer<Precision, Comm> layer{own.get(), &tp};
+    const embedding_layer<Precision, Comm> layer{own.get(), &tp, vocabulary};
     const sequence_part part{tokens, 1, 0, tp.size(), tp.rank()};
     auto own_dy = test::take_rows<double, T>(dy, part), own_y = own_dy;
     layer.forward(e, ids, test::matrix(own_y, hidden));
@@ -66,7 +66,7 @@ TEST_SUITE("layers/embedding") {
     one.run(self);
     host_context context;
     test::own_parameter<fp64, rows_over_tp> own(twice.table, 0, 1);
-    const embedding_layer<fp64, self_comm> layer{own.get(), &self};
+    const embedding_layer<fp64, self_comm> layer{own.get(), &self, vocabulary};
     for (int micro_batch = 0; micro_batch < 2; ++micro_batch) layer.backward(host_exec(context), twice.dy, ids);
     for (std::size_t i = 0; i < own.gradient.size(); ++i) CHECK(own.gradient[i] == doctest::Approx(2 * one.dtable[i]));
   }
@@ -88,21 +88,35 @@ TEST_SUITE("layers/embedding") {
         host_context context;
         embedded m;
         test::own_parameter<fp64, rows_over_tp> own(m.table, tp.rank(), 2);
-        const embedding_layer<fp64, thread_comm> layer{own.get(), &tp};
+        const embedding_layer<fp64, thread_comm> layer{own.get(), &tp, vocabulary};
         std::vector<std::int32_t> bad = ids;
         bad[3] = wrong;
         std::vector<double> y(tokens / 2 * hidden);
         CHECK_THROWS_WITH_AS(layer.forward(host_exec(context), bad, test::matrix(y, hidden)),
-                             sentence("moefold: token ", wrong, " is outside the vocabulary; an embedding of 8 rows takes 0 to 7").c_str(),
+                             sentence("moefold: token ", wrong, " is outside the vocabulary of 8; use tokens from 0 to below it").c_str(),
                              error);
       });
+  }
+  TEST_CASE("rows that only pad are no tokens, and a vocabulary larger than the table is refused") {
+    embedded m;
+    self_comm self;
+    host_context context;
+    test::own_parameter<fp64, rows_over_tp> own(m.table, 0, 1);
+    tensor<double> y({1, hidden});
+    const std::vector<std::int32_t> last = {5}, padding = {6};
+    const embedding_layer<fp64, self_comm> padded{own.get(), &self, 6}, larger{own.get(), &self, 9};
+    CHECK_NOTHROW(padded.forward(host_exec(context), last, y.view()));
+    CHECK_THROWS_WITH_AS(padded.forward(host_exec(context), padding, y.view()),
+                         "moefold: token 6 is outside the vocabulary of 6; use tokens from 0 to below it", error);
+    CHECK_THROWS_WITH_AS(larger.forward(host_exec(context), last, y.view()),
+                         doctest::Contains("an embedding of 8 rows over tp cannot hold a vocabulary of 9"), error);
   }
   TEST_CASE("no tokens are legal on one rank") {
     self_comm self;
     host_context context;
     const host_exec e(context);
     tensor<double> table({vocabulary, hidden}, 1.0), gradient({vocabulary, hidden}, 2.0), none({0, hidden});
-    const embedding_layer<fp64, self_comm> layer{{table, gradient}, &self};
+    const embedding_layer<fp64, self_comm> layer{{table, gradient}, &self, vocabulary};
     layer.forward(e, {}, none);
     layer.backward(e, none, {});
     CHECK(std::count(gradient.begin(), gradient.end(), 2.0) == vocabulary * hidden);

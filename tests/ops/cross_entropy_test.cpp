@@ -78,6 +78,28 @@ TEST_SUITE("ops/cross_entropy") {
       for (extent_t c = 0; c < vocabulary; ++c) CHECK(logits.view()(2, c) == 0.0);
     }
   }
+  TEST_CASE_TEMPLATE("one NaN logit makes loss and gradient of its token NaN on every shard; the other tokens and an ignored one stay", T,
+                     float, double) {
+    host_context context;
+    const host_exec e(context);
+    for (const extent_t shards : {1, 2, 8})
+      for (const extent_t where : {0, 6, 10}) {
+        auto logits = random_tensor<T>({tokens, vocabulary}, 1), clean = test::copy_of(logits.view());
+        for (const extent_t t : {1, 2}) logits.view()(t, where) = std::numeric_limits<T>::quiet_NaN();
+        for (extent_t c = 0; c < vocabulary; ++c) logits.view()(4, c) = std::numeric_limits<T>::quiet_NaN();
+        const auto loss = sharded(e, logits, shards), expected = sharded(e, clean, shards);
+        CAPTURE(shards);
+        CAPTURE(where);
+        for (const std::size_t t : {1u, 4u}) CHECK(std::isnan(loss[t]));
+        CHECK(loss[2] == T(0));
+        for (const std::size_t t : {0u, 3u}) CHECK(loss[t] == expected[t]);
+        for (extent_t c = 0; c < vocabulary; ++c) {
+          for (const extent_t t : {1, 4}) CHECK(std::isnan(logits.view()(t, c)));
+          CHECK(logits.view()(2, c) == T(0));
+          for (const extent_t t : {0, 3}) CHECK(logits.view()(t, c) == clean.view()(t, c));
+        }
+      }
+  }
   TEST_CASE("no tokens is a legal batch") {
     host_context context;
     const host_exec e(context);

@@ -130,6 +130,21 @@ TEST_SUITE("train/data") {
     CHECK(has(reason([] { data_of(100, 10, 1.0); }), "held-out share"));
     CHECK(has(reason([] { data_of(100, 0); }), "at least 1 token"));
   }
+  TEST_CASE("the bytes asked for are the fewest that do, for any share, and an absurd batch is refused at once") {
+    for (const double share : {0.0, 0.05, 0.3, 0.5, 0.9})
+      for (extent_t batch = 2; batch < 60; ++batch) {
+        const std::string text = reason([&] { data_of(2, 1, share).require_batch(batch); }), before = "of 1 needs ";
+        const extent_t bytes = std::stoll(text.substr(text.find(before) + before.size()));
+        CAPTURE(text);
+        CHECK(data_of(std::size_t(bytes), 1, share).training_sequences() >= batch);
+        CHECK(data_of(std::size_t(bytes - 1), 1, share).training_sequences() < batch);
+      }
+    const auto asked = [](extent_t batch, double share) { return reason([&] { data_of(100, 10, share).require_batch(batch); }); };
+    CHECK(has(asked(1'000'000'000'000'000, 0.05), "needs 10526315789473681 (held-out"));
+    CHECK(has(asked(1'000'000'000'000'000, 0.0), "needs 10000000000000001;"));
+    CHECK(has(asked(std::numeric_limits<extent_t>::max(), 0.05), "needs more than can be counted (held-out"));
+    CHECK(has(asked(1'000'000'000'000'000, 0.9999999), "needs more than can be counted (held-out"));
+  }
   TEST_CASE("files are read one after another, byte for byte") {
     const temporary_folder folder;
     const std::string big(200000, 'x');

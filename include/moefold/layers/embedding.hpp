@@ -13,14 +13,17 @@ struct embedding_layer {
   using T = typename Precision::storage;
   parameter<Precision, rows_over_tp> table;  // [V/TP, H] of this rank
   Comm* tp = nullptr;
+  extent_t vocabulary = 0;  // V, without padding
 
   /// ids [T] of the whole CP part -> y [T/TP, H]. Collective over tp: one reduce-scatter.
   template <class Exec>
   void forward(Exec e, std::span<const std::int32_t> ids, view<T> y) const {
     const extent_t rows = table.value.extent(0) * tp->size();
-    for (const std::int32_t id : ids)  // no rank would hold it, and its embedding would be zero without a word
-      require(id >= 0 && id < rows, "moefold: token ", id, " is outside the vocabulary; an embedding of ", rows, " rows takes 0 to ",
-              rows - 1);
+    require(vocabulary <= rows, "moefold: an embedding of ", rows, " rows over tp cannot hold a vocabulary of ", vocabulary,
+            "; give each of the ", tp->size(), " ranks an equal share of at least so many rows");
+    for (const std::int32_t id : ids)  // no rank would hold it, or as padding: its embedding would be zero without a word
+      require(id >= 0 && id < vocabulary, "moefold: token ", id, " is outside the vocabulary of ", vocabulary,
+              "; use tokens from 0 to below it");
     scratch local(e);
     view<T> partial = partial_rows<T, Exec>(*tp, y, local);
     embedding_forward(e, table.value, ids, first_row(), partial);

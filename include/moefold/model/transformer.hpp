@@ -48,7 +48,7 @@ class transformer_stage {
     const auto norm = [&](parameter_kind kind, extent_t layer) {
       return norm_layer<Precision>{store.template get<replicated>(kind, layer), model.norm_eps};
     };
-    if (first()) embedding_ = {store.template get<rows_over_tp>(embedding), &tp};
+    if (first()) embedding_ = {store.template get<rows_over_tp>(embedding), &tp, model.vocabulary};
     for (extent_t l = layers_.first; l < layers_.first + layers_.count; ++l) {
       attention_weights<Precision> a{{store.template get<rows_over_tp>(query, l)},
                                      {store.template get<rows_over_tp>(key, l)},

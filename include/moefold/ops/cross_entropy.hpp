@@ -4,7 +4,8 @@
 //
 //   logits [n, V_local]   labels [n]   this rank holds columns first_row .. of the vocabulary; those from valid_rows on are padding
 //   stats  [n, 3]         max, sum of exp(logit - max), logit of the label (0 on the ranks that do not hold it)
-//   loss   [n]            log(sum) + max - target;   a negative label is ignored: sum = 0, loss 0, gradient 0
+//   loss   [n]            log(sum) + max - target;   a negative label is ignored: sum exactly 0, loss 0, gradient 0
+//                         a NaN among the logits is in the sum of its row, and so in its loss and its gradient
 //
 // Source: Shoeybi et al. 2019, "Megatron-LM", arXiv 1909.08053, section 3.
 #include <moefold/ops/exp.hpp>
@@ -49,12 +50,12 @@ void cross_entropy_merge(host_exec, input<A> parts, view<A> stats, output<A> los
     A top = -std::numeric_limits<A>::infinity(), sum = 0, target = 0;
     for (extent_t s = 0; s < parts.extent(0); ++s) top = std::max(top, parts(s, t, 0));
     for (extent_t s = 0; s < parts.extent(0); ++s) {
-      if (parts(s, t, 1) > A(0)) sum += parts(s, t, 1) * std::exp(parts(s, t, 0) - top);
+      if (parts(s, t, 1) != A(0)) sum += parts(s, t, 1) * std::exp(parts(s, t, 0) - top);
       target += parts(s, t, 2);
     }
     A* const out = stats.data() + 3 * t;
     out[0] = top, out[1] = sum, out[2] = target;
-    loss.data()[t] = sum > A(0) ? std::log(sum) + top - target : A(0);
+    loss.data()[t] = sum == A(0) ? A(0) : std::log(sum) + top - target;  // not `> 0`: NaN is no ignored label
   }
 }
 

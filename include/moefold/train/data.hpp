@@ -4,7 +4,7 @@
 //
 //   bytes      |--- 0 ---|--- 1 ---| ... |--- n-1 ---|--- held out ---|     sequence i: tokens [i*S, i*S + S), labels one further
 //   samples    0 1 2 ... n-1 | n ... 2n-1 | ...                             epoch e is a permutation of 0 .. n-1, made without a table
-//   a step     samples step*G .. +G-1; micro-batch m of data-parallel rank d holds (m*DP + d)*B .. +B-1 of them (semantics.md 2)
+//   a step     samples step*G .. +G-1; micro-batch m of data-parallel rank d holds (m*DP + d)*B .. +B-1 of them
 #include <moefold/core/error.hpp>
 #include <moefold/core/rng.hpp>
 
@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -126,10 +127,16 @@ class dataset {
   /// Throws config_error unless one step's global batch fits into the training sequences: says how many bytes would do.
   void require_batch(extent_t global_batch) const {
     if (global_batch <= training_) return;
-    extent_t sequences = global_batch;
-    while (sequences - held_out_of(sequences) < global_batch) ++sequences;
+    const auto enough = [&](extent_t sequences) { return sequences - held_out_of(sequences) >= global_batch; };
+    extent_t least = global_batch, most = (std::numeric_limits<extent_t>::max() - 1) / sequence_;  // what bytes can be counted for
+    const bool countable = least <= most && enough(most);
+    while (countable && least < most) {  // the training share grows with the data: bisect
+      const extent_t middle = least + (most - least) / 2;
+      enough(middle) ? most = middle : least = middle + 1;
+    }
+    const std::string bytes = countable ? std::to_string(least * sequence_ + 1) : "more than can be counted";
     throw config_error(sentence("moefold: the data have ", text_.size(), " bytes, a batch of ", global_batch, " sequences of ", sequence_,
-                                " needs ", sequences * sequence_ + 1, held_out_ > 0 ? " (held-out sequences included)" : "",
+                                " needs ", bytes, held_out_ > 0 ? " (held-out sequences included)" : "",
                                 "; give more data, a smaller global batch or a shorter sequence"));
   }
 
