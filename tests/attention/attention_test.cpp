@@ -215,10 +215,45 @@ TEST_SUITE("attention/attention") {
         doctest::Contains("the sequence must be a multiple of 2*cp*tp = 4 (given 18)"), config_error);
     CHECK_THROWS_WITH_AS(
         a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(one_to_one, 16, weights, self, self); }),
-        "moefold: attention expects 8 query rows on each of 1 tp ranks, given 24", error);
+        doctest::Contains("the value of attention.query needs shape [8, 7] on this rank, given [24, 7]"), config_error);
     CHECK_THROWS_WITH_AS(
         a.run<fp64>(self, self, [&](const auto& weights) { return attention_layer<fp64, self_comm>(grouped, 32, weights, self, self); }),
         "moefold: attention got 16 tokens per CP part, which is no multiple of S/CP = 32", error);
+  }
+  TEST_CASE("each of the four weights is refused by name in a wrong shape, and so is a model that tp does not divide") {
+    attended a(grouped, 16, 1);
+    self_comm self;
+    own_parameter<fp64, rows_over_tp> q(a.query, 0, 1), k(a.key, 0, 1), v(a.value, 0, 1);
+    own_parameter<fp64, columns_over_tp> o(a.output, 0, 1);
+    const attention_weights<fp64> good{{q.get()}, {k.get()}, {v.get()}, {o.get()}};
+    const auto make = [&](const model_shape& m, const attention_weights<fp64>& w) {
+      attention_layer<fp64, self_comm>(m, 16, w, self, self);
+    };
+    CHECK_NOTHROW(make(grouped, good));
+    const auto turned = [](auto& weight) {
+      const shape s = weight.value.shape();
+      weight.value = weight.value.as({s[1], s[0]});
+    };
+    attention_weights<fp64> wrong[4] = {good, good, good, good};
+    turned(wrong[0].query.weight), turned(wrong[1].key.weight), turned(wrong[2].value.weight), turned(wrong[3].output.weight);
+    CHECK_THROWS_WITH_AS(make(grouped, wrong[0]), doctest::Contains("value of attention.query needs shape [24, 7]"), config_error);
+    CHECK_THROWS_WITH_AS(make(grouped, wrong[1]), doctest::Contains("value of attention.key needs shape [12, 7]"), config_error);
+    CHECK_THROWS_WITH_AS(make(grouped, wrong[2]), doctest::Contains("value of attention.value needs shape [12, 7]"), config_error);
+    CHECK_THROWS_WITH_AS(make(grouped, wrong[3]), doctest::Contains("value of attention.output needs shape [7, 24]"), config_error);
+    model_shape odd = grouped;
+    odd.head_dim = 5;
+    CHECK_THROWS_WITH_AS(make(odd, good), doctest::Contains("head_dim must be even"), config_error);
+    run_ranks<3>([&](thread_comm& tp) {
+      thread_comm cp = tp.split(tp.rank(), 0);
+      const auto on_three = [&](const model_shape& m, extent_t sequence) { attention_layer<fp64, thread_comm>(m, sequence, good, tp, cp); };
+      model_shape three = grouped;
+      CHECK_THROWS_WITH_AS(on_three(three, 12), doctest::Contains("the attention heads must be a multiple of TP"), config_error);
+      three.heads = 6;
+      CHECK_THROWS_WITH_AS(on_three(three, 12), doctest::Contains("the key/value heads must be a multiple of TP"), config_error);
+      three.kv_heads = 3;
+      CHECK_THROWS_WITH_AS(on_three(three, 16), doctest::Contains("the sequence must be a multiple of TP*CP"), config_error);
+      CHECK_THROWS_WITH_AS(on_three(three, 12), doctest::Contains("attention.query needs shape [12, 7] on this rank"), config_error);
+    });
   }
   TEST_CASE("after the first micro-batch a layer allocates nothing; weight gradients add up over micro-batches") {
     attended a(grouped, 16, 2);

@@ -65,6 +65,16 @@ TEST_SUITE("attention/cp_all_gather") {
                          config_error);
     CHECK_THROWS_AS(context_positions(0, 1), config_error);
   }
+  TEST_CASE("each rank of cp owns its own range of the positions, together all of them once") {
+    const std::vector<std::int32_t> positions = context_positions(8, 2);
+    self_comm self;
+    CHECK(positions_of_rank(positions, self).size() == 8);
+    run_ranks<2>([&](thread_comm& cp) {
+      const auto own = positions_of_rank(positions, cp);
+      CHECK(std::vector(own.begin(), own.end()) ==
+            (cp.rank() == 0 ? std::vector<std::int32_t>{0, 1, 6, 7} : std::vector<std::int32_t>{2, 3, 4, 5}));
+    });
+  }
   TEST_CASE_TEMPLATE("over 2 and 4 cp ranks it is the one rank's: output, log-sum-exp and all gradients", T, double, float) {
     attended one;
     self_comm self;

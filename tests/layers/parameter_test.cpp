@@ -25,6 +25,21 @@ TEST_SUITE("layers/parameter") {
     CHECK(gradient[2] == 4);
     CHECK(p{}.value.empty());
   }
+  TEST_CASE("a weight of another shape is refused with its name and both shapes, and so is a gradient unlike its value") {
+    std::vector<double> room(12);
+    const view<double> fits(room.data(), {4, 3}), turned(room.data(), {3, 4}), flat(room.data(), {12});
+    using p = parameter<fp64, column>;
+    CHECK_NOTHROW(require_weight("head", p{fits, fits}, {4, 3}));
+    CHECK_NOTHROW(require_weight("head", p{fits, {}}, {4, 3}));
+    CHECK_THROWS_WITH_AS(require_weight("head", p{turned, fits}, {4, 3}),
+                         "moefold: the value of head needs shape [4, 3] on this rank, given [3, 4]; pass this rank's slice of the whole "
+                         "tensor, with every extent of its own",
+                         config_error);
+    CHECK_THROWS_WITH_AS(require_weight("head", p{flat, {}}, {4, 3}), doctest::Contains("given [12]"), config_error);
+    CHECK_THROWS_WITH_AS(require_weight("head", p{fits, turned}, {4, 3}),
+                         doctest::Contains("the gradient of head needs shape [4, 3] on this rank, given [3, 4]"), config_error);
+    CHECK_THROWS_AS(require_weight("head", p{}, {4, 3}), config_error);
+  }
   TEST_CASE("slices cut by hand lie where the placement says, and come back to their place") {
     tensor<double> w({4, 6}), sum({4, 6}, 0.0);
     for (std::size_t i = 0; i < w.size(); ++i) w[i] = double(i);

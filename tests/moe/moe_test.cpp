@@ -250,5 +250,31 @@ TEST_SUITE("moe/moe") {
         "moefold: moe on a mesh with ep 2 and etp 2 was given groups of 1 and 1 ranks; split the world by groups<Mesh, tag::ep> and "
         "groups<Mesh, tag::etp>",
         config_error);
+    slices quarter(dense, make_folding({{axis_id::dp, 4}}, extents_of<mesh>()), 0);  // what fits the mesh, and not the groups
+    CHECK_THROWS_WITH_AS((moe<surface, mesh, self_comm>(quarter.weights(), one, one)), doctest::Contains("was given groups of 1 and 1"),
+                         config_error);
+  }
+  TEST_CASE("each of the four weights is refused by name in a wrong shape, and so is a model that ep or etp does not divide") {
+    const dense_moe dense(model);
+    slices own(dense, {}, 0);
+    self_comm one;
+    const auto make = [&](const moe_weights<fp64>& weights) { moe_layer<fp64, self_comm>(model, weights, one, one); };
+    moe_weights<fp64> wrong[4] = {own.weights(), own.weights(), own.weights(), own.weights()};
+    CHECK_NOTHROW(make(own.weights()));
+    wrong[0].router.value = wrong[0].router.value.as({6, 8});
+    wrong[1].gate.value = wrong[1].gate.value.as({8, 6, 8});
+    wrong[2].up.gradient = wrong[2].up.gradient.rows(0, 7);
+    wrong[3].down.value = wrong[3].down.value.as({8, 8, 6});
+    CHECK_THROWS_WITH_AS(make(wrong[0]), doctest::Contains("value of moe.router needs shape [8, 6]"), config_error);
+    CHECK_THROWS_WITH_AS(make(wrong[1]), doctest::Contains("value of moe.gate needs shape [8, 8, 6]"), config_error);
+    CHECK_THROWS_WITH_AS(make(wrong[2]), doctest::Contains("gradient of moe.up needs shape [8, 8, 6] on this rank, given [7, 8, 6]"),
+                         config_error);
+    CHECK_THROWS_WITH_AS(make(wrong[3]), doctest::Contains("value of moe.down needs shape [8, 6, 8]"), config_error);
+    run_threads(3, [&](thread_comm& three) {
+      thread_comm alone = three.split(three.rank(), 0);
+      const auto on = [&](thread_comm& ep, thread_comm& etp) { moe_layer<fp64, thread_comm>(model, own.weights(), ep, etp); };
+      CHECK_THROWS_WITH_AS(on(three, alone), doctest::Contains("the experts must be a multiple of EP"), config_error);
+      CHECK_THROWS_WITH_AS(on(alone, three), doctest::Contains("the expert ffn width must be a multiple of ETP"), config_error);
+    });
   }
 }

@@ -25,6 +25,15 @@ TEST_SUITE("tensor/arena") {
     CHECK(keep.take<float>(1).data() == static_cast<void*>(a.data()));
     CHECK(keep.peak() == 320);
   }
+  TEST_CASE("a tensor of another one's shape is taken from arena and scratch alike, and is memory of its own") {
+    arena keep;
+    host_context context;
+    scratch local{host_exec(context)};
+    const view<float> a = keep.take<float>(2, 3, 1, 5), b = keep.take<float>(a.shape()), c = local.take<float>(a.shape());
+    CHECK((b.shape() == a.shape() && c.shape() == a.shape()));
+    CHECK((b.data() >= a.data() + a.size() && c.data() != a.data() && c.data() != b.data()));
+    CHECK(local.take<float>(1).data() >= c.data() + c.size());
+  }
   TEST_CASE("marks of an arena nest") {
     arena keep(4096);
     keep.take<float>(10);

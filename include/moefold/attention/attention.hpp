@@ -37,12 +37,18 @@ class attention_layer {
     view<A> lse;      // [B, heads/TP, S/CP]
   };
 
-  /// Local. `sequence` is S; tp and cp must outlive the layer.
+  /// Local. `sequence` is S; tp and cp must outlive the layer. Throws config_error if model, sequence or weights do not fit the groups.
   attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp)
       : model_(model), weights_(weights), tp_(&tp), cp_(&cp), positions_(context_positions(sequence, cp.size())) {
-    const extent_t heads = model.heads / tp.size();
-    require(weights.query.weight.value.extent(0) == heads * model.head_dim, "moefold: attention expects ", heads * model.head_dim,
-            " query rows on each of ", tp.size(), " tp ranks, given ", weights.query.weight.value.extent(0));
+    check(model);
+    require_heads(model.heads, tp.size());
+    require_kv_heads(model.kv_heads, tp.size());
+    require_pieces(sequence, sequence_pieces(tp.size(), cp.size()));
+    const extent_t q_width = model.q_width() / tp.size(), kv_width = model.kv_width() / tp.size();
+    require_weight(name_of(parameter_kind::query), weights.query.weight, {q_width, model.hidden});
+    require_weight(name_of(parameter_kind::key), weights.key.weight, {kv_width, model.hidden});
+    require_weight(name_of(parameter_kind::value), weights.value.weight, {kv_width, model.hidden});
+    require_weight(name_of(parameter_kind::output), weights.output.weight, {model.hidden, q_width});
   }
 
   /// x [T/TP, H] -> y [T/TP, H], assigned. Collective over tp and cp.
@@ -78,8 +84,8 @@ class attention_layer {
   void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
     const extent_t tokens = dy.extent(0) * tp_->size(), q_width = s.q.extent(2) * s.q.extent(3), kv_width = s.k.extent(2) * s.k.extent(3);
     scratch local(e);
-    const auto like = [&](const view<T>& v) { return local.template take<T>(v.extent(0), v.extent(1), v.extent(2), v.extent(3)); };
-    view<T> dout = like(s.out), dq = like(s.q), dk = like(s.k), dv = like(s.v);
+    view<T> dout = local.template take<T>(s.out.shape()), dq = local.template take<T>(s.q.shape());
+    view<T> dk = local.template take<T>(s.k.shape()), dv = local.template take<T>(s.v.shape());
     weights_.output.backward(e, gather_rows_of_group<T>(e, *tp_, dy, local), view<const T>(s.out.as({tokens, q_width})),
                              dout.as({tokens, q_width}));
     Context::template backward<T, A>(e, *cp_, positions_, dout, s.q, s.k, s.v, s.out, s.lse, dq, dk, dv);
@@ -94,10 +100,7 @@ class attention_layer {
   }
 
  private:
-  std::span<const std::int32_t> own_positions() const {
-    const std::size_t part = positions_.size() / std::size_t(cp_->size());
-    return std::span(positions_).subspan(std::size_t(cp_->rank()) * part, part);
-  }
+  std::span<const std::int32_t> own_positions() const { return positions_of_rank(positions_, *cp_); }
 
   model_shape model_;
   attention_weights<Precision> weights_;

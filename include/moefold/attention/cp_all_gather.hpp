@@ -27,6 +27,13 @@ inline std::vector<std::int32_t> context_positions(extent_t sequence, extent_t c
   return positions;
 }
 
+/// The range of context_positions that belongs to this rank of cp.
+template <class Comm>
+std::span<const std::int32_t> positions_of_rank(std::span<const std::int32_t> positions, const Comm& cp) {
+  const std::size_t tokens = positions.size() / std::size_t(cp.size());
+  return positions.subspan(std::size_t(cp.rank()) * tokens, tokens);
+}
+
 struct cp_all_gather {
   static constexpr const char* name = "cp_all_gather";
 
@@ -35,7 +42,7 @@ struct cp_all_gather {
   static void forward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> q, view<const T> k, view<const T> v,
                       view<T> out, view<A> lse) {
     scratch local(e);
-    flash_forward(e, q, gathered(e, cp, k, local), gathered(e, cp, v, local), own(cp, positions), positions, out, lse);
+    flash_forward(e, q, gathered(e, cp, k, local), gathered(e, cp, v, local), positions_of_rank(positions, cp), positions, out, lse);
   }
 
   /// Gradients of q, k and v of this rank, assigned. Collective over cp.
@@ -43,28 +50,25 @@ struct cp_all_gather {
   static void backward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> dout, view<const T> q, view<const T> k,
                        view<const T> v, view<const T> out, view<const A> lse, view<T> dq, view<T> dk, view<T> dv) {
     scratch local(e);
-    view<T> dk_all = cp.size() == 1 ? dk : like_gathered(cp, dk, local), dv_all = cp.size() == 1 ? dv : like_gathered(cp, dv, local);
-    flash_backward(e, dout, q, gathered(e, cp, k, local), gathered(e, cp, v, local), out, lse, own(cp, positions), positions, dq, dk_all,
-                   dv_all);
+    view<T> dk_all = cp.size() == 1 ? dk : whole<T>(cp, dk.shape(), local), dv_all = cp.size() == 1 ? dv : whole<T>(cp, dv.shape(), local);
+    flash_backward(e, dout, q, gathered(e, cp, k, local), gathered(e, cp, v, local), out, lse, positions_of_rank(positions, cp), positions,
+                   dq, dk_all, dv_all);
     if (cp.size() == 1) return;
     cp.reduce_scatter(e, std::span<const T>(dk_all.span()), dk.span(), sum{}).wait(e);
     cp.reduce_scatter(e, std::span<const T>(dv_all.span()), dv.span(), sum{}).wait(e);
   }
 
  private:
-  template <class Comm>
-  static std::span<const std::int32_t> own(const Comm& cp, std::span<const std::int32_t> positions) {
-    const std::size_t tokens = positions.size() / std::size_t(cp.size());
-    return positions.subspan(std::size_t(cp.rank()) * tokens, tokens);
-  }
+  /// Memory for the parts of all ranks: [S, B, kv, d].
   template <class T, class Exec, class Comm>
-  static view<T> like_gathered(const Comm& cp, view<T> part, scratch<Exec>& local) {
-    return local.template take<T>(part.extent(0) * cp.size(), part.extent(1), part.extent(2), part.extent(3));
+  static view<T> whole(const Comm& cp, shape part, scratch<Exec>& local) {
+    part[0] *= cp.size();
+    return local.template take<T>(part);
   }
   template <class T, class Exec, class Comm>
   static view<const T> gathered(Exec e, Comm& cp, view<const T> part, scratch<Exec>& local) {
     if (cp.size() == 1) return part;
-    view<T> all = local.template take<T>(part.extent(0) * cp.size(), part.extent(1), part.extent(2), part.extent(3));
+    view<T> all = whole<T>(cp, part.shape(), local);
     cp.all_gather(e, part.span(), all.span()).wait(e);
     return all;
   }

@@ -33,9 +33,9 @@ class moe_layer {
     typename experts_layer<Precision>::saved experts;
   };
 
-  /// Local. ep and etp must outlive the layer.
+  /// Local. ep and etp must outlive the layer. Throws config_error if model or weights do not fit the groups.
   moe_layer(const model_shape& model, moe_weights<Precision> weights, Comm& ep, Comm& etp)
-      : router_{weights.router, model.top_k}, experts_{weights.gate, weights.up, weights.down},
+      : router_{fitting(model, weights, ep, etp).router, model.top_k}, experts_{weights.gate, weights.up, weights.down},
         dispatcher_(model.experts, model.top_k, ep, etp) {}
 
   /// x [n, H] -> y [n, H], assigned. Collective over ep and etp, also with n = 0.
@@ -65,6 +65,20 @@ class moe_layer {
   }
 
  private:
+  /// The weights, once they have this rank's shapes: said before the members below are made of them.
+  static const moe_weights<Precision>& fitting(const model_shape& model, const moe_weights<Precision>& weights, const Comm& ep,
+                                               const Comm& etp) {
+    check(model);
+    require_experts(model.experts, ep.size());
+    require_ffn(model.ffn, etp.size());
+    const extent_t experts = model.experts / ep.size(), ffn = model.ffn / etp.size();
+    require_weight(name_of(parameter_kind::router), weights.router, {model.experts, model.hidden});
+    require_weight(name_of(parameter_kind::gate), weights.gate, {experts, ffn, model.hidden});
+    require_weight(name_of(parameter_kind::up), weights.up, {experts, ffn, model.hidden});
+    require_weight(name_of(parameter_kind::down), weights.down, {experts, model.hidden, ffn});
+    return weights;
+  }
+
   router_layer<Precision> router_;
   experts_layer<Precision> experts_;
   dispatcher_type dispatcher_;
@@ -78,11 +92,16 @@ class moe : check_experts<Policy::model.experts, extent_of<Mesh, tag::ep>>,
  public:
   using base = moe_layer<typename Policy::precision, Comm, Policy>;
   /// ep and etp are the communicators of this rank's groups<Mesh, tag::ep> and groups<Mesh, tag::etp>.
-  moe(moe_weights<typename Policy::precision> weights, Comm& ep, Comm& etp) : base(Policy::model, weights, ep, etp) {
-    require<config_error>(ep.size() == extent_of<Mesh, tag::ep> && etp.size() == extent_of<Mesh, tag::etp>,
-                          "moefold: moe on a mesh with ep ", extent_of<Mesh, tag::ep>, " and etp ", extent_of<Mesh, tag::etp>,
-                          " was given groups of ", ep.size(), " and ", etp.size(),
+  moe(moe_weights<typename Policy::precision> weights, Comm& ep, Comm& etp) : base(Policy::model, weights, sized(ep, etp), etp) {}
+
+ private:
+  /// ep, once both groups have the sizes of the mesh: said before the layer below looks at the weights.
+  static Comm& sized(Comm& ep, const Comm& etp) {
+    constexpr extent_t ep_ranks = extent_of<Mesh, tag::ep>, etp_ranks = extent_of<Mesh, tag::etp>;
+    require<config_error>(ep.size() == ep_ranks && etp.size() == etp_ranks, "moefold: moe on a mesh with ep ", ep_ranks, " and etp ",
+                          etp_ranks, " was given groups of ", ep.size(), " and ", etp.size(),
                           " ranks; split the world by groups<Mesh, tag::ep> and groups<Mesh, tag::etp>");
+    return ep;
   }
 };
 

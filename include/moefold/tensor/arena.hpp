@@ -18,7 +18,10 @@ class basic_arena {
   /// An uninitialised tensor of these extents; valid until clear() or the release of an earlier mark.
   template <class T, class... Extents>
   view<T> take(Extents... extents) {
-    const shape s{extent_t(extents)...};
+    return take<T>(shape{extent_t(extents)...});
+  }
+  template <class T>
+  view<T> take(const shape& s) {
     return {reinterpret_cast<T*>(stack_.take(std::size_t(s.size()) * sizeof(T))), s};
   }
   mark_t mark() const { return stack_.mark(); }
@@ -45,7 +48,10 @@ class scratch {
 
   template <class T, class... Extents>
   view<T> take(Extents... extents) {
-    const shape s{extent_t(extents)...};
+    return take<T>(shape{extent_t(extents)...});
+  }
+  template <class T>
+  view<T> take(const shape& s) {
     return {reinterpret_cast<T*>(stack_.take(std::size_t(s.size()) * sizeof(T))), s};
   }
 
