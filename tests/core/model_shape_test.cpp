@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <cmath>
+
 using namespace moefold;
 
 namespace {
@@ -38,11 +40,19 @@ TEST_SUITE("core/model_shape") {
   }
   TEST_CASE("what contradicts itself is refused with the two numbers") {
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.kv_heads = 3; })),
-                         "moefold: heads must be a multiple of kv_heads (given 8 and 3)", config_error);
+                         "moefold: heads must be a multiple of kv_heads; each key/value head serves equally many query heads (given heads "
+                         "= 8, kv_heads = 3)",
+                         config_error);
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.head_dim = 15; })),
-                         "moefold: RoPE rotates pairs; head_dim must be even (given 15)", config_error);
+                         "moefold: RoPE rotates pairs; head_dim must be even (given head_dim = 15, pair = 2)", config_error);
     for (const extent_t k : {0, 9})
       CHECK_THROWS_WITH_AS(check(with([=](model_shape& m) { m.top_k = k; })),
-                           sentence("moefold: top_k must lie between 1 and experts (given ", k, " of 8)").c_str(), config_error);
+                           sentence("moefold: top_k must lie between 1 and experts (given top_k = ", k, ", experts = 8)").c_str(),
+                           config_error);
+    for (const double bad : {0.0, -1.0, std::nan("")}) {
+      CHECK_THROWS_AS(check(with([=](model_shape& m) { m.init_std = bad; })), config_error);
+      CHECK_THROWS_AS(check(with([=](model_shape& m) { m.norm_eps = bad; })), config_error);
+      CHECK_THROWS_AS(check(with([=](model_shape& m) { m.rope_theta = bad; })), config_error);
+    }
   }
 }

@@ -1,6 +1,8 @@
 #include <moefold/inventory/legality.hpp>
 
 #include <doctest/doctest.h>
+
+#include <limits>
 #include "../support/mappings.hpp"
 
 using namespace moefold;
@@ -52,7 +54,7 @@ TEST_SUITE("inventory/legality") {
           "sequence or lower "
           "CP or TP (given sequence = 15, pieces = 2)");
     CHECK(refused(model, 12, {{tp, 2}, {cp, 2}}, {{ep, 4}}).find("(given sequence = 12, pieces = 8)") != std::string::npos);
-    CHECK(refused(model, 0, {}, {}) == "moefold: the sequence must be at least 1 token long (given 0)");
+    CHECK(refused(model, 0, {}, {}) == "moefold: a sequence is at least 1 token long (given sequence = 0, least = 1)");
     CHECK(refused(model, 16, {{pp, 5}}, {{pp, 5}}) ==
           "moefold: every pipeline stage needs at least one layer; lower PP (given layers = 4, pp = 5)");
   }
@@ -60,7 +62,15 @@ TEST_SUITE("inventory/legality") {
     using enum axis_id;
     model_shape odd = model;
     odd.head_dim = 15;
-    CHECK(refused(odd, 16, {{tp, 3}}, {{edp, 3}}) == "moefold: RoPE rotates pairs; head_dim must be even (given 15)");
+    CHECK(refused(odd, 16, {{tp, 3}}, {{edp, 3}}) == "moefold: RoPE rotates pairs; head_dim must be even (given head_dim = 15, pair = 2)");
+  }
+  TEST_CASE("no numbers of a batch overflow or divide by zero") {
+    constexpr extent_t huge = std::numeric_limits<extent_t>::max();
+    CHECK_NOTHROW(check_batch_size(8, 2, 2));
+    for (const extent_t micro : {extent_t{0}, extent_t{-1}, huge, extent_t{1} << 62})
+      CHECK_THROWS_AS(check_batch_size(8, 4, micro), config_error);
+    for (const extent_t global : {extent_t{0}, extent_t{-8}, huge, extent_t{6}})
+      CHECK_THROWS_AS(check_batch_size(global, 4, 1), config_error);
   }
   TEST_CASE("a batch is a positive multiple of DP times the micro-batch") {
     CHECK_NOTHROW(require_batch(8, 4));

@@ -1,4 +1,4 @@
-// The classic checks of semantics.md 3 on every mapping: from a rank's own gradients to the reduced ones that the optimizer reads. Expected
+// The classic checks of gradient sums on every mapping: from a rank's own gradients to the reduced ones that the optimizer reads. Expected
 // sums are made here, by comparing the coordinates of all ranks along axes written out by hand; the library's groups are not asked.
 #include "../support/mappings.hpp"
 
@@ -18,7 +18,7 @@ namespace {
 
 constexpr model_shape model{.layers = 5, .hidden = 8, .heads = 4, .kv_heads = 4, .head_dim = 2, .experts = 8, .ffn = 12, .vocabulary = 50};
 
-/// Over which axes gradients of this kind are summed (the table of semantics.md 3).
+/// Over which axes gradients of this kind are summed.
 axis_set replica_axes(parameter_kind kind) {
   using enum parameter_kind;
   switch (kind) {

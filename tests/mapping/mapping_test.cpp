@@ -1,4 +1,4 @@
-// Every mapping against one rank: gradients, losses, norms, traffic, memory and replicas of one small model (semantics.md 3, 9, 10).
+// Every mapping against one rank: gradients, losses, norms, traffic, memory and replicas of one small model.
 #include "../support/mappings.hpp"
 #include "../support/train_mapping.hpp"
 
@@ -126,6 +126,44 @@ TEST_SUITE("mapping/mapping") {
       CHECK(relative(many.norms, one.norms) < 1e-4);
       std::printf("%-45s gradients %.1e  losses %.1e  norms %.1e\n", m.name.c_str(), worst, relative(many.losses, one.losses),
                   relative(many.norms, one.norms));
+    }
+  }
+
+  TEST_CASE("with two sequences a micro-batch and grouped queries every mapping that divides them gives the single rank's numbers too") {
+    mapping_options options = small_model();
+    options.model.kv_heads = 2;
+    options.train.micro_batch = 2;
+    options.steps = 3;
+    const outcome one = train_mapping<double_policies>({}, options);
+    report(one);
+    int tried = 0;
+    for (const mapping& m : mappings()) {
+      if (m.fold.attention.of(axis_id::tp) > 2 || m.fold.attention.of(axis_id::dp) > 4) continue;
+      CAPTURE(m.name);
+      ++tried;
+      const outcome many = train_mapping<double_policies>(m.fold, options);
+      report(many);
+      CHECK(many.margin > 1e-9);
+      for (const auto& parameter : one.first)
+        CHECK(max_difference(trimmed(many.first.at(parameter.first), parameter.second.size()), parameter.second) /
+                  largest(parameter.second) <
+              1e-10);
+      CHECK(relative(many.losses, one.losses) < 1e-9);
+      CHECK(relative(many.norms, one.norms) < 1e-9);
+    }
+    CHECK(tried >= 18);
+  }
+
+  TEST_CASE("a run repeated is the same, bit for bit, in every mapping") {
+    mapping_options options = small_model();
+    options.steps = 2;
+    for (const mapping& m : mappings()) {
+      CAPTURE(m.name);
+      const outcome first = train_mapping<float_policies>(m.fold, options), again = train_mapping<float_policies>(m.fold, options);
+      CHECK(first.losses == again.losses);
+      CHECK(first.norms == again.norms);
+      CHECK(first.first == again.first);
+      CHECK((first.last_weights == again.last_weights));
     }
   }
 

@@ -40,8 +40,8 @@ TEST_SUITE("optim/adamw") {
         for (int t = 1; t <= 10; ++t) {
           const auto gradient = random_tensor<double>({n}, 10 + std::uint64_t(t));
           const double rate = 0.01 * t, scale = 0.25;
-          policy.update(e, t, rate, scale, decay, weights.view().span(), std::span<const double>(gradient.view().span()), m.view().span(),
-                        v.view().span(), weights.view().span());
+          policy.update(e, t, rate, scale, decay, weights.view().span(), std::span<const double>(gradient.view().span()),
+                        std::array{m.view().span(), v.view().span()}, weights.view().span());
           for (std::size_t i = 0; i < twin.size(); ++i) twin[i].step(policy, t, rate, scale * gradient[i], decay);
         }
         for (std::size_t i = 0; i < twin.size(); ++i) expected[i] = twin[i].weight;
@@ -55,7 +55,7 @@ TEST_SUITE("optim/adamw") {
     const adamw policy;
     for (auto* weights : {&decayed, &kept})
       policy.update(e, 1, 0.5, 1.0, weights == &decayed, weights->view().span(), std::span<const double>(zero.view().span()),
-                    m.view().span(), v.view().span(), weights->view().span());
+                    std::array{m.view().span(), v.view().span()}, weights->view().span());
     CHECK(decayed[0] == doctest::Approx(2.0 * (1 - 0.5 * 0.1)));
     CHECK(kept[0] == 2.0);
   }
@@ -64,8 +64,8 @@ TEST_SUITE("optim/adamw") {
     const host_exec e(context);
     tensor<float> weights({2}, 0.f), gradient({2}), m({2}, 0.f), v({2}, 0.f);
     gradient[0] = 1e-3f, gradient[1] = -50.f;
-    adamw{}.update(e, 1, 0.01, 1.0, true, weights.view().span(), std::span<const float>(gradient.view().span()), m.view().span(),
-                   v.view().span(), weights.view().span());
+    adamw{}.update(e, 1, 0.01, 1.0, true, weights.view().span(), std::span<const float>(gradient.view().span()),
+                   std::array{m.view().span(), v.view().span()}, weights.view().span());
     CHECK(weights[0] == doctest::Approx(-0.01).epsilon(1e-4));
     CHECK(weights[1] == doctest::Approx(0.01).epsilon(1e-4));
   }

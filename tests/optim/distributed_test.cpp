@@ -4,6 +4,7 @@
 #include <moefold/comm/thread.hpp>
 
 #include <doctest/doctest.h>
+#include "../support/mappings.hpp"
 
 #include <map>
 #include <mutex>
@@ -63,9 +64,60 @@ void train(const folding_extents& fold, weights& out, std::vector<double>& squar
   run_threads(int(fold.world()), [&](thread_comm& world) { train(world, fold, out, squares, guard); });
 }
 
+/// The smallest policy: no state at all.
+struct descent {
+  static constexpr const char* name = "descent";
+  static constexpr std::size_t state_tensors = 0;
+  template <class Exec, class M, class G, class V, class T>
+  void update(Exec, std::int64_t, double rate, double gradient_scale, bool, std::span<M> master, std::span<const G> gradient,
+              const std::array<std::span<V>, 0>&, std::span<T> values) const {
+    for (std::size_t i = 0; i < master.size(); ++i) values[i] = T(master[i] - M(rate * gradient_scale * double(gradient[i])));
+  }
+};
+static_assert(optimizer_policy<descent>);
+
 }  // namespace
 
 TEST_SUITE("optim/distributed") {
+  TEST_CASE("in every mapping store and optimizer take from the allocator exactly the bytes of the inventory") {
+    for (const testing::mapping& m : testing::mappings()) {
+      CAPTURE(m.name);
+      model_shape shape;  // the default model, as every mapping can cut it
+      shape.vocabulary = 50;
+      std::mutex guard;
+      run_threads(int(m.fold.world()), [&](thread_comm& world) {
+        group_set<thread_comm> groups(world, m.fold);
+        const extent_t start = extent_t(host_memory::bytes_of_this_thread());
+        parameter_store<fp32> store(shape, m.fold, world.rank());
+        const extent_t stored = extent_t(host_memory::bytes_of_this_thread());
+        const distributed_optimizer<fp32, thread_comm> optimizer(store, groups);
+        const extent_t all = extent_t(host_memory::bytes_of_this_thread());
+        const parameter_memory table = memory_of_parameters<fp32>(shape, m.fold, stage_of(m.fold, world.rank()));
+        std::scoped_lock lock(guard);
+        CHECK(stored - start == table.parameters + table.gradients);
+        CHECK(all - stored == table.optimizer);
+        CHECK(extent_t(optimizer.bytes()) == table.optimizer);
+      });
+    }
+  }
+  TEST_CASE("another policy takes AdamW's place, with the state it asks for") {
+    self_comm world;
+    host_context context;
+    const host_exec e(context);
+    group_set<self_comm> groups(world, {});
+    parameter_store<fp64> store(model, {}, 0), before(model, {}, 0);
+    store.initialise(5), before.initialise(5);
+    distributed_optimizer<fp64, self_comm, descent> optimizer(store, groups);
+    CHECK(optimizer.bytes() == 0);
+    CHECK(memory_of_parameters<fp64>(model, {}, 0, int(descent::state_tensors)).optimizer == 0);
+    for (auto& flat : store.flats()) std::fill(flat.gradients.begin(), flat.gradients.end(), 2.0);
+    optimizer.reduce(e);
+    optimizer.update(e, 1, 0.25, 0.5);
+    optimizer.gather(e);
+    for (std::size_t i = 0; i < store.entries().size(); ++i)
+      for (std::size_t j = 0; j < store.entries()[i].value.size(); ++j)
+        CHECK(store.entries()[i].value[j] == before.entries()[i].value[j] - 0.25);
+  }
   TEST_CASE("one rank is plain AdamW on every parameter, with decay on matrices and none on gains") {
     weights trained;
     std::vector<double> squares;

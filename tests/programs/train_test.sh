@@ -30,6 +30,9 @@ refused 2 "$work/missing" --data "$work/missing"
 refused 2 "$work/empty" --data "$work/empty"
 refused 2 "global batch" --data "$work/short"
 refused 2 "start 8 ranks" --ranks 6
+refused 2 "learning rate" --learning-rate nan --data "$work/letters"
+refused 2 "global batch is at most" --global-batch 1000000000000000
+refused 2 "micro-batch is at most" --micro-batch 4611686018427387904
 refused 2 "global batch must be a positive multiple" --micro-batch 3 --data "$work/letters"
 refused 2 "cannot write metrics file" --metrics "$work/no/such/folder/m.jsonl" --data "$work/letters" --steps 1
 

@@ -104,13 +104,23 @@ TEST_SUITE("train/program") {
     }
     CHECK(has(log.statuses[3], " | held-out "));
   }
+  TEST_CASE("equal losses are said to be equal, different ones and NaN are not") {
+    const double one[] = {5.0, 4.0}, close[] = {5.00001, 4.0}, other[] = {5.0, 4.001}, broken[] = {5.0, std::nan("")};
+    bool same = false;
+    CHECK(has(compare_losses(close, one, same), "the first 2 losses are those of a single rank: largest relative difference 2.0e-06"));
+    CHECK(same);
+    CHECK(has(compare_losses(other, one, same), "WARNING: the first 2 losses are NOT those of a single rank"));
+    CHECK(!same);
+    CHECK(has(compare_losses(broken, one, same), "NOT those of a single rank"));
+    CHECK(!same);
+  }
   TEST_CASE("the memory table is the inventory's, stage by stage") {
     const activation_shape a{tiny::model, resolve<tiny::fold>(4), 16, 1};
-    const std::string table = memory_table<fp32, one_f_one_b>(a, 8).text();
+    const std::string table = memory_table<fp32, one_f_one_b>(a, 8, 2).text();
     for (const extent_t stage : {0, 1}) {
       const parameter_memory bytes = memory_of_parameters<fp32>(a.model, a.fold, stage);
       for (const extent_t number : {bytes.parameters, bytes.optimizer, (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.balanced_rows()),
-                                    (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.worst_rows())})
+                                    (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.worst_rows()), scratch_bound<fp32>(a)})
         CHECK(has(table, exact_text(number)));
     }
   }
@@ -155,7 +165,7 @@ TEST_SUITE("train/program") {
       CHECK(has(lines[s], "\"eval_loss\":") == (s >= 2));
       for (const char* axis : {"\"tp\":", "\"ep\":", "\"pp\":", "\"edp\":", "\"cp x dp\":", "\"tp x cp x dp\":"})
         CHECK(has(lines[s], axis));
-      CHECK(has(lines[s], "\"world\":224"));  // 11 numbers on 8 ranks: 2 * 7 * 2 * 8
+      CHECK(has(lines[s], "\"world\":1792"));  // 11 numbers on each of 8 ranks: 8 * 2 * 7 * 2 * 8
     }
   }
   TEST_CASE("whoever sets the stop flag ends the run after the current step, with a summary") {

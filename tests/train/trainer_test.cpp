@@ -7,6 +7,8 @@
 #include "../support/counting_new.hpp"
 
 #include <atomic>
+#include <cmath>
+#include <limits>
 #include <mutex>
 #include <numeric>
 
@@ -169,6 +171,46 @@ TEST_SUITE("train/trainer") {
     });
     CHECK(last == std::vector<std::int64_t>(4, 4));
   }
+  TEST_CASE("options that cannot work are refused: steps, rates and batches that are no sensible numbers") {
+    const dataset data = data_of();
+    const auto refused = [&](auto change) {
+      trainer_options o = options_of();
+      change(o);
+      return reason([&] { one_rank(self_comm(), small, sequence, {}, o, data); });
+    };
+    CHECK(refused([](trainer_options&) {}) == "");
+    CHECK(refused([](trainer_options& o) { o.steps = 0; }) == "moefold: a run has at least 1 step (given 0)");
+    for (const double rate : {-1e-3, std::nan(""), std::numeric_limits<double>::infinity()})
+      CHECK(refused([=](trainer_options& o) { o.learning_rate = rate; }).find("the learning rate is a finite number") != std::string::npos);
+    CHECK(refused([](trainer_options& o) { o.learning_rate = 0; }) == "");
+    CHECK(refused([](trainer_options& o) { o.max_norm = std::nan(""); }).find("max_norm") != std::string::npos);
+    CHECK(refused([](trainer_options& o) { o.micro_batch = 0; }).find("the micro-batch is at least 1") != std::string::npos);
+    CHECK(refused([](trainer_options& o) { o.micro_batch = extent_t{1} << 62; }).find("the micro-batch is at most") != std::string::npos);
+    CHECK(refused([](trainer_options& o) { o.global_batch = extent_t{1} << 50; }).find("the global batch is at most") != std::string::npos);
+  }
+  TEST_CASE("a step whose loss or norm is not finite throws on every rank and changes nothing") {
+    const dataset data = data_of();
+    std::atomic<int> unchanged{0};
+    const auto run = [&] {
+      run_threads(4, [&](thread_comm& world) {
+        threads trainer(std::move(world), small, sequence, make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 4}}),
+                        options_of(), data);
+        trainer.step();
+        for (auto& entry : trainer.parameters().entries())
+          if (entry.fact.kind == parameter_kind::down) entry.value[0] = std::numeric_limits<float>::quiet_NaN();
+        const step_result broken = trainer.compute();
+        const float before = trainer.parameters().entries().front().value[3];
+        try {
+          trainer.apply(broken);
+        } catch (const error& e) {
+          if (trainer.parameters().entries().front().value[3] == before) ++unchanged;
+          throw;
+        }
+      });
+    };
+    CHECK_THROWS_WITH_AS(run(), doctest::Contains("the run has diverged"), error);
+    CHECK(unchanged == 4);
+  }
   TEST_CASE("what cannot work is refused before anything is allocated, in one sentence") {
     const dataset data = data_of();
     const auto refused = [&](const model_shape& model, const trainer_options& options, const folding_extents& fold = {}) {
@@ -186,7 +228,7 @@ TEST_SUITE("train/trainer") {
     CHECK(refused(small, large).find("a batch of 1000 sequences of 16 needs") != std::string::npos);
     model_shape model = small;
     model.top_k = 5;
-    CHECK(refused(model, options_of()) == "moefold: top_k must lie between 1 and experts (given 5 of 4)");
+    CHECK(refused(model, options_of()) == "moefold: top_k must lie between 1 and experts (given top_k = 5, experts = 4)");
     CHECK(refused(small, options_of(), make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}})) ==
           "moefold: the folding needs 2 ranks and the world has 1");
   }

@@ -30,15 +30,19 @@ struct host_memory {
     require<out_of_memory>(block != nullptr, "moefold: could not allocate ", bytes,
                            " bytes of host memory; use fewer ranks per machine, a smaller micro-batch or a smaller model");
     allocations_.fetch_add(1, std::memory_order_relaxed);
+    bytes_ += bytes;
     return block;
   }
   static void deallocate(void* block) noexcept { ::operator delete (block, std::align_val_t{alignment}); }
 
   /// Allocations made so far by all threads: a training step after the first adds none.
   static std::size_t allocations() { return allocations_.load(std::memory_order_relaxed); }
+  /// Bytes asked for so far by the calling thread, freed ones included: what a rank takes while it is built.
+  static std::size_t bytes_of_this_thread() { return bytes_; }
 
  private:
   inline static std::atomic<std::size_t> allocations_{0};
+  inline static thread_local std::size_t bytes_ = 0;
 };
 
 /// A stack of bytes in chunks of Memory. Not shared between threads: each rank has its own.

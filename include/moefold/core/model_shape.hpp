@@ -24,17 +24,24 @@ struct model_shape {
   constexpr bool operator==(const model_shape&) const = default;
 };
 
+MOEFOLD_RULE(head_groups, heads, kv_heads, heads % kv_heads == 0,
+             "moefold: heads must be a multiple of kv_heads; each key/value head serves equally many query heads")
+MOEFOLD_RULE(rope_pairs, head_dim, pair, head_dim % pair == 0, "moefold: RoPE rotates pairs; head_dim must be even")
+MOEFOLD_RULE(top_k, top_k, experts, top_k >= 1 && top_k <= experts, "moefold: top_k must lie between 1 and experts")
+
 /// Throws config_error if the numbers contradict each other, whatever the mapping.
 constexpr void check(const model_shape& m) {
   require<config_error>(
       m.layers > 0 && m.hidden > 0 && m.heads > 0 && m.kv_heads > 0 && m.head_dim > 0 && m.experts > 0 && m.ffn > 0 && m.vocabulary > 0,
       "moefold: every number of a model_shape is at least 1 (layers ", m.layers, ", hidden ", m.hidden, ", heads ", m.heads, ", kv_heads ",
       m.kv_heads, ", head_dim ", m.head_dim, ", experts ", m.experts, ", ffn ", m.ffn, ", vocabulary ", m.vocabulary, ")");
-  require<config_error>(m.heads % m.kv_heads == 0, "moefold: heads must be a multiple of kv_heads (given ", m.heads, " and ", m.kv_heads,
-                        ")");
-  require<config_error>(m.head_dim % 2 == 0, "moefold: RoPE rotates pairs; head_dim must be even (given ", m.head_dim, ")");
-  require<config_error>(m.top_k >= 1 && m.top_k <= m.experts, "moefold: top_k must lie between 1 and experts (given ", m.top_k, " of ",
-                        m.experts, ")");
+  require_head_groups(m.heads, m.kv_heads);
+  require_rope_pairs(m.head_dim, 2);
+  require_top_k(m.top_k, m.experts);
+  require<config_error>(
+      m.rope_theta > 0 && m.norm_eps > 0 && m.init_std > 0 && m.rope_theta < 1e300 && m.norm_eps < 1 && m.init_std < 1e300,
+      "moefold: rope_theta, norm_eps and init_std are positive, and norm_eps is small (given ", m.rope_theta, ", ", m.norm_eps, " and ",
+      m.init_std, ")");
 }
 
 }  // namespace moefold

@@ -1,6 +1,6 @@
 #pragma once
 // Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
-// Source: semantics.md 1 in words: E % EP, F % ETP, heads and kv heads % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+// In short: E % EP, F % ETP, heads and kv heads % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
 #include <moefold/core/model_shape.hpp>
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/folding.hpp>
@@ -15,9 +15,19 @@ MOEFOLD_RULE(ffn, ffn, etp, ffn % etp == 0, "moefold: the expert ffn width must 
 MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
              "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
              "lengthen the sequence or lower CP or TP")
+MOEFOLD_RULE(length, sequence, least, sequence >= least, "moefold: a sequence is at least 1 token long")
 MOEFOLD_RULE(depth, layers, pp, layers >= pp, "moefold: every pipeline stage needs at least one layer; lower PP")
 MOEFOLD_RULE(batch, global_batch, dp_times_micro_batch, global_batch > 0 && global_batch % dp_times_micro_batch == 0,
              "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch")
+
+/// How a step's sequences are shared: global batch % (DP * micro-batch) == 0. Throws config_error; safe for any numbers.
+constexpr void check_batch_size(extent_t global_batch, extent_t dp, extent_t micro_batch) {
+  constexpr extent_t most = extent_t{1} << 24;  // sequences: micro-batches are counted in int
+  require<config_error>(micro_batch > 0, "moefold: the micro-batch is at least 1 sequence (given ", micro_batch, ")");
+  require<config_error>(global_batch <= most, "moefold: the global batch is at most ", most, " sequences (given ", global_batch, ")");
+  require<config_error>(micro_batch <= most, "moefold: the micro-batch is at most ", most, " sequences (given ", micro_batch, ")");
+  require_batch(global_batch, dp * micro_batch);
+}
 
 /// Equal pieces into which a sequence is cut: TP*CP, twice that when CP > 1.
 constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2 * cp * tp : cp * tp; }
@@ -25,7 +35,11 @@ constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2
 /// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
 /// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
 template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
-struct check_run : check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
+struct check_run : check_head_groups<Run::model.heads, Run::model.kv_heads>,
+                   check_rope_pairs<Run::model.head_dim, 2>,
+                   check_top_k<Run::model.top_k, Run::model.experts>,
+                   check_length<Run::sequence, 1>,
+                   check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
                    check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
                    check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
                    check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
@@ -42,7 +56,7 @@ constexpr void check(const model_shape& model, extent_t sequence, const folding_
   require_kv_heads(model.kv_heads, tp);
   require_experts(model.experts, fold.moe.of(axis_id::ep));
   require_ffn(model.ffn, fold.moe.of(axis_id::etp));
-  require<config_error>(sequence > 0, "moefold: the sequence must be at least 1 token long (given ", sequence, ")");
+  require_length(sequence, 1);
   require_pieces(sequence, sequence_pieces(tp, cp));
   require_depth(model.layers, fold.attention.of(axis_id::pp));
 }

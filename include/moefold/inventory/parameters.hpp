@@ -58,7 +58,7 @@ struct parameter_fact {
   extent_t padding = 0;  // elements that only pad: value 0, gradient 0, not counted
   placement_value placement{};
   bool decay = false;   // weight decay applies
-  double init_std = 0;  // 0: starts as ones
+  double init_std = 0;  // 0: starts as ones (a model's own init_std is above 0)
 
   constexpr extent_t parameters() const { return extent.size() - padding; }
   std::string name() const { return layer < 0 ? name_of(kind) : "layers." + std::to_string(layer) + "." + name_of(kind); }
@@ -155,15 +155,17 @@ constexpr parameter_buffers buffers_of(const model_shape& m, const folding_exten
   return buffers;
 }
 
-/// Bytes that parameters need on one rank of a stage, exactly as the engine allocates them.
+/// Bytes that parameters need on one rank of a stage, exactly as the engine allocates them. state_tensors: what the optimizer keeps per weight
+/// (Optimizer::state_tensors; two moments for AdamW).
 struct parameter_memory {
   extent_t parameters = 0, gradients = 0, optimizer = 0;
 };
 
 template <class Precision>
-constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage) {
+constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage, int state_tensors = 2) {
   constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
-  constexpr extent_t per_shard = 2 * sizeof(typename Precision::moments) + (own_master ? sizeof(typename Precision::master) : 0);
+  const extent_t per_shard =
+      state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
   const parameter_buffers buffers = buffers_of(m, fold, stage);
   parameter_memory bytes;
   for (int i = 0; i < buffers.count; ++i) {

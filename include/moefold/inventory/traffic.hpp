@@ -13,6 +13,7 @@
 //   world                                                                                     all_reduce of norm, loss, stop vote and expert load
 #include <moefold/core/traffic_rule.hpp>
 #include <moefold/inventory/activations.hpp>
+#include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/group.hpp>
 
 #include <array>
@@ -71,7 +72,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
                      over_etp = set_of<tag::etp>, dense = set_of<tag::tp, tag::cp, tag::dp>;
   const extent_t tp = attention.of(axis_id::tp), cp = attention.of(axis_id::cp), pp = attention.of(axis_id::pp);
   const extent_t ep = moe.of(axis_id::ep), etp = moe.of(axis_id::etp), own = a.own_experts();
-  const extent_t stage = group_of(attention, over_pp, rank).index_of(rank);
+  const extent_t stage = stage_of(a.fold, rank);
   const layer_range layers = stage_layers(m.layers, pp, stage);
   const bool first = stage == 0, last = stage == pp - 1;
   const extent_t activation = a.rows() * m.hidden;

@@ -40,7 +40,7 @@ class parameter_store {
 
   /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`.
   parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank) {
-    const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
+    const extent_t stage = stage_of(fold, rank);
     parameter_buffers buffers = buffers_of(model, fold, stage);
     for (int i = 0; i < buffers.count; ++i) {
       const parameter_buffer& b = buffers.buffer[std::size_t(i)];

@@ -40,4 +40,7 @@ constexpr extent_t rank_of(const extents& mesh, const coordinate& c) {
   return rank;
 }
 
+/// The pipeline stage of a rank; both meshes agree on it.
+constexpr extent_t stage_of(const folding_extents& fold, extent_t rank) { return coordinate_of(fold.attention, rank)[axis_id::pp]; }
+
 }  // namespace moefold

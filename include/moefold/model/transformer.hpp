@@ -39,7 +39,7 @@ class transformer_stage {
   /// Local. The store and the groups must outlive the stage. Throws config_error if the model does not fit the folding.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision>& store, group_set<Comm>& groups)
-      : model_(model), stage_(coordinate_of(fold.attention, rank)[axis_id::pp]), stages_(fold.attention.of(axis_id::pp)),
+      : model_(model), stage_(stage_of(fold, rank)), stages_(fold.attention.of(axis_id::pp)),
         layers_(stage_layers(model.layers, stages_, stage_)) {
     check(model, sequence, fold);
     using enum parameter_kind;
@@ -117,8 +117,7 @@ class transformer_stage {
   /// Adds this rank's choices of the micro-batch to load [layers of the whole model, E].
   void add_load(const saved& s, view<std::int64_t> load) const {
     for (std::size_t b = 0; b < blocks_.size(); ++b)
-      for (extent_t expert = 0; expert < model_.experts; ++expert)
-        load(layers_.first + extent_t(b), expert) += s.blocks[b].moe.ticket.counts(expert);
+      for (const std::int32_t expert : s.blocks[b].moe.router.choice.expert) ++load(layers_.first + extent_t(b), expert);
   }
 
  private:

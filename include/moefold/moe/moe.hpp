@@ -26,6 +26,8 @@ class moe_layer {
   using A = typename Precision::accumulate;
   using dispatcher_type = typename Policy::template dispatcher<T, Comm, typename Policy::tokens>;
   static_assert(dispatcher<dispatcher_type, host_exec>);
+  static_assert(std::constructible_from<dispatcher_type, extent_t, extent_t, Comm&, Comm&>,
+                "moefold: a dispatcher is made of (experts, top_k, ep, etp)");
 
   struct saved {
     typename router_layer<Precision>::saved router;

@@ -1,8 +1,10 @@
 #pragma once
-// The router: scores each token against every expert, chooses the best k, and weighs them by softmax over the chosen.
+// The router: scores each token against every expert, chooses the best k, and weighs them by softmax over the chosen. With k = 1 that would be
+// 1 whatever the scores are, so the weight is then the chosen expert's share of the softmax over all experts.
 // Works on this rank's own tokens; its weight is replicated over tp, cp and dp.
 //
 //   logits [n, E] = x Wg^T in accumulate_t    expert [n, k] = top-k, ties to the lowest id    weight [n, k] = softmax(logits[top-k])
+//                                                                                             k = 1: softmax(logits)[top-1]
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/moe/routing.hpp>
@@ -36,7 +38,9 @@ struct router_layer {
     gemm_nt(e, x, weight.value, logits);
     top_k(e, view<const A>(logits), k, s.choice.expert, chosen);
     if (tap) follow(*tap, layer, place, logits, s.choice.expert, chosen);
-    softmax_forward(e, view<const A>(chosen), s.choice.weight);
+    if (k > 1) return softmax_forward(e, view<const A>(chosen), s.choice.weight);
+    softmax_forward(e, view<const A>(logits), logits);
+    pick(e, view<const A>(logits), s.choice.expert, s.choice.weight);
   }
 
   /// dweight [n, k] -> dx [n, H], added to what is there; the router's gradient is accumulated. Local.
@@ -45,8 +49,16 @@ struct router_layer {
     const extent_t n = s.x.extent(0);
     scratch local(e);
     view<A> dchosen = local.template take<A>(n, k), dlogits = local.template take<A>(n, weight.value.extent(0));
-    softmax_backward(e, dweight, view<const A>(s.choice.weight), dchosen);
-    top_k_backward(e, view<const A>(dchosen), view<const std::int32_t>(s.choice.expert), dlogits);
+    if (k > 1) {
+      softmax_backward(e, dweight, view<const A>(s.choice.weight), dchosen);
+      top_k_backward(e, view<const A>(dchosen), view<const std::int32_t>(s.choice.expert), dlogits);
+    } else {  // the scores are computed again: cheaper than keeping [n, E]
+      view<A> share = local.template take<A>(n, weight.value.extent(0));
+      gemm_nt(e, s.x, weight.value, share);
+      softmax_forward(e, view<const A>(share), share);
+      top_k_backward(e, dweight, view<const std::int32_t>(s.choice.expert), dlogits);
+      softmax_backward(e, view<const A>(dlogits), view<const A>(share), dlogits);
+    }
     gemm_tn(e, view<const A>(dlogits), s.x, weight.gradient, T(1));
     gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
   }

@@ -36,6 +36,20 @@ void top_k(host_exec, input<A> scores, extent_t k, view<std::int32_t> index, vie
   }
 }
 
+/// value[t, j] = scores[t, index[t, j]]: the scores of choices made elsewhere. Its backward is top_k_backward.
+template <class A>
+void pick(host_exec, input<A> scores, view<const std::int32_t> index, view<A> value) {
+  const extent_t n = rows_of(scores), width = cols_of(scores), k = cols_of(index);
+  require_matrix("pick", "index", index, n, k);
+  require_matrix("pick", "value", value, n, k);
+  for (extent_t t = 0; t < n; ++t)
+    for (extent_t j = t * k; j < (t + 1) * k; ++j) {
+      const std::int32_t c = index.data()[j];
+      require(c >= 0 && c < width, "moefold: pick has ", width, " columns, given index ", c, " in row ", t);
+      value.data()[j] = scores.data()[t * width + c];
+    }
+}
+
 template <class A>
 void top_k_backward(host_exec, input<A> dvalue, view<const std::int32_t> index, view<A> dscores) {
   const extent_t n = rows_of(dscores), width = cols_of(dscores), k = cols_of(index);

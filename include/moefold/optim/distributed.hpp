@@ -8,11 +8,12 @@
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/optim/adamw.hpp>
 
+#include <array>
 #include <vector>
 
 namespace moefold {
 
-template <class Precision, class Comm, class Optimizer = adamw>
+template <class Precision, class Comm, optimizer_policy Optimizer = adamw>
 class distributed_optimizer {
  public:
   using storage = typename Precision::storage;
@@ -25,14 +26,11 @@ class distributed_optimizer {
       : store_(store), policy_(policy) {
     for (auto& flat : store.flats()) {
       Comm& replicas = groups[flat.fact.placement.replicas()];
-      shards_.push_back({&replicas,
-                         replicas.rank() * flat.fact.shard(),
-                         tensor<moments>({flat.fact.shard()}, moments(0)),
-                         tensor<moments>({flat.fact.shard()}, moments(0)),
-                         {}});
+      shards_.push_back({&replicas, replicas.rank() * flat.fact.shard(), {}, {}});
+      for (auto& state : shards_.back().state) state = tensor<moments>({flat.fact.shard()}, moments(0));
     }
-    for (const auto& entry :
-         store.entries()) {  // the part of each parameter that lies in this rank's shard; neighbours of one kind are one range
+    // The part of each parameter that lies in this rank's shard; neighbours that decay alike are one range.
+    for (const auto& entry : store.entries()) {
       shard& s = shards_[std::size_t(entry.buffer)];
       const extent_t size = store.flats()[std::size_t(entry.buffer)].fact.shard();
       const extent_t begin = std::clamp<extent_t>(entry.offset - s.first, 0, size);
@@ -67,8 +65,10 @@ class distributed_optimizer {
       const auto part = [&](auto all, const range& r) { return all.subspan(std::size_t(r.begin), std::size_t(r.end - r.begin)); };
       for (const range& r : s.ranges) {
         const std::span<storage> weights = part(own_values(b), r);
-        policy_.update(e, step, rate, gradient_scale, r.decay, weights, std::span<const reduce_type>(part(own_gradients(b), r)),
-                       part(s.first_moment.view().span(), r), part(s.second_moment.view().span(), r), weights);
+        std::array<std::span<moments>, Optimizer::state_tensors> state;
+        for (std::size_t i = 0; i < state.size(); ++i) state[i] = part(s.state[i].view().span(), r);
+        policy_.update(e, step, rate, gradient_scale, r.decay, weights, std::span<const reduce_type>(part(own_gradients(b), r)), state,
+                       weights);
       }
     }
   }
@@ -85,7 +85,8 @@ class distributed_optimizer {
   std::span<storage> own_values(std::size_t buffer) { return own(store_.flats()[buffer].values.view().span(), buffer); }
   std::size_t bytes() const {
     std::size_t total = 0;
-    for (const shard& s : shards_) total += s.first_moment.view().bytes() + s.second_moment.view().bytes();
+    for (const shard& s : shards_)
+      for (const auto& state : s.state) total += state.view().bytes();
     return total;
   }
 
@@ -97,7 +98,7 @@ class distributed_optimizer {
   struct shard {
     Comm* replicas;
     extent_t first;  // of the shard, in its flat buffer
-    tensor<moments> first_moment, second_moment;
+    std::array<tensor<moments>, Optimizer::state_tensors> state;
     std::vector<range> ranges;
   };
   template <class T>

@@ -8,6 +8,7 @@
 #include <moefold/train/progress.hpp>
 #include <moefold/train/trainer.hpp>
 
+#include <array>
 #include <chrono>
 #include <ctime>
 #include <numeric>
@@ -20,7 +21,7 @@ struct program_options {
   std::vector<std::string> data;  // files, read as bytes
   std::string metrics;            // file for JSON lines; empty: none
   std::string commit = "unknown";
-  std::int64_t evaluate_every = 50;  // steps; the last step is always evaluated
+  std::int64_t evaluate_every = 50;  // steps; 0: only at the end. The last step is always evaluated
   bool dry_run = false;              // stop after the tables
   trainer_options train{};
 };
@@ -33,19 +34,22 @@ constexpr extent_t smallest_world() {
   return std::lcm(Fold::attention::fixed_ranks, Fold::moe::fixed_ranks);
 }
 
-/// Bytes of every kind on one rank of each stage, from the inventory: what the engine will allocate.
+/// Bytes of every kind on one rank of each stage, from the inventory. Parameters, gradients and optimizer state are exactly what the engine
+/// allocates; activations follow the routing, and the engine sets aside what the worst routing needs; scratch is an upper bound.
 template <class Precision, class Schedule>
-text_table memory_table(const activation_shape& a, extent_t micro_batches) {
-  text_table table({"stage", "layers", "parameters", "gradients", "optimizer", "activations", "total", "activations at worst routing"});
+text_table memory_table(const activation_shape& a, extent_t micro_batches, int state_tensors) {
+  text_table table(
+      {"stage", "layers", "parameters", "gradients", "optimizer", "activations", "scratch", "total", "activations, worst routing"});
+  const extent_t scratch = scratch_bound<Precision>(a);
   const extent_t stages = a.fold.attention.of(axis_id::pp);
   for (extent_t stage = 0; stage < stages; ++stage) {
-    const parameter_memory memory = memory_of_parameters<Precision>(a.model, a.fold, stage);
+    const parameter_memory memory = memory_of_parameters<Precision>(a.model, a.fold, stage, state_tensors);
     const extent_t live = Schedule::live(int(stage), int(stages), int(micro_batches));
     const extent_t balanced = live * kept_by_micro_batch<Precision>(a, stage, a.balanced_rows());
     const extent_t worst = live * kept_by_micro_batch<Precision>(a, stage, a.worst_rows());
     table.row({std::to_string(stage), std::to_string(stage_layers(a.model.layers, stages, stage).count), exact_text(memory.parameters),
-               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced),
-               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced), exact_text(worst)});
+               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced), exact_text(scratch),
+               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + scratch), exact_text(worst)});
   }
   return table;
 }
@@ -59,6 +63,21 @@ inline double max_over_mean(view<const std::int64_t> load) {
     if (mean > 0) worst = std::max(worst, double(*std::max_element(row.begin(), row.end())) / mean);
   }
   return worst;
+}
+
+/// What to say of the first losses of many ranks beside those of one; `same` becomes false where they differ by more than rounding, or are not numbers.
+inline std::string compare_losses(std::span<const double> many, std::span<const double> one, bool& same) {
+  constexpr double rounding = 1e-4;  // relative; fp32 sums in another order stay far below
+  double worst = 0;
+  for (std::size_t i = 0; i < one.size(); ++i) {
+    const double difference = std::abs(many[i] - one[i]) / std::abs(one[i]);
+    if (!(difference <= worst)) worst = difference;  // NaN wins
+  }
+  same = worst <= rounding;
+  const std::string numbers = detail::printed("largest relative difference %.1e", worst);
+  if (same) return sentence("the first ", one.size(), " losses are those of a single rank: ", numbers);
+  return sentence("WARNING: the first ", one.size(), " losses are NOT those of a single rank: ", numbers,
+                  "; do not trust this build or mapping, and please report it");
 }
 
 namespace detail {
@@ -75,15 +94,13 @@ inline named_numbers named(const extents& mesh) {
   return out;
 }
 
-inline named_numbers bytes_by_axis(const traffic_log& log) {
-  named_numbers out;
+inline void add_bytes_by_axis(const traffic_log& log, named_numbers& bytes) {
   log.for_each([&](const traffic_log::entry& cell) {
     const std::string axis(cell.label.view());
-    auto at = std::find_if(out.begin(), out.end(), [&](const auto& field) { return field.first == axis; });
-    if (at == out.end()) at = out.insert(out.end(), {axis, 0});
+    auto at = std::find_if(bytes.begin(), bytes.end(), [&](const auto& field) { return field.first == axis; });
+    if (at == bytes.end()) at = bytes.insert(bytes.end(), {axis, 0});
     at->second += std::int64_t(cell.count.bytes);
   });
-  return out;
 }
 
 /// The first losses of one rank with the same seed, data and batch.
@@ -91,18 +108,22 @@ template <class Run>
 std::vector<double> single_rank_losses(const trainer_options& options, const dataset& data, int steps) {
   std::vector<double> losses;
   trainer_options alone = options;
-  alone.stop = nullptr;
   alone.tap = nullptr;
   run_threads(1, [&](thread_comm& world) {
     basic_trainer<policies_of<Run>, thread_comm> trainer(std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
-    for (int i = 0; i < steps; ++i) losses.push_back(trainer.step().loss);
+    for (bool stop = false; !stop && int(losses.size()) < steps;) {
+      const step_result step = trainer.step();
+      losses.push_back(step.loss);
+      stop = step.stop;
+    }
   });
   return losses;
 }
 
 }  // namespace detail
 
-/// Trains Run as the options say and reports to `log`. Returns the exit code: 0, also when stopped early. Throws config_error for what cannot work.
+/// Trains Run as the options say and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
+/// not those of a single rank. Throws config_error for what cannot work.
 template <class Run>
 int run_program(const program_options& options, log_sink& log) {
   using clock = std::chrono::steady_clock;
@@ -113,8 +134,9 @@ int run_program(const program_options& options, log_sink& log) {
   const extent_t world_size = options.ranks > 0 ? options.ranks : smallest_world<typename Run::fold>();
   const folding_extents fold = resolve<typename Run::fold>(world_size);
   check(model, Run::sequence, fold);
+  check(options.train, fold);
+  require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");
   const extent_t dp = fold.attention.of(axis_id::dp);
-  require_batch(options.train.global_batch, dp * options.train.micro_batch);
   const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch};
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
@@ -122,9 +144,10 @@ int run_program(const program_options& options, log_sink& log) {
                     world_size == 1 ? " rank" : " ranks as threads"));
   log.line("");
   log.line(describe(fold));
-  log.line(
-      "memory in bytes per rank of each stage; activations of all micro-batches in flight, routing balanced; nothing is allocated yet");
-  log.line(memory_table<precision, typename Run::schedule>(shape, options.train.global_batch / (dp * options.train.micro_batch)).text());
+  log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing even; nothing is allocated yet");
+  log.line(memory_table<precision, typename Run::schedule>(shape, options.train.global_batch / (dp * options.train.micro_batch),
+                                                           int(Run::optimizer::state_tensors))
+               .text());
   if (options.dry_run) {
     log.line("dry run: nothing was trained");
     return 0;
@@ -138,27 +161,37 @@ int run_program(const program_options& options, log_sink& log) {
                     data.held_out_sequences(), " held out"));
   const double entropy = data.training_entropy();
 
-  const int compared = int(std::min<std::int64_t>(3, options.train.steps));
-  constexpr extent_t comparable = 50'000'000;  // parameters that one rank trains in a moment
-  const bool compare = fold.world() > 1 && count_parameters(model) <= comparable;
-  std::vector<double> alone;
-  if (compare) alone = detail::single_rank_losses<Run>(options.train, data, compared);
   std::optional<metrics_writer> metrics;
   if (!options.metrics.empty())
     metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe),
                                                 precision::name, MOEFOLD_VERSION, options.commit, compiler_name()});
 
+  const int compared = int(std::min<std::int64_t>(3, options.train.steps));
+  constexpr double comparable = 2e10;  // parameters x tokens of a step that one rank trains in a moment
+  const bool compare =
+      fold.world() > 1 && double(count_parameters(model)) * double(options.train.global_batch * Run::sequence) <= comparable;
+  std::vector<double> alone, together;
+  if (compare) {
+    log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
+    alone = detail::single_rank_losses<Run>(options.train, data, compared);
+  } else if (fold.world() > 1) {
+    log.line("not compared with a single rank: the model or the batch is too large for one rank to train in a moment");
+  }
+  bool trusted = true;
+
   struct cpu_times {
     alignas(64) std::atomic<double> total{0}, collectives{0};
   };
   std::vector<cpu_times> cpu(static_cast<std::size_t>(world_size));
+  std::array<std::vector<traffic_log>, 2>
+      sent_by;  // of every rank, for metrics; two, so that a fast rank overwrites nothing that is still read
+  if (metrics) sent_by.fill(std::vector<traffic_log>(cpu.size()));
   const auto begin = clock::now();
   run_threads(int(world_size), [&](thread_comm& world) {
     const std::size_t rank = std::size_t(world.rank());
     basic_trainer<policies, thread_comm> trainer(std::move(world), model, Run::sequence, fold, options.train, data);
     const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
     step_result last;
-    double worst_difference = 0;
     progress live(options.train.steps);
     std::optional<double> held_out;
     std::int64_t done = 0;
@@ -171,8 +204,13 @@ int run_program(const program_options& options, log_sink& log) {
       cpu[rank].total.store(detail::thread_cpu_seconds() - cpu_before, std::memory_order_relaxed);
       cpu[rank].collectives.store(trainer.world().cpu_seconds() - comm_before, std::memory_order_relaxed);
       std::optional<double> now;
-      if (done % options.evaluate_every == 0 || done == options.train.steps || last.stop) now = trainer.evaluate();
+      const bool due = options.evaluate_every > 0 && done % options.evaluate_every == 0;
+      if (due || done == options.train.steps || last.stop) now = trainer.evaluate();
       if (now) held_out = now;
+      if (metrics) {
+        sent_by[std::size_t(done % 2)][rank] = trainer.traffic() - sent;
+        trainer.world().inner().barrier(trainer.exec()).wait(trainer.exec());  // not recorded
+      }
       if (rank != 0) continue;
 
       double all = 0, inside = 0;
@@ -196,14 +234,13 @@ int run_program(const program_options& options, log_sink& log) {
           const auto row = trainer.load().rows(layer, 1);
           record.expert_load.emplace_back(row.begin(), row.end());
         }
-        record.comm_bytes = detail::bytes_by_axis(trainer.traffic() - sent);
+        for (const traffic_log& log_of_rank : sent_by[std::size_t(done % 2)]) detail::add_bytes_by_axis(log_of_rank, record.comm_bytes);
         metrics->write(record);
       }
       log.status(live.line(record));
-      if (compare && done <= compared) {
-        worst_difference = std::max(worst_difference, std::abs(last.loss - alone[std::size_t(done - 1)]) / alone[std::size_t(done - 1)]);
-        if (done == compared)
-          log.line(sentence("the first ", compared, " losses are those of a single rank: largest relative difference ", worst_difference));
+      if (together.size() < alone.size()) {
+        together.push_back(last.loss);
+        if (together.size() == alone.size()) log.line(compare_losses(together, alone, trusted));
       }
     }
     if (rank != 0) return;
@@ -213,7 +250,7 @@ int run_program(const program_options& options, log_sink& log) {
         held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
     log.line(closing_sentence(last.loss, entropy));
   });
-  return 0;
+  return trusted ? 0 : 1;
 }
 
 }  // namespace moefold

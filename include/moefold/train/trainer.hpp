@@ -31,6 +31,15 @@ struct trainer_options {
   routing_tap* tap = nullptr;               // of this rank: record, replay or measure the router's choices
 };
 
+/// Throws config_error if the numbers cannot work, whatever the model. Safe for any numbers.
+constexpr void check(const trainer_options& o, const folding_extents& fold) {
+  require<config_error>(o.steps >= 1, "moefold: a run has at least 1 step (given ", o.steps, ")");
+  require<config_error>(o.learning_rate >= 0 && o.learning_rate < 1e300,
+                        "moefold: the learning rate is a finite number, 0 or above (given ", o.learning_rate, ")");
+  require<config_error>(o.max_norm >= 0, "moefold: max_norm is 0 (no clipping) or above (given ", o.max_norm, ")");
+  check_batch_size(o.global_batch, fold.attention.of(axis_id::dp), o.micro_batch);
+}
+
 /// What a step found out; the same on every rank.
 struct step_result {
   std::int64_t step = 0;  // counted from 0
@@ -51,13 +60,14 @@ class basic_trainer {
   using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer>;
 
   /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
+  /// `optimizer` carries the numbers of its policy, such as weight decay.
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
-                const dataset& data)
+                const dataset& data, typename Policies::optimizer optimizer = {})
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
         stage_(model, sequence, fold, world_.rank(), store_, groups_),
-        optimizer_(store_, groups_), rate_{options.learning_rate, options.learning_rate / 10,
-                                           std::min<std::int64_t>(100, options.steps / 10), options.steps},
+        optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
+                                                      std::min<std::int64_t>(100, options.steps / 10), options.steps},
         numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
         labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
@@ -110,7 +120,11 @@ class basic_trainer {
   }
 
   /// Updates the parameters with what compute() left, and gives them to all replicas. A step without tokens changes nothing. Collective over the world.
+  /// Throws, on every rank alike and before anything changes, if the loss or the norm is not finite.
   void apply(const step_result& result) {
+    require(std::isfinite(result.loss) && std::isfinite(result.grad_norm), "moefold: step ", result.step + 1, " has a loss of ",
+            result.loss, " and a gradient norm of ", result.grad_norm,
+            ": the run has diverged; parameters are those of the step before; lower the learning rate or look at the data");
     ++step_;
     if (result.tokens == 0) return;
     optimizer_.update(exec_, step_, result.learning_rate, clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
@@ -123,7 +137,7 @@ class basic_trainer {
     const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
     if (batches == 0) return std::nullopt;
     const traffic_log before = log_;
-    const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(coordinate_of(fold_.attention, world_.rank())[axis_id::pp]);
+    const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
     const std::vector<schedule_step> steps = forward_only::steps(stage, stages, int(batches_.size()));
     double sums[2] = {0, 0};
     for (extent_t b = 0; b < batches; ++b) {
@@ -158,8 +172,7 @@ class basic_trainer {
   static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold,
                                         const trainer_options& options, const dataset& data) {
     check(model, sequence, fold);
-    require<config_error>(options.micro_batch > 0, "moefold: the micro-batch is at least 1 sequence (given ", options.micro_batch, ")");
-    require_batch(options.global_batch, fold.attention.of(axis_id::dp) * options.micro_batch);
+    check(options, fold);
     data.require_batch(options.global_batch);
     data.require_vocabulary(model.vocabulary);
     return fold;
@@ -224,9 +237,14 @@ class trainer : public basic_trainer<policies_of<Run>, Comm> {
   static_assert(check_run<Run>::ok);
 
  public:
-  trainer(Comm world, const trainer_options& options, const dataset& data)
-      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, resolve<typename Run::fold>(world.size()),
-                                              options, data) {}
+  trainer(Comm world, const trainer_options& options, const dataset& data, typename Run::optimizer optimizer = {})
+      : trainer(resolve<typename Run::fold>(world.size()), world, options, data, optimizer) {}
+
+ private:
+  // Takes the communicator by reference, so that it is asked for its size before it is moved from.
+  trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
+          const typename Run::optimizer& optimizer)
+      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, fold, options, data, optimizer) {}
 };
 
 }  // namespace moefold
