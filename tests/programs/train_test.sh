@@ -24,6 +24,8 @@ head -c 1000 "$work/letters" >"$work/short"
 
 refused 2 "--wrong" --wrong
 refused 2 "--steps" --steps 0
+refused 2 "--global-batch" --global-batch 0
+refused 2 "--ranks" --ranks -4
 refused 2 "--steps" --steps many
 refused 2 "there is no run 'nothing'" --run nothing
 refused 2 "$work/missing" --data "$work/missing"

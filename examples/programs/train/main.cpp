@@ -37,20 +37,19 @@ int main(int argc, char** argv) {
   options.commit = MOEFOLD_COMMIT;
   options.train.stop = &stop;
   bool list = false;
+  const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 62);
   app.add_option("--run", options.run, "which run (see --list)")->capture_default_str();
   app.add_flag("--list", list, "list the runs that were built in, and stop");
-  app.add_option("--ranks", options.ranks, "ranks, for runs with a dyn extent")->check(CLI::PositiveNumber);
-  app.add_option("--steps", options.train.steps, "training steps")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--ranks", options.ranks, "ranks, for runs with a dyn extent")->check(at_least_one);
+  app.add_option("--steps", options.train.steps, "training steps")->check(at_least_one)->capture_default_str();
   app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
   app.add_option("--seed", options.train.seed, "seed of weights and data order")->capture_default_str();
   app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(CLI::PositiveNumber)->capture_default_str();
-  app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
+  app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(at_least_one)->capture_default_str();
+  app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")->check(at_least_one)->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "print the folding and the memory table, and stop");
   try {
     app.parse(argc, argv);

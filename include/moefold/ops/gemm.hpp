@@ -12,6 +12,7 @@
 #if MOEFOLD_HAS_CBLAS
 #include <cblas.h>
 extern "C" void openblas_set_num_threads(int) __attribute__((weak));  // absent in the reference CBLAS, which has no threads
+extern "C" int openblas_get_parallel(void) __attribute__((weak));     // 0: built without threads
 #endif
 
 namespace moefold {
@@ -73,9 +74,13 @@ void scale_matrix(extent_t m, extent_t n, T beta, T* c, extent_t ldc) {
 }
 
 #if MOEFOLD_HAS_CBLAS
-/// A rank is one thread: the library behind CBLAS must not start more.
+/// A rank is one thread: the library behind CBLAS must not start more, and must bear being called by several ranks at once, which OpenBLAS
+/// built without threads does not (its results are then sometimes wrong).
 inline void one_blas_thread() {
   [[maybe_unused]] static const bool once = [] {
+    require(!&openblas_get_parallel || openblas_get_parallel() != 0,
+            "moefold: the OpenBLAS that was loaded is built without threads and gives wrong products when several ranks call it; install "
+            "libopenblas-pthread-dev (or another OpenBLAS with threads), or build with MOEFOLD_ENABLE_CBLAS=OFF");
     if (&openblas_set_num_threads) openblas_set_num_threads(1);
     return true;
   }();
