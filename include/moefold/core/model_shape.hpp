@@ -4,6 +4,16 @@
 
 namespace moefold {
 
+/// How a router turns logits into the weights of the chosen experts.
+enum class score_function : std::uint8_t {
+  softmax_after,   // p = softmax(logits of the chosen k); needs k > 1. Equals softmax before choosing with the k shares renormalised
+  softmax_before,  // p = softmax(all logits) of the chosen, not renormalised
+  sigmoid          // s = sigmoid(logits); p = s / sum of the chosen s when k > 1, else s
+};
+
+/// What an expert computes between its matrices: silu(gate) * up, or gelu(up) without a gate matrix.
+enum class activation_function : std::uint8_t { swiglu, gelu };
+
 /// Defaults: the byte-level default model, 2.04 M parameters.
 struct model_shape {
   extent_t layers = 4;
@@ -19,6 +29,15 @@ struct model_shape {
   double norm_eps = 1e-5;
   double init_std = 0.02;  // of every matrix; output projections are scaled by 1/sqrt(2 * layers)
 
+  score_function score = score_function::softmax_after;
+  double weight_scale = 1.0;   // the routed scaling factor: every weight is multiplied by it
+  extent_t expert_groups = 1;  // G, equal groups of experts ...
+  extent_t chosen_groups = 1;  // g, ... of which a token may use the best g
+  bool expert_bias = false;    // auxiliary-loss-free balancing: a bias that only chooses; sigmoid scores
+  activation_function activation = activation_function::swiglu;
+  extent_t shared_ffn = 0;   // width of the shared expert; 0: none
+  bool shared_gate = false;  // the shared expert's output is multiplied by sigmoid of a learned projection
+
   constexpr extent_t q_width() const { return heads * head_dim; }
   constexpr extent_t kv_width() const { return kv_heads * head_dim; }
   constexpr bool operator==(const model_shape&) const = default;
@@ -28,6 +47,38 @@ MOEFOLD_RULE(head_groups, heads, kv_heads, heads % kv_heads == 0,
              "moefold: heads must be a multiple of kv_heads; each key/value head serves equally many query heads")
 MOEFOLD_RULE(rope_pairs, head_dim, pair, head_dim % pair == 0, "moefold: RoPE rotates pairs; head_dim must be even")
 MOEFOLD_RULE(top_k, top_k, experts, top_k >= 1 && top_k <= experts, "moefold: top_k must lie between 1 and experts")
+MOEFOLD_RULE(single_choice, top_k, softmax_after, top_k > 1 || softmax_after == 0,
+             "moefold: with top_k = 1 softmax over the chosen is always 1 and the router cannot learn; use score_function::softmax_before")
+MOEFOLD_RULE(group_size, experts, expert_groups, expert_groups >= 1 && experts % expert_groups == 0,
+             "moefold: experts must be a multiple of expert_groups; all groups are equally large")
+MOEFOLD_RULE(group_choice, chosen_groups, expert_groups, chosen_groups >= 1 && chosen_groups <= expert_groups,
+             "moefold: chosen_groups must lie between 1 and expert_groups")
+MOEFOLD_RULE(group_share, top_k, chosen_groups, chosen_groups >= 1 && top_k % chosen_groups == 0,
+             "moefold: top_k must be a multiple of chosen_groups; each chosen group is judged by its best top_k / chosen_groups experts")
+MOEFOLD_RULE(group_room, choices_per_group, experts_per_group, choices_per_group <= experts_per_group,
+             "moefold: a group is judged by its best top_k / chosen_groups experts and must have as many; use fewer or larger groups")
+MOEFOLD_RULE(bias_scores, expert_bias, sigmoid, expert_bias == 0 || sigmoid == 1,
+             "moefold: expert_bias works on sigmoid scores; use score_function::sigmoid, or balance losses instead")
+MOEFOLD_RULE(shared_gate, shared_gate, shared_ffn, shared_gate == 0 || shared_ffn > 0,
+             "moefold: shared_gate gates the shared expert; give it a width, shared_ffn")
+MOEFOLD_RULE(shared_width, shared_ffn, least, shared_ffn >= least, "moefold: shared_ffn is 0 (no shared expert) or above")
+
+/// Every rule of a model by itself, for types: a broken one is a compile error that shows its two numbers.
+template <model_shape M>
+struct check_model
+    : check_head_groups<M.heads, M.kv_heads>,
+      check_rope_pairs<M.head_dim, 2>,
+      check_top_k<M.top_k, M.experts>,
+      check_single_choice<M.top_k, M.score == score_function::softmax_after>,
+      check_group_size<M.experts, M.expert_groups>,
+      check_group_choice<M.chosen_groups, M.expert_groups>,
+      check_group_share<M.top_k, M.chosen_groups>,
+      check_group_room<M.top_k / (M.chosen_groups > 0 ? M.chosen_groups : 1), M.experts / (M.expert_groups > 0 ? M.expert_groups : 1)>,
+      check_bias_scores<M.expert_bias, M.score == score_function::sigmoid>,
+      check_shared_gate<M.shared_gate, M.shared_ffn>,
+      check_shared_width<M.shared_ffn, 0> {
+  static constexpr bool ok = true;
+};
 
 /// Throws config_error if the numbers contradict each other, whatever the mapping.
 constexpr void check(const model_shape& m) {
@@ -38,6 +89,16 @@ constexpr void check(const model_shape& m) {
   require_head_groups(m.heads, m.kv_heads);
   require_rope_pairs(m.head_dim, 2);
   require_top_k(m.top_k, m.experts);
+  require_single_choice(m.top_k, m.score == score_function::softmax_after);
+  require_group_size(m.experts, m.expert_groups);
+  require_group_choice(m.chosen_groups, m.expert_groups);
+  require_group_share(m.top_k, m.chosen_groups);
+  require_group_room(m.top_k / m.chosen_groups, m.experts / m.expert_groups);
+  require_bias_scores(m.expert_bias, m.score == score_function::sigmoid);
+  require_shared_gate(m.shared_gate, m.shared_ffn);
+  require_shared_width(m.shared_ffn, 0);
+  require<config_error>(m.weight_scale > 0 && m.weight_scale < 1e300, "moefold: weight_scale is a finite number above 0 (given ",
+                        m.weight_scale, "); 1 leaves the weights as they are");
   require<config_error>(
       m.rope_theta > 0 && m.norm_eps > 0 && m.init_std > 0 && m.rope_theta < 1e300 && m.norm_eps < 1 && m.init_std < 1e300,
       "moefold: rope_theta, norm_eps and init_std are positive, and norm_eps is small (given ", m.rope_theta, ", ", m.norm_eps, " and ",

@@ -1,6 +1,6 @@
 #pragma once
 // Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
-// In short: E % EP, F % ETP, heads and kv heads % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+// In short: E % EP, F % ETP, heads, kv heads and shared ffn % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
 #include <moefold/core/model_shape.hpp>
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/folding.hpp>
@@ -12,6 +12,8 @@ MOEFOLD_RULE(kv_heads, kv_heads, tp, kv_heads % tp == 0,
              "moefold: the key/value heads must be a multiple of TP; choose a TP that divides them, and use CP for the rest")
 MOEFOLD_RULE(experts, experts, ep, experts % ep == 0, "moefold: the experts must be a multiple of EP; choose an EP that divides them")
 MOEFOLD_RULE(ffn, ffn, etp, ffn % etp == 0, "moefold: the expert ffn width must be a multiple of ETP; choose an ETP that divides it")
+MOEFOLD_RULE(shared_ffn, shared_ffn, tp, shared_ffn % tp == 0,
+             "moefold: the shared expert's ffn width must be a multiple of TP; choose a TP that divides it")
 MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
              "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
              "lengthen the sequence or lower CP or TP")
@@ -35,14 +37,13 @@ constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2
 /// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
 /// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
 template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
-struct check_run : check_head_groups<Run::model.heads, Run::model.kv_heads>,
-                   check_rope_pairs<Run::model.head_dim, 2>,
-                   check_top_k<Run::model.top_k, Run::model.experts>,
+struct check_run : check_model<Run::model>,
                    check_length<Run::sequence, 1>,
                    check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
                    check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
                    check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
                    check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
+                   check_shared_ffn<Run::model.shared_ffn, extent_of<Attention, tag::tp>>,
                    check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
                    check_depth<Run::model.layers, extent_of<Attention, tag::pp>> {
   static constexpr bool ok = true;
@@ -56,6 +57,7 @@ constexpr void check(const model_shape& model, extent_t sequence, const folding_
   require_kv_heads(model.kv_heads, tp);
   require_experts(model.experts, fold.moe.of(axis_id::ep));
   require_ffn(model.ffn, fold.moe.of(axis_id::etp));
+  require_shared_ffn(model.shared_ffn, tp);
   require_length(sequence, 1);
   require_pieces(sequence, sequence_pieces(tp, cp));
   require_depth(model.layers, fold.attention.of(axis_id::pp));

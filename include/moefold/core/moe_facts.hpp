@@ -1,0 +1,63 @@
+#pragma once
+// What a MoE layer lets its user choose, as plain numbers: which pairs are kept, how the load is balanced, how tokens travel. The policies of
+// moe/ are types that carry these values; the inventory counts memory and traffic from them without knowing the types.
+//
+//   token_rule       dropless (percent 0), or capacity: C = ceil(percent * T * k / (100 * E)) rows per expert and token set
+//   balance_losses   coefficients of the auxiliary losses; 0: off
+#include <moefold/core/error.hpp>
+
+#include <algorithm>
+
+namespace moefold {
+
+/// Which (token, expert) pairs a layer keeps.
+struct token_rule {
+  extent_t percent = 0;        // of the even share; 0: dropless, every pair is kept
+  bool full_sequence = false;  // the set is the whole micro-batch over TP x CP; else this rank's tokens
+  bool by_position = false;    // keep the first C in token order; else the C with the largest weights
+  bool padded = false;         // every expert gets exactly min(C, n) rows of each source rank, empty ones filled with zeros
+
+  constexpr bool drops() const { return percent > 0; }
+  /// C of a set of `tokens` tokens. Exact in 64 bits up to 2^31 tokens, k = 256 and 10^5 percent.
+  constexpr extent_t capacity(extent_t tokens, extent_t top_k, extent_t experts) const {
+    return (percent * tokens * top_k + 100 * experts - 1) / (100 * experts);
+  }
+  /// Rows that every expert gets of a source rank with n of the set's `tokens` tokens, when padded.
+  constexpr extent_t padded_rows(extent_t n, extent_t tokens, extent_t top_k, extent_t experts) const {
+    return std::min(capacity(tokens, top_k, experts), n);
+  }
+  constexpr bool operator==(const token_rule&) const = default;
+};
+
+/// Coefficients of the auxiliary losses, which may be combined, and the step of the expert bias. Perfect balance gives a loss of exactly its coefficient.
+///   L = c * E / (k * T^2) * sum over e of N_e * P_e, over a set of T tokens (semantics: padding does not count)
+struct balance_losses {
+  double micro_batch = 0;     // the set is the micro-batch over TP x CP
+  double sequence = 0;        // each sequence by itself
+  double global = 0;          // shares of the previous step instead of N_e: the same in every mapping, no communication
+  double global_running = 0;  // shares of micro-batches 0..m of all DP ranks, as Megatron-Core does; depends on DP * B
+  double z = 0;               // times logsumexp(logits)^2, mean over tokens
+  double bias_step = 1e-3;    // u of the expert bias, where the model has one
+
+  constexpr bool counts_sets() const { return micro_batch > 0 || sequence > 0; }
+  constexpr bool any_load() const { return counts_sets() || global > 0 || global_running > 0; }
+  constexpr bool any() const { return any_load() || z > 0; }
+  constexpr bool operator==(const balance_losses&) const = default;
+};
+
+constexpr void check(const balance_losses& b) {
+  for (const double c : {b.micro_batch, b.sequence, b.global, b.global_running, b.z, b.bias_step})
+    require<config_error>(c >= 0 && c < 1e300, "moefold: coefficients of balance losses are finite and 0 (off) or above (given ", c, ")");
+}
+
+/// How tokens reach their experts, as far as traffic and memory depend on it.
+enum class dispatch_kind : std::uint8_t { all_to_all, all_gather, other };
+
+struct moe_facts {
+  token_rule tokens{};
+  balance_losses balance{};
+  dispatch_kind dispatch = dispatch_kind::all_to_all;
+  constexpr bool operator==(const moe_facts&) const = default;
+};
+
+}  // namespace moefold
