@@ -6,6 +6,7 @@
 #include <moefold/core/exec.hpp>
 #include <moefold/core/memory.hpp>
 #include <moefold/core/model_shape.hpp>
+#include <moefold/core/moe_facts.hpp>
 #include <moefold/core/precision.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>
@@ -43,6 +44,7 @@
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
+#include <moefold/ops/capacity.hpp>
 #include <moefold/ops/cross_entropy.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/embedding.hpp>
@@ -53,6 +55,7 @@
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/rope.hpp>
+#include <moefold/ops/route.hpp>
 #include <moefold/ops/rows.hpp>
 #include <moefold/ops/softmax.hpp>
 #include <moefold/ops/top_k.hpp>
@@ -73,6 +76,7 @@
 #include <moefold/layers/embedding.hpp>
 #include <moefold/layers/linear.hpp>
 #include <moefold/layers/loss.hpp>
+#include <moefold/layers/mlp.hpp>
 #include <moefold/layers/norm.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/layers/parameter_store.hpp>
@@ -82,13 +86,17 @@
 #include <moefold/attention/cp_all_gather.hpp>
 #include <moefold/attention/policy.hpp>
 
+#include <moefold/moe/all_gather.hpp>
 #include <moefold/moe/all_to_all.hpp>
+#include <moefold/moe/balance.hpp>
 #include <moefold/moe/dispatcher.hpp>
 #include <moefold/moe/experts.hpp>
+#include <moefold/moe/groups.hpp>
 #include <moefold/moe/moe.hpp>
 #include <moefold/moe/policy.hpp>
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
+#include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/tokens.hpp>
 
 #include <moefold/model/block.hpp>

@@ -26,7 +26,7 @@ TEST_SUITE("core/model_shape") {
   }
   TEST_CASE("heads need not fill the hidden width, nor an expert be wider than a token") {
     CHECK_NOTHROW(check(with([](model_shape& m) { m.hidden = 5, m.heads = 3, m.kv_heads = 1, m.head_dim = 2, m.ffn = 1; })));
-    CHECK_NOTHROW(check(with([](model_shape& m) { m.experts = m.top_k = 1; })));
+    CHECK_NOTHROW(check(with([](model_shape& m) { m.experts = m.top_k = 1, m.score = score_function::softmax_before; })));
     CHECK_NOTHROW(check(with([](model_shape& m) { m.top_k = m.experts; })));
   }
   TEST_CASE("a number below 1 is refused with all numbers, whichever it is") {
@@ -49,6 +49,28 @@ TEST_SUITE("core/model_shape") {
       CHECK_THROWS_WITH_AS(check(with([=](model_shape& m) { m.top_k = k; })),
                            sentence("moefold: top_k must lie between 1 and experts (given top_k = ", k, ", experts = 8)").c_str(),
                            config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.top_k = 1; })),
+                         "moefold: with top_k = 1 softmax over the chosen is always 1 and the router cannot learn; use "
+                         "score_function::softmax_before (given top_k = 1, softmax_after = 1)",
+                         config_error);
+    CHECK_NOTHROW(check(with([](model_shape& m) { m.top_k = 1, m.score = score_function::sigmoid; })));
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_groups = 3; })), doctest::Contains("(given experts = 8, expert_groups = 3)"),
+                         config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_groups = 0; })), doctest::Contains("expert_groups = 0"), config_error);
+    for (const extent_t chosen : {0, 5})
+      CHECK_THROWS_WITH_AS(check(with([=](model_shape& m) { m.expert_groups = 4, m.chosen_groups = chosen; })),
+                           doctest::Contains("chosen_groups must lie between 1 and expert_groups"), config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.top_k = 3, m.expert_groups = 4, m.chosen_groups = 2; })),
+                         doctest::Contains("top_k must be a multiple of chosen_groups"), config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.top_k = 4, m.expert_groups = 4, m.chosen_groups = 1; })),
+                         doctest::Contains("use fewer or larger groups"), config_error);
+    CHECK_NOTHROW(check(with([](model_shape& m) { m.top_k = 4, m.expert_groups = 4, m.chosen_groups = 2; })));
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_bias = true; })), doctest::Contains("expert_bias works on sigmoid scores"),
+                         config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.shared_gate = true; })), doctest::Contains("give it a width, shared_ffn"),
+                         config_error);
+    CHECK_THROWS_AS(check(with([](model_shape& m) { m.shared_ffn = -1; })), config_error);
+    for (const double bad : {0.0, -1.0, std::nan("")}) CHECK_THROWS_AS(check(with([=](model_shape& m) { m.weight_scale = bad; })), config_error);
     for (const double bad : {0.0, -1.0, std::nan("")}) {
       CHECK_THROWS_AS(check(with([=](model_shape& m) { m.init_std = bad; })), config_error);
       CHECK_THROWS_AS(check(with([=](model_shape& m) { m.norm_eps = bad; })), config_error);

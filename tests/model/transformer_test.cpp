@@ -153,11 +153,11 @@ TEST_SUITE("model/transformer") {
     stage second(model, 2, 1);
     const auto x = test::random_tensor<double>({2 * sequence, model.hidden}, 4);
     second.forward(batch, x);
-    tensor<std::int64_t> load({3, model.experts}, 0);
-    second.layers.add_load(second.saved, load);
+    tensor<double> load({3, model.experts}, 0.0);
+    second.layers.add_numbers(second.saved, load);
     for (extent_t layer = 0; layer < 3; ++layer) {
       const auto row = load.view().rows(layer, 1);
-      CHECK(std::accumulate(row.begin(), row.end(), std::int64_t{0}) == (layer < 2 ? 0 : 2 * sequence * model.top_k));
+      CHECK(std::accumulate(row.begin(), row.end(), 0.0) == (layer < 2 ? 0 : double(2 * sequence * model.top_k)));
     }
   }
   TEST_CASE("a stage refuses a model that does not fit its folding") {

@@ -18,7 +18,7 @@ struct experts {
   explicit experts(extent_t slice = width)
       : gate(random_tensor<double>({3, slice, hidden}, 1, 0.5)), up(random_tensor<double>({3, slice, hidden}, 2, 0.5)),
         down(random_tensor<double>({3, hidden, slice}, 3, 0.5)), dgate(gate.shape(), 0.0), dup(up.shape(), 0.0), ddown(down.shape(), 0.0) {}
-  experts_layer<fp64> layer() { return {{gate.view(), dgate.view()}, {up.view(), dup.view()}, {down.view(), ddown.view()}}; }
+  grouped_experts<fp64> layer() { return {{gate.view(), dgate.view()}, {up.view(), dup.view()}, {down.view(), ddown.view()}}; }
 };
 
 /// y, and the gradients of sum(dy * y).
@@ -29,7 +29,7 @@ result run(experts& e, const tensor<double>& x, const tensor<double>& weight, co
   host_context context;
   const host_exec exec(context);
   arena keep;
-  experts_layer<fp64>::saved saved;
+  grouped_experts<fp64>::saved saved;
   result r;
   e.layer().forward(exec, x.view(), weight.view(), offsets, r.y.view(), keep, saved);
   e.layer().backward(exec, dy.view(), r.dx.view(), r.dweight.view(), saved);
@@ -116,7 +116,7 @@ TEST_SUITE("moe/experts") {
     host_context context;
     const host_exec e(context);
     arena keep;
-    experts_layer<fp64>::saved saved;
+    grouped_experts<fp64>::saved saved;
     tensor<double> x({0, hidden}), y({0, hidden}), weight({0});
     const std::vector<std::int64_t> none{0, 0, 0, 0};
     own.layer().forward(e, x.view(), weight.view(), none, y.view(), keep, saved);

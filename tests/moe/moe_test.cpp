@@ -108,7 +108,7 @@ void check_folded(extent_t ep_ranks, extent_t etp_ranks, const folded_case& c) {
     for (extent_t t = 0; t < n && !c.forced.empty(); ++t) std::copy(c.forced.begin(), c.forced.end(), trace.at(place, 0, t));
     routing_tap tap{nullptr, c.forced.empty() ? nullptr : &trace, 0};
     tensor<double> out({n, H}, -1.0), din({n, H}, -1.0);
-    layer.forward(e, x[r].view(), out.view(), keep, saved, 0, place, &tap);
+    layer.forward(e, x[r].view(), out.view(), keep, saved, 0, {.place = place, .tap = &tap});
     layer.backward(e, dy[r].view(), din.view(), saved);
     CHECK(test::largest_error(out, y[r]) < 1e-12);
     CHECK(test::largest_error(din, dx[r]) < 1e-12);

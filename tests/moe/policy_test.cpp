@@ -16,6 +16,7 @@ TEST_SUITE("moe/policy") {
     CHECK(std::is_same_v<mine::precision, fp64>);
     CHECK(std::is_same_v<mine::tokens, dropless>);
     CHECK(mine::model == model_shape{});
-    CHECK(std::is_same_v<mine::dispatcher<double, self_comm, dropless>, all_to_all_dispatcher<double, self_comm, dropless>>);
+    CHECK(std::is_same_v<mine::dispatcher<double, self_comm>, all_to_all_dispatcher<double, self_comm>>);
+    CHECK(std::is_same_v<mine::experts<fp64>, grouped_experts<fp64>>);
   }
 }

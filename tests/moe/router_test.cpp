@@ -1,5 +1,7 @@
 #include <moefold/moe/router.hpp>
 
+#include <moefold/comm/self.hpp>
+
 #include <doctest/doctest.h>
 #include "../support/close.hpp"
 #include "../support/gradient.hpp"
@@ -19,10 +21,15 @@ struct router {
   arena keep;
   router_layer<fp64>::saved saved;
   explicit router(extent_t top_k) : k(top_k) {}
-  router_layer<fp64> layer() { return {{weight.view(), gradient.view()}, k}; }
+  router_layer<fp64> layer() {
+    route_rule rule;
+    rule.top_k = k;
+    rule.score = k > 1 ? score_function::softmax_after : score_function::softmax_before;
+    return {{weight.view(), gradient.view()}, rule};
+  }
   const routing<double>& choose(const tensor<double>& x, routing_tap* tap = nullptr, const batch_place& place = {}) {
     keep.clear();
-    layer().forward(host_exec(context), x.view(), keep, saved, 0, place, tap);
+    layer().forward(host_exec(context), x.view(), keep, saved, 0, {.place = place, .tap = tap}, moe_groups<self_comm>{});
     return saved.choice;
   }
 };

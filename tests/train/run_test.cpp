@@ -28,7 +28,8 @@ TEST_SUITE("train/run") {
     CHECK(std::is_same_v<fold_alone::precision, fp32>);
     CHECK(std::is_same_v<fold_alone::schedule, one_f_one_b>);
     CHECK(std::is_same_v<fold_alone::optimizer, adamw>);
-    CHECK(std::is_same_v<fold_alone::moe, moe_defaults>);
+    CHECK(std::is_same_v<fold_alone::moe, balanced_moe>);
+    CHECK(fold_alone::moe::balance == balance_losses{.micro_batch = 1e-2});
     CHECK(std::is_same_v<fold_alone::context, cp_all_gather>);
   }
   TEST_CASE("runs that differ in fold and numbers share one instantiation of the trainer; other code is another one") {

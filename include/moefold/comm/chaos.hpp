@@ -218,6 +218,13 @@ class chaos {
       return inner_.all_to_all_v(e, i, changed(send_counts, (rank() + 1) % size(), change), o, recv_counts);
     });
   }
+  /// Lies about types, counts and bits do not reach memory that peers fetch themselves; throwing and waiting do.
+  template <element T, class Exec, showable Shown, class Fetch>
+  ticket fetch_v(Exec e, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
+                 Fetch&& fetch) requires fetching<C, Exec> {
+    return around(operation::all_to_all_v,
+                  [&] { return inner_.template fetch_v<T>(e, shown, send_counts, recv_counts, std::forward<Fetch>(fetch)); });
+  }
   template <class Exec, elements In>
   ticket send(Exec e, const In& in, int peer) {
     using T = element_of<const In>;

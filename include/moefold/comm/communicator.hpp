@@ -125,6 +125,20 @@ concept peer_readable = communicator<C, Exec> && requires(C& c, Exec e, std::spa
   c.expose(e, mine).close();
 };
 
+/// A refinement where ranks share memory: an all_to_all_v without packing. Instead of a contiguous buffer each rank shows where its rows lie (a small
+/// trivially copyable struct of pointers), and the receivers fetch what is theirs, in whatever order and place suits them.
+///   c.template fetch_v<T>(e, shown, send_counts, recv_counts, [&](auto&& peer) { peer(i) is what rank i has shown; i may be this rank });
+/// Collective. Counts are elements of T as in all_to_all_v: compared on all ranks, and counted as its traffic, before fetch is called.
+/// What a rank has shown stays as it is until every rank has fetched.
+inline constexpr std::size_t most_shown = 256;  // bytes
+template <class T>
+concept showable = std::is_trivially_copyable_v<T> && sizeof(T) <= most_shown;
+
+template <class C, class Exec = host_exec>
+concept fetching = communicator<C, Exec> && requires(C& c, Exec e, std::span<const float> shown, std::span<const std::size_t> counts) {
+  { c.template fetch_v<float>(e, shown, counts, counts, [](auto&& peer) { return peer(0); }) } -> std::same_as<typename C::ticket>;
+};
+
 /// A refinement for tests: `hook(context)` runs on this rank inside each call, after the peers have arrived and before data moves.
 template <class C>
 concept hookable = requires(C& c, void (*hook)(void*), void* context) {

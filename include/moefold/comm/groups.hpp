@@ -3,6 +3,7 @@
 //
 //   tp, cp, pp                 inside attention, between stages          etp, ep   inside the MoE layer
 //   cp x dp, tp x cp x dp      replicas of attention parameters          edp       replicas of experts
+//   tp x cp                    the ranks that share a micro-batch: balance losses, full-sequence dropping
 #include <moefold/comm/communicator.hpp>
 #include <moefold/mesh/group.hpp>
 
@@ -15,8 +16,8 @@ namespace moefold {
 template <class Comm>
 class group_set {
  public:
-  static constexpr std::array<axis_set, 8> sets = {
-      set_of<tag::tp>,  set_of<tag::cp>, set_of<tag::pp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
+  static constexpr std::array<axis_set, 9> sets = {
+      set_of<tag::tp>, set_of<tag::cp>, set_of<tag::pp>, set_of<tag::tp, tag::cp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
       set_of<tag::etp>, set_of<tag::ep>, set_of<tag::edp>};
 
   /// Collective over the world, whose size must be that of the folding. Keeps a reference to `world`.

@@ -186,6 +186,12 @@ class recording {
     count<Out>(operation::all_to_all_v, send_counts);
     return inner_.all_to_all_v(e, in, send_counts, out, recv_counts);
   }
+  template <element T, class Exec, showable Shown, class Fetch>
+  ticket fetch_v(Exec e, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
+                 Fetch&& fetch) requires fetching<C, Exec> {
+    count<std::span<T>>(operation::all_to_all_v, send_counts);
+    return inner_.template fetch_v<T>(e, shown, send_counts, recv_counts, std::forward<Fetch>(fetch));
+  }
   template <class Exec, elements In>
   ticket send(Exec e, const In& in, int peer) {
     count<const In>(operation::send, std::size(in));

@@ -62,6 +62,15 @@ class self_comm {
     return copy(operation::all_to_all_v, in, out);
   }
 
+  template <element T, showable Shown, class Fetch>
+  ticket fetch_v(host_exec, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
+                 Fetch&& fetch) {
+    require(send_counts.size() == 1 && recv_counts.size() == 1 && send_counts[0] == recv_counts[0],
+            "moefold: fetch_v on one rank sends itself what it receives; give both counts the same number");
+    fetch([&](int) -> const Shown& { return shown; });
+    return {};
+  }
+
   /// To itself: kept until the recv, in order.
   template <elements In>
   ticket send(host_exec, const In& in, int peer) {
@@ -113,6 +122,6 @@ class self_comm {
   std::vector<message> outbox_;
 };
 
-static_assert(communicator<self_comm> && peer_readable<self_comm>);
+static_assert(communicator<self_comm> && peer_readable<self_comm> && fetching<self_comm>);
 
 }  // namespace moefold

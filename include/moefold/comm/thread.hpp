@@ -216,6 +216,27 @@ class thread_comm {
     return {};
   }
 
+  template <element T, showable Shown, class Fetch>
+  ticket fetch_v(host_exec, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
+                 Fetch&& fetch) {
+    static_assert(sizeof(Shown) <= thread_group::eager_bytes);
+    require(send_counts.size() == std::size_t(size()) && recv_counts.size() == std::size_t(size()), "moefold: fetch_v needs a count for each of ",
+            size(), " ranks, given ", send_counts.size(), " to send and ", recv_counts.size(), " to receive");
+    collective(
+        {operation::all_to_all_v, dtype_of<T>},
+        [&](post& mine) {
+          std::memcpy(mine.inlined, &shown, sizeof shown);
+          mine.in = mine.inlined;
+          mine.small = false;  // what it points at is read until everybody has arrived again
+          std::copy(send_counts.begin(), send_counts.end(), mine.send_counts.begin());
+          std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
+        },
+        [&](const signature& what) {
+          read(what, [&] { fetch([&](int r) -> const Shown& { return *static_cast<const Shown*>(group_->post_of(r, what.seq).in); }); });
+        });
+    return {};
+  }
+
   /// Into a pooled buffer: returns at once, whatever the peer does.
   template <elements In>
   ticket send(host_exec, const In& in, int peer) {
@@ -431,7 +452,7 @@ class thread_comm {
   void* context_ = nullptr;
 };
 
-static_assert(communicator<thread_comm> && peer_readable<thread_comm> && hookable<thread_comm>);
+static_assert(communicator<thread_comm> && peer_readable<thread_comm> && fetching<thread_comm> && hookable<thread_comm>);
 
 /// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls
 /// end within milliseconds and the root cause is thrown here, as the exception it was; the others' consequences are dropped. It is thrown

@@ -7,6 +7,8 @@
 #include <moefold/core/error.hpp>
 
 #include <algorithm>
+#include <array>
+#include <string>
 
 namespace moefold {
 
@@ -45,6 +47,12 @@ struct balance_losses {
   constexpr bool operator==(const balance_losses&) const = default;
 };
 
+/// The losses in one order: coefficients, sums and names go by index.
+inline constexpr std::size_t balance_kinds = 5;
+using balance_values = std::array<double, balance_kinds>;
+inline constexpr std::array<const char*, balance_kinds> balance_names = {"micro_batch", "sequence", "global", "global_running", "z"};
+constexpr balance_values coefficients(const balance_losses& b) { return {b.micro_batch, b.sequence, b.global, b.global_running, b.z}; }
+
 constexpr void check(const balance_losses& b) {
   for (const double c : {b.micro_batch, b.sequence, b.global, b.global_running, b.z, b.bias_step})
     require<config_error>(c >= 0 && c < 1e300, "moefold: coefficients of balance losses are finite and 0 (off) or above (given ", c, ")");
@@ -56,8 +64,33 @@ enum class dispatch_kind : std::uint8_t { all_to_all, all_gather, other };
 struct moe_facts {
   token_rule tokens{};
   balance_losses balance{};
+  double jitter = 0;  // the router's input is multiplied by U(1 - jitter, 1 + jitter), in training
   dispatch_kind dispatch = dispatch_kind::all_to_all;
   constexpr bool operator==(const moe_facts&) const = default;
 };
+
+constexpr void check(const moe_facts& f) {
+  check(f.balance);
+  require<config_error>(f.jitter >= 0 && f.jitter < 1, "moefold: jitter lies in [0, 1) (given ", f.jitter, "); 0.01 is usual, 0 is off");
+}
+
+/// "dropless"; "capacity 125%, sub-sequence, by probability, padded"
+inline std::string describe(const token_rule& rule) {
+  if (!rule.drops()) return "dropless";
+  return sentence("capacity ", rule.percent, "%, ", rule.full_sequence ? "full sequence" : "sub-sequence", ", by ",
+                  rule.by_position ? "position" : "probability", rule.padded ? ", padded" : "");
+}
+
+/// "0.01 micro_batch + 0.001 z"; "none"
+inline std::string describe(const balance_losses& b) {
+  std::string text;
+  for (std::size_t i = 0; i < balance_kinds; ++i)
+    if (coefficients(b)[i] > 0) text += sentence(text.empty() ? "" : " + ", coefficients(b)[i], ' ', balance_names[i]);
+  return text.empty() ? "none" : text;
+}
+
+constexpr const char* name_of(dispatch_kind kind) {
+  return kind == dispatch_kind::all_to_all ? "all_to_all" : kind == dispatch_kind::all_gather ? "all_gather" : "a dispatcher of the user's";
+}
 
 }  // namespace moefold

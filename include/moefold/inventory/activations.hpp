@@ -4,9 +4,11 @@
 //
 //   block, per layer      normed x2, h, y [rows, H]; rstd x2 [rows]                                    rows = S/(CP*TP) * B, T = rows * TP
 //   attention             q, out [T, heads/TP * d]; k, v [T, kv/TP * d]; lse [heads/TP, T]
-//   router, ticket        choices and weights [rows, k]; row and slot maps [rows * k]; counts; batch [R, H], weight [R]
-//   experts               gate, up, act [R, F/ETP]
+//   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E]; with a capacity the kept choices [rows, k]
+//   ticket                row and slot maps, counts; batch [R, H], weight [R]
+//   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
 //   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP]
+#include <moefold/core/moe_facts.hpp>
 #include <moefold/inventory/parameters.hpp>
 
 namespace moefold {
@@ -17,16 +19,33 @@ struct activation_shape {
   folding_extents fold{};
   extent_t sequence = 0;     // S
   extent_t micro_batch = 1;  // B
+  moe_facts facts{};         // the MoE layers' choices
 
   constexpr extent_t rows() const { return sequence / (fold.attention.of(axis_id::cp) * fold.attention.of(axis_id::tp)) * micro_batch; }
   constexpr extent_t tokens() const { return rows() * fold.attention.of(axis_id::tp); }  // T, of the CP part
   constexpr extent_t own_experts() const { return model.experts / fold.moe.of(axis_id::ep); }
-  /// Rows at this rank's experts if routing is even: each etp rank sees the rows of all of them.
-  constexpr extent_t balanced_rows() const { return rows() * model.top_k * fold.moe.of(axis_id::etp); }
-  /// Most rows that dropless routing can send here: every token of ep x etp chooses as many of these experts as it may.
-  constexpr extent_t worst_rows() const {
-    return rows() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * std::min(model.top_k, own_experts());
+  /// Ranks whose tokens can come to this rank's experts.
+  constexpr extent_t sources() const { return fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp); }
+  /// Rows an expert can get of one source rank: all its tokens, or what the capacity leaves.
+  constexpr extent_t rows_of_source() const {
+    const extent_t set = facts.tokens.full_sequence ? sequence * micro_batch : rows();
+    return facts.tokens.drops() ? facts.tokens.padded_rows(rows(), set, model.top_k, model.experts) : rows();
   }
+  constexpr bool padded() const { return facts.tokens.drops() && facts.tokens.padded; }
+  /// Rows at this rank's experts if routing is even: each etp rank sees the rows of all of them.
+  constexpr extent_t balanced_rows() const {
+    return padded() ? worst_rows() : std::min(rows() * model.top_k * fold.moe.of(axis_id::etp), worst_rows());
+  }
+  /// Most rows that routing can send here: every token of ep x etp chooses as many of these experts as it may, and as the capacity allows.
+  constexpr extent_t worst_rows() const {
+    const extent_t full = own_experts() * sources() * rows_of_source();
+    return padded() ? full : std::min(full, rows() * sources() * std::min(model.top_k, own_experts()));
+  }
+  /// Rows this rank sends, fillers included, at most.
+  constexpr extent_t sent_rows() const { return padded() ? model.experts * rows_of_source() : rows() * model.top_k; }
+  /// Whether the router's choices may differ from those of its scores alone: then both are counted.
+  constexpr bool corrected() const { return model.expert_bias || model.chosen_groups < model.expert_groups; }
+  constexpr extent_t balance_sets() const { return facts.balance.sequence > 0 ? micro_batch : 1; }
 };
 
 namespace detail {
@@ -54,16 +73,32 @@ constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
   keep.take(tokens * m.heads / tp, acc);                                 // log-sum-exp
   keep.take(rows * m.top_k, 4);                                          // chosen experts
   keep.take(rows * m.top_k, acc);                                        // their weights
-  keep.take(m.experts, 8);                                               // counts
-  for (int i = 0; i < 2; ++i) keep.take(rows * m.top_k, 4);              // row of slot, slot of row
-  keep.take(etp * ep * own, 8);                                          // counts of all sources
-  for (int i = 0; i < 2; ++i) keep.take(ep, 8);                          // rows sent, received
-  keep.take(etp, 8);                                                     // rows shared
-  keep.take(own + 1, 8);                                                 // offsets
-  keep.take(arriving, 4);                                                // order of the batch
+  keep.take(rows * m.experts, acc);                                      // logits
+  for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) keep.take(m.experts, 8);        // load
+  if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);          // pull
+  if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);              // kept experts
+  if (a.facts.dispatch == dispatch_kind::all_gather) {
+    keep.take(etp, 8), keep.take(ep, 8);                                 // tokens of the peers
+    keep.take(own, 8), keep.take(own + 1, 8);                            // counts, offsets
+    keep.take(rows * ep * etp * m.top_k, 4);                             // row of slot
+    keep.take(arriving, 4);                                              // slot of row
+  } else {
+    keep.take(m.experts, 8);                                             // counts
+    keep.take(rows * m.top_k, 4), keep.take(a.sent_rows(), 4);           // row of slot, slot of row
+    keep.take(etp * ep * own, 8);                                        // counts of all sources
+    for (int i = 0; i < 2; ++i) keep.take(ep, 8);                        // rows sent, received
+    keep.take(etp, 8);                                                   // rows shared
+    keep.take(own + 1, 8), keep.take(own * ep, 8);                       // offsets, first rows
+    keep.take(arriving, 4);                                              // order of the batch
+  }
   keep.take(arriving * m.hidden, t);                                     // batch
   keep.take(arriving, acc);                                              // its weights
-  for (int i = 0; i < 3; ++i) keep.take(arriving * m.ffn / etp, t);      // gate, up, act
+  const int inner = m.activation == activation_function::swiglu ? 3 : 2;  // gate, up, act
+  for (int i = 0; i < inner; ++i) keep.take(arriving * m.ffn / etp, t);
+  if (m.shared_ffn > 0) {
+    for (int i = 0; i < inner; ++i) keep.take(tokens * m.shared_ffn / tp, t);
+    if (m.shared_gate) keep.take(rows * m.hidden, t), keep.take(rows, acc);
+  }
   return keep.bytes;
 }
 
@@ -94,9 +129,14 @@ template <class Precision>
 constexpr extent_t scratch_bound(const activation_shape& a) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const model_shape& m = a.model;
-  const extent_t tp = a.fold.attention.of(axis_id::tp), cp = a.fold.attention.of(axis_id::cp), slots = a.rows() * m.top_k;
-  const extent_t moe = a.worst_rows() * (5 * (m.hidden + 1) + 3 * m.ffn / a.fold.moe.of(axis_id::etp)) + 4 * slots * (m.hidden + 1) +
-                       3 * a.rows() * m.experts;
+  const extent_t tp = a.fold.attention.of(axis_id::tp), cp = a.fold.attention.of(axis_id::cp), rows = a.rows(), k = m.top_k;
+  const extent_t slots = std::max(a.sent_rows(), rows * k), everybody = rows * a.sources();
+  const extent_t experts = a.worst_rows() * (5 * (m.hidden + 1) + 3 * m.ffn / a.fold.moe.of(axis_id::etp));
+  const extent_t travel = a.facts.dispatch == dispatch_kind::all_gather ? 4 * everybody * (m.hidden + 4 * k) : 4 * slots * (m.hidden + 1);
+  const extent_t router = rows * (4 * m.experts + 2 * m.hidden + 3 * k) + (a.balance_sets() + 4) * 4 * (m.experts + 1);
+  const extent_t dropping = a.facts.tokens.drops() ? (a.facts.tokens.full_sequence ? tp * cp : 1) * rows * (7 * k + 3) : 0;
+  const extent_t shared = m.shared_ffn > 0 ? a.tokens() * (3 * m.hidden + 3 * m.shared_ffn / tp + 2) + 4 * rows * m.hidden : 0;
+  const extent_t moe = experts + travel + router + dropping + shared;
   const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (4 + 4 * cp) * m.kv_width()) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
   return (moe + attention + loss + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);

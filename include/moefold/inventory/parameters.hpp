@@ -10,7 +10,10 @@
 //   layers.N.moe.norm, final_norm [H]              replicated                tp x cp x dp
 //   layers.N.moe.router        [E, H]              replicated                tp x cp x dp
 //   layers.N.moe.gate, up      [E, F, H]           experts over ep, F over etp   edp
-//   layers.N.moe.down          [E, H, F]           experts over ep, F over etp   edp
+//   layers.N.moe.down          [E, H, F]           experts over ep, F over etp   edp               gelu: no gate
+//   layers.N.moe.shared.gate, up [Fs, H]           rows over tp              cp x dp               with a shared expert; gelu: no gate
+//   layers.N.moe.shared.down   [H, Fs]             columns over tp           cp x dp
+//   layers.N.moe.shared.output_gate [1, H]         replicated                tp x cp x dp          where it is gated
 #include <moefold/core/model_shape.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/mesh/extents.hpp>
@@ -39,14 +42,19 @@ enum class parameter_kind : std::uint8_t {
   gate,
   up,
   down,
+  shared_gate,
+  shared_up,
+  shared_down,
+  shared_output_gate,
   final_norm,
   head
 };
 
 constexpr const char* name_of(parameter_kind kind) {
-  constexpr const char* names[] = {"embedding", "attention.norm", "attention.query", "attention.key", "attention.value", "attention.output",
-                                   "moe.norm",  "moe.router",     "moe.gate",        "moe.up",        "moe.down",        "final_norm",
-                                   "head"};
+  constexpr const char* names[] = {"embedding",       "attention.norm", "attention.query",        "attention.key", "attention.value",
+                                   "attention.output", "moe.norm",       "moe.router",             "moe.gate",      "moe.up",
+                                   "moe.down",        "moe.shared.gate", "moe.shared.up",          "moe.shared.down",
+                                   "moe.shared.output_gate", "final_norm", "head"};
   return names[int(kind)];
 }
 
@@ -103,9 +111,15 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
     matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
     gain(moe_norm, l);
     matrix(router, l, m.experts, m.hidden, replicated{}, std);
-    expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
+    const bool gated = m.activation == activation_function::swiglu;
+    if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
+    if (m.shared_ffn == 0) continue;
+    if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
+    matrix(shared_up, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
+    matrix(shared_down, l, m.hidden, m.shared_ffn, columns_over_tp{}, output_std);
+    if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, replicated{}, std);
   }
   if (stage == stages - 1) {
     gain(final_norm, -1);

@@ -5,18 +5,24 @@
 //   axis         per block and micro-batch (forward | backward)                               per step
 //   tp           all_gather 1 | 2, reduce_scatter 1 | 1       [rows, H]                       embedding and head, per micro-batch
 //   cp           all_gather 2 | 2, reduce_scatter 0 | 2       [T, kv/TP * d]
-//   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1
+//   tp           with a shared expert the same once more
+//   tp x cp      all_reduce 1 | 0 of B' (E + 1) counts        balance losses over sets
+//                all_gather 2 | 0 of [rows, 1 + k], [rows, k] full-sequence dropping (by position the first alone)
+//   tp x cp x dp all_reduce 1 | 0 of E counts                 running balance loss
+//   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1        AllToAll dispatcher; padded: no counts
 //   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
+//   etp, ep      all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1          AllGather: tokens x (H+2k), H | H, H+k
 //   pp           send and recv of [rows, H] along and against the stages
-//   tp x cp x dp                                                                              all_reduce of the token count
+//   tp x cp x dp                                                                              all_reduce of the token counts
 //   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters
-//   world                                                                                     all_reduce of norm, loss, stop vote and expert load
+//   world                                                                                     all_reduce of norm, loss, stop vote and what layers count
 #include <moefold/core/traffic_rule.hpp>
 #include <moefold/inventory/activations.hpp>
 #include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/group.hpp>
 
 #include <array>
+#include <utility>
 #include <vector>
 
 namespace moefold {
@@ -57,11 +63,23 @@ class traffic_table {
   std::vector<traffic_cell> cells_;
 };
 
-/// Numbers in the step's one all_reduce over the world: squared norm, loss, stop vote, and the load of every expert of every layer.
-constexpr extent_t step_numbers(const model_shape& m) { return 3 + m.layers * m.experts; }
+/// What every layer counts in a step, in this order: load [E]; where it differs, and a loss looks at it, what the scores alone would choose [E];
+/// with a capacity the dropped pairs; with balance losses their five sums. Offsets of a layer's numbers, and how many there are.
+struct layer_numbers {
+  extent_t aux_load = -1, dropped = -1, losses = -1, count = 0;  // -1: not counted
+
+  constexpr explicit layer_numbers(const activation_shape& a) : count(a.model.experts) {
+    if (a.corrected() && a.facts.balance.global > 0) aux_load = std::exchange(count, count + a.model.experts);
+    if (a.facts.tokens.drops()) dropped = count++;
+    if (a.facts.balance.any()) losses = std::exchange(count, count + extent_t(balance_kinds));
+  }
+};
+/// Numbers in the step's one all_reduce over the world: squared norm, loss, stop vote, and what the layers count.
+constexpr extent_t step_numbers(const activation_shape& a) { return 3 + a.model.layers * layer_numbers(a).count; }
 
 /// What `rank` sends in one training step.
-///   pairs(layer, micro_batch, source) -> span of E counts: how many of the tokens of rank `source` choose each expert, before anything travels
+///   pairs(layer, micro_batch, source) -> span of E counts: how many pairs of the tokens of rank `source` each expert keeps; read only where
+///                                        the shapes depend on them (AllToAll dispatcher, not padded)
 template <class Precision, class Pairs>
 traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t micro_batches, Pairs&& pairs) {
   using enum operation;
@@ -69,7 +87,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   const extents &attention = a.fold.attention, &moe = a.fold.moe;
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   constexpr axis_set over_tp = set_of<tag::tp>, over_cp = set_of<tag::cp>, over_pp = set_of<tag::pp>, over_ep = set_of<tag::ep>,
-                     over_etp = set_of<tag::etp>, dense = set_of<tag::tp, tag::cp, tag::dp>;
+                     over_etp = set_of<tag::etp>, over_set = set_of<tag::tp, tag::cp>, dense = set_of<tag::tp, tag::cp, tag::dp>;
   const extent_t tp = attention.of(axis_id::tp), cp = attention.of(axis_id::cp), pp = attention.of(axis_id::pp);
   const extent_t ep = moe.of(axis_id::ep), etp = moe.of(axis_id::etp), own = a.own_experts();
   const extent_t stage = stage_of(a.fold, rank);
@@ -78,16 +96,26 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   const extent_t activation = a.rows() * m.hidden;
   traffic_table table;
 
-  table.add(dense, attention.of(dense), all_reduce, 1, 8);  // tokens that count
+  table.add(dense, attention.of(dense), all_reduce, 2, 8);  // tokens that count, and that are not padding
 
   const extent_t blocks = layers.count * micro_batches;
-  table.add(over_tp, tp, all_gather, activation, t, 3 * blocks + micro_batches * (extent_t(first) + 2 * extent_t(last)));
+  const extent_t twins = m.shared_ffn > 0 ? 2 : 1;  // attention, and the shared expert
+  table.add(over_tp, tp, all_gather, activation, t, 3 * twins * blocks + micro_batches * (extent_t(first) + 2 * extent_t(last)));
   table.add(over_tp, tp, all_gather, a.tokens() * 3, acc, micro_batches * extent_t(last));  // max, sum, target of every token
-  table.add(over_tp, tp, reduce_scatter, activation, t, 2 * blocks + micro_batches * (extent_t(first) + extent_t(last)));
+  table.add(over_tp, tp, reduce_scatter, activation, t, 2 * twins * blocks + micro_batches * (extent_t(first) + extent_t(last)));
   table.add(over_cp, cp, all_gather, a.tokens() * m.kv_width() / tp, t, 4 * blocks);
   table.add(over_cp, cp, reduce_scatter, a.tokens() * m.kv_width() / tp, t, 2 * blocks);
-  table.add(over_ep, ep, all_to_all, own, 8, blocks);
-  table.add(over_etp, etp, all_gather, ep * own, 8, blocks);
+  const balance_losses& balance = a.facts.balance;
+  const token_rule& tokens = a.facts.tokens;
+  table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? blocks : 0);
+  table.add(dense, attention.of(dense), all_reduce, m.experts, 8, balance.global_running > 0 ? blocks : 0);
+  const extent_t gathers = tokens.drops() && tokens.full_sequence ? blocks : 0;
+  table.add(over_set, tp * cp, all_gather, a.rows() * (1 + m.top_k), 4, gathers);
+  table.add(over_set, tp * cp, all_gather, a.rows() * m.top_k, acc, tokens.by_position ? 0 : gathers);
+  const bool everybody = a.facts.dispatch == dispatch_kind::all_gather;
+  const extent_t counted = a.padded() ? 0 : blocks;
+  table.add(over_ep, ep, everybody ? all_gather : all_to_all, everybody ? etp : own, 8, counted);
+  table.add(over_etp, etp, all_gather, everybody ? 1 : ep * own, 8, counted);
 
   // v-operations: the rows that the choices make travel
   const group ep_group = group_of(moe, over_ep, rank), etp_group = group_of(moe, over_etp, rank);
@@ -103,16 +131,32 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
     for (std::size_t& r : elements) r *= std::size_t(width);
     return elements;
   };
-  for (extent_t layer = layers.first; layer < layers.first + layers.count; ++layer)
+  if (everybody) {  // the AllGather dispatcher: all tokens, first over etp, then over ep, and their sums back
+    const std::vector<std::size_t> inner(shared.size(), std::size_t(a.rows())), outer(sent.size(), std::size_t(a.rows() * etp));
+    for (extent_t block = 0; block < blocks; ++block)
+      for (const extent_t width : {m.hidden + 2 * m.top_k, m.hidden}) {
+        const extent_t back = width == m.hidden ? width : m.hidden + m.top_k;
+        table.add_v(over_etp, all_gather_v, etp_rank, wide(inner, width), t);
+        table.add_v(over_ep, all_gather_v, ep_rank, wide(outer, width), t);
+        table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, back), t);
+        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, back), t);
+      }
+  }
+  const std::vector<std::int64_t> filled(std::size_t(m.experts), a.rows_of_source());
+  const auto rows_of = [&](extent_t layer, extent_t micro, extent_t source) -> std::span<const std::int64_t> {
+    if (a.padded()) return filled;
+    return pairs(layer, micro, source);
+  };
+  for (extent_t layer = layers.first; layer < layers.first + layers.count && !everybody; ++layer)
     for (extent_t micro = 0; micro < micro_batches; ++micro) {
       for (extent_t p = 0; p < ep; ++p) {
-        sent[std::size_t(p)] = rows_between(pairs(layer, micro, rank), p);
-        received[std::size_t(p)] = rows_between(pairs(layer, micro, ep_group[p]), ep_rank);
+        sent[std::size_t(p)] = rows_between(rows_of(layer, micro, rank), p);
+        received[std::size_t(p)] = rows_between(rows_of(layer, micro, ep_group[p]), ep_rank);
       }
       for (extent_t q = 0; q < etp; ++q) {
         shared[std::size_t(q)] = 0;
         for (extent_t source : group_of(moe, over_ep, etp_group[q]))
-          shared[std::size_t(q)] += rows_between(pairs(layer, micro, source), ep_rank);
+          shared[std::size_t(q)] += rows_between(rows_of(layer, micro, source), ep_rank);
       }
       for (const extent_t width :
            {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
@@ -133,7 +177,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
     table.add(b.placement.replicas(), b.replicas, reduce_scatter, b.shard(), sizeof(typename Precision::reduce));
     table.add(b.placement.replicas(), b.replicas, all_gather, b.shard(), t);
   }
-  table.add({}, a.fold.world(), all_reduce, step_numbers(m), 8);
+  table.add({}, a.fold.world(), all_reduce, step_numbers(a), 8);
   return table;
 }
 

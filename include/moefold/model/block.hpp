@@ -25,10 +25,9 @@ class block_layer {
   block_layer(norm_layer<Precision> attention_norm, attention_type attention, norm_layer<Precision> moe_norm, moe_type moe)
       : attention_norm_(attention_norm), attention_(std::move(attention)), moe_norm_(moe_norm), moe_(std::move(moe)) {}
 
-  /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp.
+  /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp, and what the MoE layer needs besides.
   template <class Exec, class Arena>
-  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer, const batch_place& place,
-               routing_tap* tap) const {
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer, const routing_context& where) const {
     const extent_t rows = x.extent(0), hidden = x.extent(1);
     view<T> normed = keep.template take<T>(rows, hidden), h = keep.template take<T>(rows, hidden);
     attention_norm_.forward(e, x, normed, keep, s.attention_norm);
@@ -36,7 +35,7 @@ class block_layer {
     accumulate(e, x, h);
     normed = keep.template take<T>(rows, hidden);
     moe_norm_.forward(e, view<const T>(h), normed, keep, s.moe_norm);
-    moe_.forward(e, view<const T>(normed), y, keep, s.moe, layer, place, tap);
+    moe_.forward(e, view<const T>(normed), y, keep, s.moe, layer, where);
     accumulate(e, view<const T>(h), y);
   }
 

@@ -3,6 +3,7 @@
 //
 //   stage 0:  ids -> embedding -> blocks -> y        stage p:  x -> blocks -> y        last:  x -> blocks -> norm -> head and loss
 #include <moefold/comm/groups.hpp>
+#include <moefold/inventory/traffic.hpp>
 #include <moefold/layers/embedding.hpp>
 #include <moefold/layers/loss.hpp>
 #include <moefold/layers/parameter_store.hpp>
@@ -17,6 +18,18 @@ struct micro_batch {
   batch_place place{};
   std::vector<std::int32_t> ids;     // [S/CP, B] in the part's own order; read on the first stage
   std::vector<std::int32_t> labels;  // the same shape; read on the last stage; negative: ignored
+  std::vector<std::uint8_t> padding{};  // the same shape, not 0: padding; empty: none. Read on every stage
+  extent_t index = 0;                   // which micro-batch of the step
+  double loss_weight = 1;               // N / T_step (moe/routing.hpp)
+  std::uint64_t seed = 0;               // of jitter
+  bool training = true;
+
+  /// What the MoE layers of a rank need to know of its own tokens.
+  routing_context context(routing_tap* tap) const {
+    const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), first = std::size_t(place.part.tp_rank) * own;
+    return {place, padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(first, own),
+            loss_weight, index, seed, training, tap};
+  }
 };
 
 template <class Precision, class Comm, class Context = cp_all_gather, class MoePolicy = moe_defaults>
@@ -36,15 +49,19 @@ class transformer_stage {
     typename loss_layer<Precision, Comm>::saved loss;
   };
 
-  /// Local. The store and the groups must outlive the stage. Throws config_error if the model does not fit the folding.
+  /// Local. The store, the groups and the states must outlive the stage. Throws config_error if the model does not fit the folding.
+  /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
-                    parameter_store<Precision>& store, group_set<Comm>& groups)
-      : model_(model), stage_(stage_of(fold, rank)), stages_(fold.attention.of(axis_id::pp)),
+                    parameter_store<Precision>& store, group_set<Comm>& groups, router_states<typename Precision::accumulate>* states = nullptr,
+                    const moe_facts& facts = facts_of<MoePolicy>())
+      : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), stage_(stage_of(fold, rank)), stages_(fold.attention.of(axis_id::pp)),
         layers_(stage_layers(model.layers, stages_, stage_)) {
     check(model, sequence, fold);
     using enum parameter_kind;
     Comm &tp = groups.template over<tag::tp>(), &cp = groups.template over<tag::cp>();
-    Comm &ep = groups.template over<tag::ep>(), &etp = groups.template over<tag::etp>();
+    const moe_groups<Comm> over{&groups.template over<tag::ep>(), &groups.template over<tag::etp>(), &tp,
+                                &groups.template over<tag::tp, tag::cp>(), &groups.template over<tag::tp, tag::cp, tag::dp>()};
+    const bool gated = model.activation == activation_function::swiglu;
     const auto norm = [&](parameter_kind kind, extent_t layer) {
       return norm_layer<Precision>{store.template get<replicated>(kind, layer), model.norm_eps};
     };
@@ -54,10 +71,18 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(key, l)},
                                      {store.template get<rows_over_tp>(value, l)},
                                      {store.template get<columns_over_tp>(output, l)}};
-      moe_weights<Precision> m{store.template get<replicated>(router, l), store.template get<expert_rows>(gate, l),
-                               store.template get<expert_rows>(up, l), store.template get<expert_columns>(down, l)};
+      moe_weights<Precision> m{store.template get<replicated>(router, l), {}, store.template get<expert_rows>(up, l),
+                               store.template get<expert_columns>(down, l), {}};
+      if (gated) m.gate = store.template get<expert_rows>(gate, l);
+      if (model.shared_ffn > 0) {
+        if (gated) m.shared.gate = {store.template get<rows_over_tp>(shared_gate, l)};
+        m.shared.up = {store.template get<rows_over_tp>(shared_up, l)};
+        m.shared.down = {store.template get<columns_over_tp>(shared_down, l)};
+        if (model.shared_gate) m.shared.output = store.template get<replicated>(shared_output_gate, l);
+      }
       blocks_.emplace_back(norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp),
-                           norm(moe_norm, l), moe_layer<Precision, Comm, MoePolicy>(model, m, ep, etp));
+                           norm(moe_norm, l),
+                           moe_layer<Precision, Comm, MoePolicy>(model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{}, facts));
     }
     if (last()) {
       norm_ = norm(final_norm, -1);
@@ -80,9 +105,10 @@ class transformer_stage {
       embedding_.forward(e, s.batch->ids, x);
     }
     s.blocks.resize(blocks_.size());
+    const routing_context where = s.batch->context(tap);
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       view<T> y = s.keep.template take<T>(rows, model_.hidden);
-      blocks_[b].forward(e, view<const T>(x), y, s.keep, s.blocks[b], layers_.first + extent_t(b), s.batch->place, tap);
+      blocks_[b].forward(e, view<const T>(x), y, s.keep, s.blocks[b], layers_.first + extent_t(b), where);
       x = y;
     }
     s.output = x;
@@ -114,14 +140,24 @@ class transformer_stage {
       copy(e, view<const T>(from), dx);
   }
 
-  /// Adds this rank's choices of the micro-batch to load [layers of the whole model, E].
-  void add_load(const saved& s, view<std::int64_t> load) const {
-    for (std::size_t b = 0; b < blocks_.size(); ++b)
-      for (const std::int32_t expert : s.blocks[b].moe.router.choice.expert) ++load(layers_.first + extent_t(b), expert);
+  /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count]. Once per micro-batch, however
+  /// often its forward was computed.
+  void add_numbers(const saved& s, view<double> all) const {
+    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+      const auto& moe = s.blocks[b].moe;
+      const view<double> to = all.rows(layers_.first + extent_t(b), 1);
+      for (std::size_t e = 0; e < moe.router.load.size(); ++e) {
+        to[e] += double(moe.router.load[e]);
+        if (numbers_.aux_load >= 0) to[std::size_t(numbers_.aux_load) + e] += double(moe.router.aux_load[e]);
+      }
+      if (numbers_.dropped >= 0) to[std::size_t(numbers_.dropped)] += double(moe.dropped);
+      for (std::size_t i = 0; i < balance_kinds && numbers_.losses >= 0; ++i) to[std::size_t(numbers_.losses) + i] += moe.router.losses[i];
+    }
   }
 
  private:
   model_shape model_;
+  layer_numbers numbers_;
   extent_t stage_, stages_;
   layer_range layers_;
   embedding_layer<Precision, Comm> embedding_;

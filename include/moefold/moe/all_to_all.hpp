@@ -4,11 +4,13 @@
 //
 //   x [n, H] -permute-> rows by expert -ep-> own rows [ep][expert] -etp-> exchange rows [etp][ep][expert] -sort-> batch [R, H] by (expert, ep, etp)
 //   A row that travels with its weight is H + 1 elements wide: x, then p. One exchange carries both, and both gradients on the way back.
+//   Where ranks can fetch from their peers' memory (comm: fetch_v), permute, exchange and sort are one pass: the receiver takes each row from where
+//   the sender keeps it and puts it where it belongs; on the way back a token adds up its k rows straight from the experts' memory. Same bytes.
 //
-// Per call over ep: 1 all_to_all of 8 bytes x local experts (dispatch only) and 1 all_to_all_v of its rows; over etp, when ETP > 1: 1 all_gather of the
-// counts (dispatch only) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward).
+// Per call over ep: 1 all_to_all of 8 bytes x local experts (dispatch only, not when padded) and 1 all_to_all_v of its rows; over etp, when ETP > 1:
+// 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward).
+// Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
-#include <moefold/comm/communicator.hpp>
 #include <moefold/moe/dispatcher.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/weighted_rows.hpp>
@@ -17,21 +19,23 @@
 
 namespace moefold {
 
-template <class T, class Comm, class Tokens = dropless>
+template <class T, class Comm>
 class all_to_all_dispatcher {
  public:
   using value_type = T;
   using weight_type = accumulate_t<T>;
-  using tokens = Tokens;
   using A = weight_type;
+  static constexpr dispatch_kind kind = dispatch_kind::all_to_all;
   static_assert(std::is_same_v<T, A>, "moefold: a row carries its weight in its own type; use fp32 or fp64 storage");
 
   struct ticket {
-    view<std::int64_t> counts;             // [E] this rank's pairs by expert, before anything travels
-    view<std::int32_t> row_of_slot;        // [n, k]
-    view<std::int32_t> slot_of_row;        // [n * k]
+    view<const std::int32_t> expert;       // [n, k] the caller's choices; -1: dropped
+    view<std::int64_t> counts;             // [E] this rank's rows by expert, fillers included, before anything travels
+    view<std::int32_t> row_of_slot;        // [n, k] -1: dropped
+    view<std::int32_t> slot_of_row;        // [rows of this rank] -1: filler
     view<std::size_t> sent, received;      // [EP] rows to and from each ep peer
     view<std::size_t> shared;              // [ETP] rows that each etp peer received
+    view<std::int64_t> first;              // [local experts, EP] where (expert, source) begins: in the batch, or with ETP > 1 in the own rows
     view<std::int32_t> exchange_of_batch;  // [R]
     view<std::int64_t> offsets;            // [local experts + 1] rows of the batch by expert
     view<T> batch;                         // [R, H]
@@ -43,64 +47,177 @@ class all_to_all_dispatcher {
   }
 
   /// Collective over ep and etp. Throws if an expert index is out of range.
-  template <class Exec, class Arena>
-  ticket dispatch(Exec e, view<const T> x, const routing<A>& choice, Arena& keep) const {
+  template <class Exec, class Arena, class Meanwhile = idle>
+  ticket dispatch(Exec e, view<const T> x, const routing<A>& choice, Arena& keep, Meanwhile&& meanwhile = {}) const {
     const extent_t n = x.extent(0), hidden = x.extent(1), ep = ep_->size(), etp = etp_->size(), own = experts_ / ep;
     ticket t;
+    t.expert = choice.expert;
     t.counts = keep.template take<std::int64_t>(experts_);
     t.row_of_slot = keep.template take<std::int32_t>(n, top_k_);
-    t.slot_of_row = keep.template take<std::int32_t>(n * top_k_);
-    build_permutation(e, choice.expert, experts_, t.counts.span(), t.row_of_slot, t.slot_of_row);
-
-    // counts: [ep][own] from every ep peer, then [etp][ep][own] of every etp peer
+    const bool padded = choice.padded_rows >= 0;
+    t.slot_of_row = keep.template take<std::int32_t>(padded ? experts_ * choice.padded_rows : n * top_k_);
+    // rows: [ep][own] from every ep peer, then [etp][ep][own] of every etp peer
     view<std::int64_t> all = keep.template take<std::int64_t>(etp, ep, own);
-    view<std::int64_t> mine = all.rows(etp_->rank(), 1);
-    ep_->all_to_all(e, std::span<const std::int64_t>(t.counts.span()), mine.span()).wait(e);
-    if (etp > 1) etp_->all_gather(e, std::span<const std::int64_t>(mine.span()), all.span()).wait(e);
+    if (padded) {
+      build_padded_permutation(e, choice.expert, experts_, 1, choice.padded_rows, t.counts.span(), t.row_of_slot, t.slot_of_row);
+      std::fill(t.counts.begin(), t.counts.end(), choice.padded_rows);
+      std::fill(all.begin(), all.end(), choice.padded_rows);
+    } else {
+      t.slot_of_row = t.slot_of_row.rows(0, build_permutation(e, choice.expert, experts_, t.counts.span(), t.row_of_slot, t.slot_of_row));
+      view<std::int64_t> mine = all.rows(etp_->rank(), 1);
+      ep_->all_to_all(e, std::span<const std::int64_t>(t.counts.span()), mine.span()).wait(e);
+      if (etp > 1) etp_->all_gather(e, std::span<const std::int64_t>(mine.span()), all.span()).wait(e);
+    }
     t.sent = row_counts(keep, t.counts.as({ep, own}));
-    t.received = row_counts(keep, mine.as({ep, own}));
+    t.received = row_counts(keep, all.rows(etp_->rank(), 1).as({ep, own}));
     t.shared = row_counts(keep, all.as({etp, ep * own}));
     sort(t, all, keep);
+    const extent_t arriving = t.exchange_of_batch.extent(0);
+    t.batch = keep.template take<T>(arriving, hidden);
+    t.weight = keep.template take<A>(arriving);
 
     scratch local(e);
-    view<T> rows = local.template take<T>(n * top_k_, hidden + 1);
-    permute_weighted(e, x, choice.weight, t.slot_of_row.span(), rows);
-    view<const T> exchanged = share(e, exchange(e, rows, t.sent, t.received, local), t, local);
-    const extent_t received = t.exchange_of_batch.extent(0);
-    t.batch = keep.template take<T>(received, hidden);
-    t.weight = keep.template take<A>(received);
-    gather_weighted(e, exchanged, t.exchange_of_batch.span(), t.batch, t.weight);
+    if constexpr (fetching<Comm, Exec>) {
+      if (etp == 1) {
+        fetch_rows(e, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local, [&](extent_t row, const T* from, A weight) {
+          put_row(from, t.batch.data() + row * hidden, hidden);
+          t.weight(row) = weight;
+        });
+        meanwhile();
+        return t;
+      }
+    }
+    gather_weighted(e, share(e, weighted_to_experts(e, x, choice.weight, t, local, meanwhile), t, local), t.exchange_of_batch.span(), t.batch,
+                    t.weight);
     return t;
   }
 
   /// Collective over ep and etp. y_batch [R, H] partial over etp -> y [n, H], assigned.
   template <class Exec>
   void combine(Exec e, view<const T> y_batch, view<T> y, const ticket& t) const {
+    const extent_t hidden = y.extent(1);
     scratch local(e);
-    view<T> exchanged = local.template take<T>(y_batch.extent(0), y.extent(1));
-    scatter_rows(e, y_batch, t.exchange_of_batch.span(), exchanged);
-    combine_rows(e, exchange(e, reduce_shared(e, exchanged, t, local), t.received, t.sent, local), t.row_of_slot, y);
+    if constexpr (fetching<Comm, Exec>) {
+      const view<const T> rows = etp_->size() == 1 ? y_batch : own_sums(e, y_batch, t, local);
+      sum_from_peers(e, t, hidden, {rows.data(), nullptr, t.first.data(), hidden, 0}, local,
+                     [&](extent_t token, auto row_of, auto) { detail::sum_rows(hidden, top_k_, row_of, y.data() + token * hidden); });
+    } else {
+      const view<const T> rows = own_sums(e, y_batch, t, local);
+      combine_rows(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, y);
+    }
   }
 
   /// Collective over ep and etp. dy [n, H] -> dy_batch [R, H], assigned.
-  template <class Exec>
-  void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t) const {
+  template <class Exec, class Meanwhile = idle>
+  void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
+    const extent_t hidden = dy.extent(1);
     scratch local(e);
-    view<T> rows = local.template take<T>(t.slot_of_row.extent(0), dy.extent(1));
-    permute_rows(e, dy, t.slot_of_row.span(), top_k_, rows);
-    gather_rows(e, share(e, exchange(e, rows, t.sent, t.received, local), t, local), t.exchange_of_batch.span(), dy_batch);
+    if constexpr (fetching<Comm, Exec>) {
+      const bool direct = etp_->size() == 1;
+      const view<T> rows = direct ? dy_batch : local.template take<T>(sum_of(t.received), hidden);
+      fetch_rows(e, t, hidden, {dy.data(), nullptr, hidden}, local,
+                 [&](extent_t row, const T* from, A) { put_row(from, rows.data() + row * hidden, hidden); });
+      meanwhile();
+      if (!direct) gather_rows(e, share(e, view<const T>(rows), t, local), t.exchange_of_batch.span(), dy_batch);
+    } else {
+      view<T> rows = local.template take<T>(t.slot_of_row.extent(0), hidden);
+      permute_rows(e, dy, t.slot_of_row.span(), top_k_, rows);
+      gather_rows(e, share(e, exchange(e, rows, t.sent, t.received, local, meanwhile), t, local), t.exchange_of_batch.span(), dy_batch);
+    }
   }
 
   /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
   template <class Exec>
   void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
+    const extent_t hidden = dx.extent(1);
     scratch local(e);
-    view<T> exchanged = local.template take<T>(dbatch.extent(0), dx.extent(1) + 1);
-    scatter_weighted(e, dbatch, dweight, t.exchange_of_batch.span(), exchanged);
-    combine_weighted(e, exchange(e, reduce_shared(e, exchanged, t, local), t.received, t.sent, local), t.row_of_slot, dx, dchoice);
+    const bool direct = etp_->size() == 1;
+    view<const T> rows = dbatch;
+    if (!direct || !fetching<Comm, Exec>) {
+      view<T> exchanged = local.template take<T>(dbatch.extent(0), hidden + 1);
+      scatter_weighted(e, dbatch, dweight, t.exchange_of_batch.span(), exchanged);
+      rows = reduce_shared(e, exchanged, t, local);
+    }
+    if constexpr (fetching<Comm, Exec>) {
+      const way_back mine = direct ? way_back{rows.data(), dweight.data(), t.first.data(), hidden, 1}
+                                   : way_back{rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
+      sum_from_peers(e, t, hidden + 1, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
+        for (extent_t j = 0; j < top_k_; ++j) dchoice(token, j) = weight_of(j);
+        detail::sum_rows(hidden, top_k_, row_of, dx.data() + token * hidden);
+      });
+    } else {
+      combine_weighted(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, dx, dchoice);
+    }
   }
 
  private:
+  /// What a rank shows of its tokens on the way to the experts, and of its experts' rows on the way back.
+  struct way_there {
+    const T* rows;    // [n, H]
+    const A* weight;  // [n, k], or null
+    extent_t width;
+    const std::int32_t* slot_of_row = nullptr;
+    const std::int64_t* counts = nullptr;  // [E]
+  };
+  struct way_back {
+    const T* rows;
+    const A* weight;            // of row r at r * weight_stride, or null
+    const std::int64_t* first;  // [local experts, EP]
+    extent_t stride, weight_stride;
+  };
+
+  static void put_row(const T* from, T* to, extent_t width) {
+    if (from == nullptr)
+      detail::zero_row(to, width);
+    else
+      detail::copy_row(from, to, width);
+  }
+
+  /// put(row, token's row, weight) for every row that comes here, fillers with a null pointer: taken from the peers' memory. Collective over ep.
+  template <class Exec, class Put>
+  void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put) const {
+    mine.slot_of_row = t.slot_of_row.data(), mine.counts = t.counts.data();
+    ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local), [&](auto&& peer) {
+         const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
+         for (extent_t step = 0; step < ranks; ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
+           const extent_t source = (me + step) % ranks;
+           const way_there& from = peer(int(source));
+           const std::int32_t* slot = from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
+           for (extent_t x = 0; x < own; ++x) {
+             const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
+             for (extent_t row = begin; row < end; ++row, ++slot)
+               put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width, from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
+           }
+         }
+       }).wait(e);
+  }
+
+  /// take(token, row_of, weight_of): row_of(j) points at the row of slot j in the memory of its expert's rank, null where dropped. Collective over ep.
+  template <class Exec, class Take>
+  void sum_from_peers(Exec e, const ticket& t, extent_t width, const way_back& mine, scratch<Exec>& local, Take take) const {
+    ep_->template fetch_v<T>(e, mine, elements(t.received, width, local), elements(t.sent, width, local), [&](auto&& peer) {
+         const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank(), n = t.row_of_slot.extent(0);
+         const view<std::int64_t> shift = local.template take<std::int64_t>(experts_);  // from a row here to the row at the expert
+         for (extent_t x = 0, before = 0; x < experts_; before += t.counts(x++)) shift(x) = peer(int(x / own)).first[x % own * ranks + me] - before;
+         for (extent_t token = 0; token < n; ++token) {
+           const std::int32_t* const row = t.row_of_slot.data() + token * top_k_;
+           const std::int32_t* const expert = t.expert.data() + token * top_k_;
+           take(
+               token,
+               [&](extent_t j) -> const T* {
+                 if (row[j] < 0) return nullptr;
+                 const way_back& from = peer(int(expert[j] / own));
+                 return from.rows + (row[j] + shift(expert[j])) * from.stride;
+               },
+               [&](extent_t j) {
+                 if (row[j] < 0) return A(0);
+                 const way_back& from = peer(int(expert[j] / own));
+                 return from.weight[(row[j] + shift(expert[j])) * from.weight_stride];
+               });
+         }
+       }).wait(e);
+  }
+
   /// [groups, m] counts -> rows of each group.
   template <class Arena>
   static view<std::size_t> row_counts(Arena& keep, view<const std::int64_t> counts) {
@@ -111,34 +228,67 @@ class all_to_all_dispatcher {
     }
     return rows;
   }
+  static extent_t sum_of(view<const std::size_t> rows) { return extent_t(std::accumulate(rows.begin(), rows.end(), std::size_t{0})); }
 
-  /// Where each row of the batch, ordered by (expert, ep source, etp source), stands among the exchange rows [etp][ep][expert].
+  /// Where each row of the batch, ordered by (expert, ep source, etp source), stands among the exchange rows [etp][ep][expert]; and where the rows
+  /// of (expert, ep source) begin in what travels over ep.
   template <class Arena>
-  static void sort(ticket& t, view<const std::int64_t> counts, Arena& keep) {
+  void sort(ticket& t, view<const std::int64_t> counts, Arena& keep) const {
     const extent_t etp = counts.extent(0), ep = counts.extent(1), own = counts.extent(2);
     const std::int64_t total = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
     t.offsets = keep.template take<std::int64_t>(own + 1);
+    t.first = keep.template take<std::int64_t>(own, ep);
     t.exchange_of_batch = keep.template take<std::int32_t>(total);
     std::int64_t row = 0;
     for (extent_t expert = 0; expert < own; ++expert) {
       t.offsets(expert) = row;
       for (extent_t r = 0; r < ep; ++r)
         for (extent_t q = 0; q < etp; ++q) {
-          const std::int64_t* block = &counts(q, r, expert);
+          const std::int64_t* const block = &counts(q, r, expert);
           std::int64_t from = std::accumulate(counts.data(), block, std::int64_t{0});
+          if (q == etp_->rank()) t.first(expert, r) = etp == 1 ? row : from - std::accumulate(counts.data(), &counts(q, 0, 0), std::int64_t{0});
           for (std::int64_t i = 0; i < *block; ++i) t.exchange_of_batch[std::size_t(row++)] = std::int32_t(from++);
         }
     }
     t.offsets(own) = row;
   }
 
-  /// All-to-All-V over ep of whole rows.
+  /// x and weights to this rank's own rows [received, H + 1], in the order [ep][expert].
+  template <class Exec, class Meanwhile>
+  view<const T> weighted_to_experts(Exec e, view<const T> x, view<const A> weight, const ticket& t, scratch<Exec>& local,
+                                    Meanwhile&& meanwhile) const {
+    const extent_t hidden = x.extent(1), width = hidden + 1;
+    if constexpr (fetching<Comm, Exec>) {
+      const view<T> rows = local.template take<T>(sum_of(t.received), width);
+      fetch_rows(e, t, width, {x.data(), weight.data(), hidden}, local, [&](extent_t row, const T* from, A p) {
+        put_row(from, rows.data() + row * width, hidden);
+        rows(row, hidden) = p;
+      });
+      meanwhile();
+      return rows;
+    } else {
+      view<T> rows = local.template take<T>(t.slot_of_row.extent(0), width);
+      permute_weighted(e, x, weight, t.slot_of_row.span(), rows);
+      return exchange(e, rows, t.sent, t.received, local, meanwhile);
+    }
+  }
+  /// Batch rows, partial over etp -> this rank's own rows, summed over etp.
   template <class Exec>
-  view<const T> exchange(Exec e, view<const T> rows, view<const std::size_t> sent, view<const std::size_t> received,
-                         scratch<Exec>& local) const {
+  view<const T> own_sums(Exec e, view<const T> batch, const ticket& t, scratch<Exec>& local) const {
+    view<T> exchanged = local.template take<T>(batch.shape());
+    scatter_rows(e, batch, t.exchange_of_batch.span(), exchanged);
+    return reduce_shared(e, exchanged, t, local);
+  }
+
+  /// All-to-All-V over ep of whole rows.
+  template <class Exec, class Meanwhile = idle>
+  view<const T> exchange(Exec e, view<const T> rows, view<const std::size_t> sent, view<const std::size_t> received, scratch<Exec>& local,
+                         Meanwhile&& meanwhile = {}) const {
     const extent_t width = rows.extent(1);
-    view<T> out = local.template take<T>(extent_t(std::accumulate(received.begin(), received.end(), std::size_t{0})), width);
-    ep_->all_to_all_v(e, rows.span(), elements(sent, width, local), out.span(), elements(received, width, local)).wait(e);
+    view<T> out = local.template take<T>(sum_of(received), width);
+    const auto travelling = ep_->all_to_all_v(e, rows.span(), elements(sent, width, local), out.span(), elements(received, width, local));
+    meanwhile();
+    travelling.wait(e);
     return out;
   }
   /// AllGather-V over etp; one rank: the rows themselves.

@@ -5,25 +5,34 @@
 //   dispatch           x [n, H], choices      -> t.batch [R, H] grouped by local expert, t.weight [R], t.offsets [local experts + 1]
 //   combine            expert output [R, H]   -> y [n, H], summed over the k slots of a token in slot order
 //   combine_backward   dy [n, H]              -> d expert output [R, H]
-//   dispatch_backward  d batch [R, H], d weight [R] -> dx [n, H] and d weight of the choices [n, k]
-// Every rank of ep x etp calls each of the four, in this order, also with n = 0 or R = 0.
+//   dispatch_backward  d batch [R, H], d weight [R] -> dx [n, H] and d weight of the choices [n, k], 0 where a pair was dropped
+// Every rank of ep x etp calls each of the four, in this order, also with n = 0 or R = 0. Rows of the batch stand by (local expert, ep source,
+// etp source, token); with routing::padded_rows every expert has as many of every source, fillers with x = 0, weight = 0 and gradient 0.
+// `meanwhile` is work that needs nothing of the travelling rows: the dispatcher calls it once, after it has started an exchange and before it waits.
+// The choices (routing::expert) must live as long as the ticket.
+#include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>
+#include <moefold/core/moe_facts.hpp>
 #include <moefold/moe/routing.hpp>
-#include <moefold/moe/tokens.hpp>
 #include <moefold/tensor/arena.hpp>
 
 #include <concepts>
 
 namespace moefold {
 
+/// Nothing to do while rows travel.
+struct idle {
+  constexpr void operator()() const {}
+};
+
 template <class D, class Exec>
-concept dispatcher = token_policy<typename D::tokens> &&
-    requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,
-             const routing<typename D::weight_type>& r, view<const typename D::weight_type> dweight, view<typename D::weight_type> dchoice,
-             arena& keep, const typename D::ticket& t) {
-  { d.dispatch(e, in, r, keep) } -> std::same_as<typename D::ticket>;
+concept dispatcher = requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,
+                              const routing<typename D::weight_type>& r, view<const typename D::weight_type> dweight,
+                              view<typename D::weight_type> dchoice, arena& keep, const typename D::ticket& t, idle meanwhile) {
+  { D::kind } -> std::convertible_to<dispatch_kind>;
+  { d.dispatch(e, in, r, keep, meanwhile) } -> std::same_as<typename D::ticket>;
   d.combine(e, in, out, t);
-  d.combine_backward(e, in, out, t);
+  d.combine_backward(e, in, out, t, meanwhile);
   d.dispatch_backward(e, in, dweight, out, dchoice, t);
   { t.batch } -> std::convertible_to<view<const typename D::value_type>>;
   { t.weight } -> std::convertible_to<view<const typename D::weight_type>>;

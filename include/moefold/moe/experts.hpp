@@ -1,8 +1,10 @@
 #pragma once
-// Grouped SwiGLU experts: the local experts of this rank, each a slice [F/ETP] of its ffn width, over rows grouped by expert.
+// Grouped experts: the local experts of this rank, each a slice [F/ETP] of its ffn width, over rows grouped by expert.
 //
-//   y = W2 ( silu(W1 x) * (W3 x) * p )      W1 gate, W3 up: [local experts, F/ETP, H]; W2 down: [local experts, H, F/ETP]
+//   swiglu   y = W2 ( silu(W1 x) * (W3 x) * p )      W1 gate, W3 up: [local experts, F/ETP, H]; W2 down: [local experts, H, F/ETP]
+//   gelu     y = W2 ( gelu(W1 x) * p )               W1 up; there is no gate
 //   p is applied before W2, so its gradient is a sum over F, not H. With ETP > 1, y, dx and dp are partial sums over etp.
+#include <moefold/core/model_shape.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/ops/activation.hpp>
@@ -12,11 +14,13 @@
 namespace moefold {
 
 template <class Precision>
-struct experts_layer {
+struct grouped_experts {
   using T = typename Precision::storage;
   using A = typename Precision::accumulate;
-  parameter<Precision, expert_rows> gate, up;  // [local experts, F/ETP, H]
-  parameter<Precision, expert_columns> down;   // [local experts, H, F/ETP]
+  parameter<Precision, expert_rows> gate;     // [local experts, F/ETP, H]; none for gelu
+  parameter<Precision, expert_rows> up;       // [local experts, F/ETP, H]
+  parameter<Precision, expert_columns> down;  // [local experts, H, F/ETP]
+  activation_function activation = activation_function::swiglu;
 
   struct saved {
     view<const T> x;       // [R, H], the ticket's
@@ -25,15 +29,22 @@ struct experts_layer {
     view<T> gate, up, act;  // [R, F/ETP]
   };
 
+  bool gated() const { return activation == activation_function::swiglu; }
+
   /// x [R, H], weight [R], offsets [local experts + 1] -> y [R, H], assigned. Local.
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
-    const extent_t rows = x.extent(0), width = gate.value.extent(1);
-    s = {x, weight, offsets, keep.template take<T>(rows, width), keep.template take<T>(rows, width), keep.template take<T>(rows, width)};
-    grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
+    const extent_t rows = x.extent(0), width = up.value.extent(1);
+    s = {x, weight, offsets, gated() ? keep.template take<T>(rows, width) : view<T>{}, keep.template take<T>(rows, width),
+         keep.template take<T>(rows, width)};
     grouped_gemm_nt(e, x, up.value, offsets, s.up);
-    swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), weight, s.act);
+    if (gated()) {
+      grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
+      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), weight, s.act);
+    } else {
+      gelu_forward(e, view<const T>(s.up), weight, s.act);
+    }
     grouped_gemm_nt(e, view<const T>(s.act), down.value, offsets, y);
   }
 
@@ -41,16 +52,20 @@ struct experts_layer {
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, view<A> dweight, const saved& s) const {
     scratch local(e);
-    const extent_t rows = dy.extent(0), width = gate.value.extent(1);
-    view<T> dact = local.template take<T>(rows, width), dgate = local.template take<T>(rows, width),
-            dup = local.template take<T>(rows, width);
+    const extent_t rows = dy.extent(0), width = up.value.extent(1);
+    view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
     grouped_gemm_nn(e, dy, down.value, s.offsets, dact);
     grouped_gemm_tn(e, dy, view<const T>(s.act), s.offsets, down.gradient);
-    swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), s.weight, dgate, dup, dweight);
-    grouped_gemm_tn(e, view<const T>(dgate), s.x, s.offsets, gate.gradient);
+    if (!gated()) {
+      gelu_backward(e, view<const T>(dact), view<const T>(s.up), s.weight, dup, dweight);
+    } else {
+      view<T> dgate = local.template take<T>(rows, width);
+      swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), s.weight, dgate, dup, dweight);
+      grouped_gemm_tn(e, view<const T>(dgate), s.x, s.offsets, gate.gradient);
+      grouped_gemm_nn(e, view<const T>(dgate), gate.value, s.offsets, dx);
+    }
     grouped_gemm_tn(e, view<const T>(dup), s.x, s.offsets, up.gradient);
-    grouped_gemm_nn(e, view<const T>(dgate), gate.value, s.offsets, dx);
-    grouped_gemm_nn(e, view<const T>(dup), up.value, s.offsets, dx, T(1));
+    grouped_gemm_nn(e, view<const T>(dup), up.value, s.offsets, dx, T(gated() ? 1 : 0));
   }
 };
 

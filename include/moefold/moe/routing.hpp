@@ -13,8 +13,9 @@ namespace moefold {
 /// The choices of n local tokens. Slots are in descending score.
 template <class A>
 struct routing {
-  view<std::int32_t> expert;  // [n, k] global expert index
-  view<A> weight;             // [n, k] combine weight
+  view<std::int32_t> expert;   // [n, k] global expert index; -1: this pair was dropped
+  view<A> weight;              // [n, k] combine weight
+  extent_t padded_rows = -1;   // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it
 };
 
 /// Which global tokens a micro-batch of one rank holds: local token i is sequence first_sample + i % batch at a true position of `part`.
@@ -26,6 +27,8 @@ struct batch_place {
 
   extent_t sample(extent_t token) const { return first_sample + token % batch; }
   extent_t position(extent_t token) const { return part.local_position(token / batch); }
+  /// Place in token order: true position * B + sequence inside the micro-batch.
+  extent_t number(extent_t token) const { return position(token) * batch + token % batch; }
 };
 
 /// Choices of every token of some steps. Ranks as threads write and read disjoint tokens, so one trace serves all of them.
@@ -60,6 +63,18 @@ struct routing_tap {
   const routing_trace* replay = nullptr;                    // steps beyond the trace choose for themselves
   extent_t replay_from = 0;                                 // first step that is replayed
   double margin = std::numeric_limits<double>::infinity();  // smallest gap seen between the k-th and the next score
+  bool even = false;  // for benchmarks: token number i takes experts i*k .. i*k + k-1 (mod E), whatever its scores; replay goes first
+};
+
+/// What a forward pass needs to know of its micro-batch besides the tokens. The default is a bag of tokens without padding, in training.
+struct routing_context {
+  batch_place place{};
+  std::span<const std::uint8_t> padding{};  // [n], not 0: padding; empty: none. Must live until backward
+  double loss_weight = 1;                   // N / T_step: tokens that count in the loss over tokens that are not padding, of the whole step
+  extent_t micro_batch = 0;                 // which one of the step
+  std::uint64_t seed = 0;                   // of jitter
+  bool training = true;                     // jitter and balance losses only then
+  routing_tap* tap = nullptr;
 };
 
 }  // namespace moefold

@@ -7,6 +7,8 @@
 //   slot_of_row [n k]       3 | 1 2 4 | 0 5      which slot a row holds          permute_rows: out[r] = x[slot_of_row[r] / k]
 //   row_of_slot [n, k]      4 1 | 2 0 | 3 5      where a slot went, -1: dropped  combine_rows: y[t] = sum over j of rows[row_of_slot[t, j]]
 //
+// Padded: every expert gets the same number of rows of every source (equal shares of the tokens, in order), and slot_of_row is -1 where a row is
+// a filler; permute_rows fills those with zeros.
 // A view of rank 1 is a list of rows of one element.
 #include <moefold/ops/rows.hpp>
 
@@ -31,6 +33,30 @@ template <class T>
 inline void copy_row(const T* from, T* to, extent_t width) {
   std::memcpy(to, from, std::size_t(width) * sizeof(T));
 }
+template <class T>
+inline void zero_row(T* to, extent_t width) {
+  for (extent_t c = 0; c < width; ++c) to[c] = T(0);
+}
+
+/// out = sum of the rows row_of(0) .. row_of(k - 1), in that order, in accumulate_t; a null pointer adds nothing.
+template <class T, class RowOf>
+inline void sum_rows(extent_t width, extent_t k, RowOf row_of, T* out) {
+  using A = accumulate_t<T>;
+  constexpr extent_t block = 256 / sizeof(A);  // columns summed at a time, in registers
+  for (extent_t first = 0; first < width; first += block) {
+    const extent_t count = std::min(block, width - first);
+    A sum[block] = {};
+    for (extent_t j = 0; j < k; ++j)
+      if (const T* const in = row_of(j))
+        for (extent_t c = 0; c < count; ++c) sum[c] += A(in[first + c]);
+    for (extent_t c = 0; c < count; ++c) out[first + c] = T(sum[c]);
+  }
+}
+
+inline void require_choice(std::int32_t expert, extent_t experts, extent_t token) {
+  require(expert >= -1 && expert < experts, "moefold: token ", token, " chose expert ", expert, ", of ", experts,
+          "; experts are numbered from 0, -1 means dropped");
+}
 
 }  // namespace detail
 
@@ -47,8 +73,7 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
   std::fill(counts.begin(), counts.end(), 0);
   for (extent_t s = 0; s < slots; ++s) {
     const std::int32_t expert = index.data()[s];
-    require(expert >= -1 && expert < experts, "moefold: token ", s / k, " chose expert ", expert, ", of ", experts,
-            "; experts are numbered from 0, -1 means dropped");
+    detail::require_choice(expert, experts, s / k);
     if (expert >= 0) ++counts[std::size_t(expert)];
   }
   scratch<host_exec> local(e);
@@ -63,7 +88,40 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
   return kept;
 }
 
-/// out[r] = x[slot_of_row[r] / k]:  x [n, H] -> out [R, H], one row per kept slot. Also the backward of combine_rows.
+/// The same with fillers: row (expert * sources + source) * rows + i holds the i-th slot of this expert among the tokens of this source, an equal
+/// share of all tokens. Assigns counts [E] (fillers not counted), row_of_slot [n, k] and slot_of_row [E * sources * rows], -1: a filler.
+/// Throws if a source has more than `rows` slots for an expert.
+inline void build_padded_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, extent_t sources, extent_t rows,
+                                     std::span<std::int64_t> counts, view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size()), k = cols_of(index), each = slots / std::max<extent_t>(1, sources);
+  require_count("build_padded_permutation", "counts", counts.size(), experts);
+  require_count("build_padded_permutation", "row_of_slot", row_of_slot.size(), slots);
+  require_count("build_padded_permutation", "slot_of_row", slot_of_row.size(), experts * sources * rows);
+  require(sources >= 1 && each * sources == slots && each % std::max<extent_t>(1, k) == 0, "moefold: build_padded_permutation shares ",
+          slots / std::max<extent_t>(1, k), " tokens equally among ", sources, " sources; give all ranks equally many tokens");
+  require(std::max(slots, experts * sources * rows) <= std::numeric_limits<std::int32_t>::max(),
+          "moefold: build_padded_permutation numbers rows in 32 bits, given ", experts * sources * rows, "; use a smaller micro-batch");
+  std::fill(counts.begin(), counts.end(), 0);
+  std::fill(slot_of_row.begin(), slot_of_row.end(), -1);
+  scratch<host_exec> local(e);
+  const view<std::int32_t> used = local.take<std::int32_t>(experts);
+  for (extent_t source = 0; source < sources; ++source) {
+    std::fill(used.begin(), used.end(), 0);
+    for (extent_t s = source * each; s < (source + 1) * each; ++s) {
+      const std::int32_t expert = index.data()[s];
+      detail::require_choice(expert, experts, s / k);
+      row_of_slot.data()[s] = -1;
+      if (expert < 0) continue;
+      require(used(expert) < rows, "moefold: expert ", expert, " has more than the ", rows,
+              " rows that padding gives it; drop what exceeds the capacity first");
+      row_of_slot.data()[s] = std::int32_t((expert * sources + source) * rows) + used(expert)++;
+      slot_of_row.data()[row_of_slot.data()[s]] = std::int32_t(s);
+      ++counts[std::size_t(expert)];
+    }
+  }
+}
+
+/// out[r] = x[slot_of_row[r] / k], or zeros for a filler:  x [n, H] -> out [R, H]. Also the backward of combine_rows.
 template <class T>
 void permute_rows(host_exec, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
   const detail::row_list from(x);
@@ -71,6 +129,10 @@ void permute_rows(host_exec, input<T> x, std::span<const std::int32_t> slot_of_r
   require(k >= 1, "moefold: permute_rows needs k of at least 1, given ", k);
   detail::require_rows("permute_rows", "out", detail::row_list(out), extent_t(slot_of_row.size()), width);
   for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
+    if (slot_of_row[r] < 0) {
+      detail::zero_row(out.data() + extent_t(r) * width, width);
+      continue;
+    }
     const std::uint32_t token = std::uint32_t(slot_of_row[r]) / std::uint32_t(k);
     require(extent_t(token) < from.rows, "moefold: permute_rows: slot ", slot_of_row[r], " of row ", r, " lies outside ", from.rows,
             " tokens");
@@ -81,26 +143,15 @@ void permute_rows(host_exec, input<T> x, std::span<const std::int32_t> slot_of_r
 /// y[t] = sum of rows[row_of_slot[t, j]] over j in slot order, in accumulate_t; dropped slots add nothing. Also permute_rows' backward.
 template <class T>
 void combine_rows(host_exec, input<T> rows, view<const std::int32_t> row_of_slot, view<T> y) {
-  using A = accumulate_t<T>;
   const detail::row_list from(rows), to(y);
   const extent_t width = to.width, k = cols_of(row_of_slot);
   require_matrix("combine_rows", "row_of_slot", row_of_slot, to.rows, k);
   require(from.width == width, "moefold: combine_rows needs rows of ", width, " elements, given ", from.width);
-  constexpr extent_t block = 256 / sizeof(A);  // columns summed at a time, in registers
   for (extent_t t = 0; t < to.rows; ++t) {
     const std::int32_t* const row = row_of_slot.data() + t * k;
     for (extent_t j = 0; j < k; ++j)
       require(row[j] < from.rows, "moefold: combine_rows: token ", t, " asks for row ", row[j], " of ", from.rows);
-    for (extent_t c0 = 0; c0 < width; c0 += block) {
-      const extent_t count = std::min(block, width - c0);
-      A sum[block] = {};
-      for (extent_t j = 0; j < k; ++j) {
-        if (row[j] < 0) continue;
-        const T* const in = rows.data() + row[j] * width + c0;
-        for (extent_t c = 0; c < count; ++c) sum[c] += A(in[c]);
-      }
-      for (extent_t c = 0; c < count; ++c) y.data()[t * width + c0 + c] = T(sum[c]);
-    }
+    detail::sum_rows(width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * width; }, y.data() + t * width);
   }
 }
 

@@ -10,10 +10,24 @@
 namespace moefold {
 
 namespace detail {
+
 template <class A>
-constexpr bool ranks_before(A a, A b) {
+MOEFOLD_HD constexpr bool ranks_before(A a, A b) {
   return a > b || (b != b && a == a);
 }
+
+/// The best k of `score`, best first, ties to the lowest index: insertion into the sorted list of the best so far.
+template <class A>
+MOEFOLD_HD inline void best_of(const A* score, extent_t width, extent_t k, std::int32_t* best, A* held) {
+  for (extent_t c = 0; c < width; ++c) {
+    extent_t slot = c < k ? c : k;
+    if (slot == k && !ranks_before(score[c], held[k - 1])) continue;
+    slot = slot < k - 1 ? slot : k - 1;
+    for (; slot > 0 && ranks_before(score[c], held[slot - 1]); --slot) held[slot] = held[slot - 1], best[slot] = best[slot - 1];
+    held[slot] = score[c], best[slot] = std::int32_t(c);
+  }
+}
+
 }  // namespace detail
 
 template <class A>
@@ -22,18 +36,8 @@ void top_k(host_exec, input<A> scores, extent_t k, view<std::int32_t> index, vie
   require(k >= 1 && k <= width, "moefold: top_k needs 1 <= k <= ", width, " columns, given k = ", k);
   require_matrix("top_k", "index", index, n, k);
   require_matrix("top_k", "value", value, n, k);
-  for (extent_t t = 0; t < n; ++t) {
-    const A* const score = scores.data() + t * width;
-    std::int32_t* const best = index.data() + t * k;
-    A* const held = value.data() + t * k;
-    for (extent_t c = 0; c < width; ++c) {  // insertion into the sorted list of the best so far
-      extent_t slot = std::min(c, k);
-      if (slot == k && !detail::ranks_before(score[c], held[k - 1])) continue;
-      slot = std::min(slot, k - 1);
-      for (; slot > 0 && detail::ranks_before(score[c], held[slot - 1]); --slot) held[slot] = held[slot - 1], best[slot] = best[slot - 1];
-      held[slot] = score[c], best[slot] = std::int32_t(c);
-    }
-  }
+  for (extent_t t = 0; t < n; ++t)
+    detail::best_of(scores.data() + t * width, width, k, index.data() + t * k, value.data() + t * k);
 }
 
 /// value[t, j] = scores[t, index[t, j]]: the scores of choices made elsewhere. Its backward is top_k_backward.

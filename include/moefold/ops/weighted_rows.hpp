@@ -17,7 +17,7 @@ void require_weighted(const char* op, view<T> wide, extent_t width) {
 
 }  // namespace detail
 
-/// out[r] = x[t] and weight[t, j] of the slot t * k + j = slot_of_row[r].
+/// out[r] = x[t] and weight[t, j] of the slot t * k + j = slot_of_row[r]; zeros for a filler (-1).
 template <class T>
 void permute_weighted(host_exec, input<T> x, input<T> weight, std::span<const std::int32_t> slot_of_row, view<T> out) {
   const extent_t width = cols_of(x), k = cols_of(weight), slots = rows_of(x) * k;
@@ -26,8 +26,12 @@ void permute_weighted(host_exec, input<T> x, input<T> weight, std::span<const st
   require_count("permute_weighted", "slot_of_row", slot_of_row.size(), rows_of(out));
   for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
     const std::int32_t slot = slot_of_row[r];
-    require(slot >= 0 && slot < slots, "moefold: permute_weighted: row ", r, " names slot ", slot, " of ", slots);
+    require(slot >= -1 && slot < slots, "moefold: permute_weighted: row ", r, " names slot ", slot, " of ", slots);
     T* const to = out.data() + extent_t(r) * (width + 1);
+    if (slot < 0) {
+      detail::zero_row(to, width + 1);
+      continue;
+    }
     detail::copy_row(x.data() + slot / k * width, to, width);
     to[width] = weight.data()[slot];
   }
@@ -67,28 +71,18 @@ void scatter_weighted(host_exec, input<T> x, input<T> weight, std::span<const st
 /// add nothing and have weight 0.
 template <class T>
 void combine_weighted(host_exec, input<T> rows, view<const std::int32_t> row_of_slot, view<T> y, view<T> weight) {
-  using A = accumulate_t<T>;
   const extent_t width = cols_of(y), n = rows_of(y), k = cols_of(row_of_slot);
   detail::require_weighted("combine_weighted", rows, width);
   require_matrix("combine_weighted", "row_of_slot", row_of_slot, n, k);
   require_matrix("combine_weighted", "weight", weight, n, k);
-  constexpr extent_t block = 256 / sizeof(A);  // columns summed at a time, in registers
   for (extent_t t = 0; t < n; ++t) {
     const std::int32_t* const row = row_of_slot.data() + t * k;
     for (extent_t j = 0; j < k; ++j) {
       require(row[j] < rows_of(rows), "moefold: combine_weighted: token ", t, " asks for row ", row[j], " of ", rows_of(rows));
       weight.data()[t * k + j] = row[j] < 0 ? T(0) : rows.data()[row[j] * (width + 1) + width];
     }
-    for (extent_t first = 0; first < width; first += block) {
-      const extent_t count = std::min(block, width - first);
-      A sum[block] = {};
-      for (extent_t j = 0; j < k; ++j) {
-        if (row[j] < 0) continue;
-        const T* const in = rows.data() + row[j] * (width + 1) + first;
-        for (extent_t c = 0; c < count; ++c) sum[c] += A(in[c]);
-      }
-      for (extent_t c = 0; c < count; ++c) y.data()[t * width + first + c] = T(sum[c]);
-    }
+    detail::sum_rows(width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * (width + 1); },
+                     y.data() + t * width);
   }
 }
 

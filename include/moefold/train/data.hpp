@@ -4,6 +4,7 @@
 //
 //   bytes      |--- 0 ---|--- 1 ---| ... |--- n-1 ---|--- held out ---|     sequence i: tokens [i*S, i*S + S), labels one further
 //   samples    0 1 2 ... n-1 | n ... 2n-1 | ...                             epoch e is a permutation of 0 .. n-1, made without a table
+//   an edit    may change every sample as it is read: a label below 0 is ignored, a token below 0 is padding
 //   a step     samples step*G .. +G-1; micro-batch m of data-parallel rank d holds (m*DP + d)*B .. +B-1 of them
 #include <moefold/core/error.hpp>
 #include <moefold/core/rng.hpp>
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <memory>
 #include <span>
@@ -119,6 +121,11 @@ class dataset {
     for (extent_t i = 0; i < text_.size(); ++i) largest_ = std::max(largest_, text_[i]);
   }
 
+  /// Called on every sample as it is read, with the number of its sequence, tokens [S] and labels [S]: labels set below 0 are ignored by the loss,
+  /// tokens set below 0 are padding (routed, but no part of any loss). From many threads at once, so it must depend on its arguments alone.
+  using edit_function = std::function<void(extent_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> labels)>;
+  void set_edit(edit_function edit) { edit_ = std::move(edit); }
+
   extent_t sequence() const { return sequence_; }
   extent_t training_sequences() const { return training_; }
   extent_t held_out_sequences() const { return held_out_; }
@@ -180,6 +187,7 @@ class dataset {
       tokens[std::size_t(i)] = text_[first + i];
       labels[std::size_t(i)] = text_[first + i + 1];
     }
+    if (edit_) edit_(index, tokens, labels);
   }
 
   token_stream text_;
@@ -187,6 +195,7 @@ class dataset {
   std::uint64_t seed_;
   double share_;
   bool shuffle_;
+  edit_function edit_;
   extent_t held_out_ = 0;
   extent_t training_ = 0;
   std::int32_t largest_ = 0;  // token of the whole text

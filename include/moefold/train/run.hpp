@@ -15,13 +15,18 @@
 
 namespace moefold {
 
+/// Without a balance loss the routing of a run collapses onto few experts.
+struct balanced_moe : moe_defaults {
+  static constexpr balance_losses balance{.micro_batch = 1e-2};
+};
+
 struct run_defaults {
   static constexpr model_shape model{};
   static constexpr extent_t sequence = 256;  // tokens
   using fold = folding<mesh<dp<dyn>>, mesh<edp<dyn>>>;
   using precision = fp32;
   using context = cp_all_gather;
-  using moe = moe_defaults;
+  using moe = balanced_moe;
   using schedule = one_f_one_b;
   using optimizer = adamw;
 };

@@ -14,6 +14,7 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/run.hpp>
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <optional>
@@ -48,6 +49,8 @@ struct step_result {
   double learning_rate = 0;
   std::int64_t tokens = 0;  // tokens that count
   bool stop = false;        // somebody asked to stop
+  double balance = 0;       // balance losses and z-loss: mean over the step's tokens that are not padding, summed over layers
+  double dropped = 0;       // share of the (token, expert) pairs that no expert took, 0..1
 };
 
 /// The trainer over values: all foldings of one set of policies share this instantiation.
@@ -60,15 +63,18 @@ class basic_trainer {
   using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer>;
 
   /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
-  /// `optimizer` carries the numbers of its policy, such as weight decay.
+  /// `optimizer` carries the numbers of its policy, such as weight decay; `facts` those of the MoE layers.
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
-                const dataset& data, typename Policies::optimizer optimizer = {})
-      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), data_(data), exec_(context_),
+                const dataset& data, typename Policies::optimizer optimizer = {}, const moe_facts& facts = facts_of<typename Policies::moe>())
+      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
+        layer_(activation_shape{model, fold, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
-        stage_(model, sequence, fold, world_.rank(), store_, groups_),
+        states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
+        stage_(model, sequence, fold, world_.rank(), store_, groups_, &states_, facts_),
         optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
                                                       std::min<std::int64_t>(100, options.steps / 10), options.steps},
-        numbers_({step_numbers(model)}), load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
+        numbers_({3 + model.layers * layer_.count}), load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0),
+        tokens_(std::size_t(sequence)),
         labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
@@ -99,24 +105,37 @@ class basic_trainer {
   /// Forward and backward of all micro-batches, and the reduced gradients. Parameters are untouched. Collective over the world.
   step_result compute() {
     store_.zero_gradients();
-    std::fill(load_.begin(), load_.end(), 0);
-    std::int64_t tokens = load_tokens();
+    std::fill(numbers_.begin(), numbers_.end(), 0.0);
+    token_counts counted = load_tokens();
     groups_.template over<tag::tp, tag::cp, tag::dp>()
-        .all_reduce(exec_, std::span<const std::int64_t>(&tokens, 1), std::span(&tokens, 1), sum{})
+        .all_reduce(exec_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
         .wait(exec_);
+    const auto [tokens, routed] = counted;
+    for (micro_batch& batch : batches_) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
     const double loss = runner_->run(
         exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
-        [this](const auto& s) { stage_.add_load(s, load_); });
+        [this](const auto& s) { stage_.add_numbers(s, counted_by_layers()); });
 
     std::span<double> all = numbers_.view().span();
     all[0] = optimizer_.reduce(exec_);
     all[1] = loss;
     all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
-    std::copy(load_.begin(), load_.end(), all.begin() + 3);
     world_.all_reduce(exec_, std::span<const double>(all), all, sum{}).wait(exec_);
-    std::copy(all.begin() + 3, all.end(), load_.begin());
-    const double n = double(std::max<std::int64_t>(tokens, 1));
-    return {step_, all[1] / n, std::sqrt(all[0]) / n, rate_(step_), tokens, all[2] > 0};
+    double balance = 0, dropped = 0;
+    for (extent_t l = 0; l < model_.layers; ++l) {
+      const view<double> counts = counted_by_layers().rows(l, 1);
+      const auto copy_counts = [&](extent_t from, view<std::int64_t> to) {
+        for (std::size_t e = 0; e < to.size(); ++e) to[e] = std::int64_t(counts[std::size_t(from) + e]);
+      };
+      copy_counts(0, load_.view().rows(l, 1));
+      copy_counts(std::max<extent_t>(layer_.aux_load, 0), aux_load_.view().rows(l, 1));
+      dropped += this->dropped(l);
+      for (std::size_t i = 0; i < balance_kinds; ++i) balance += balance_sums(l)[i];
+    }
+    const double n = double(std::max<std::int64_t>(tokens, 1)), pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * model_.layers);
+    routed_ = routed;
+    return {step_,          all[1] / n, std::sqrt(all[0]) / n, rate_(step_), tokens, all[2] > 0, balance / double(std::max<std::int64_t>(routed, 1)),
+            dropped / pairs};
   }
 
   /// Updates the parameters with what compute() left, and gives them to all replicas. A step without tokens changes nothing. Collective over the world.
@@ -129,6 +148,7 @@ class basic_trainer {
     if (result.tokens == 0) return;
     optimizer_.update(exec_, step_, result.learning_rate, clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
     optimizer_.gather(exec_);
+    states_.update(load_.view(), aux_load_.view());
   }
 
   /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
@@ -141,7 +161,7 @@ class basic_trainer {
     const std::vector<schedule_step> steps = forward_only::steps(stage, stages, int(batches_.size()));
     double sums[2] = {0, 0};
     for (extent_t b = 0; b < batches; ++b) {
-      sums[1] += double(load_tokens(b));
+      sums[1] += double(load_tokens(b)[0]);
       sums[0] += runner_->run(
           exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
           [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {});
@@ -152,8 +172,19 @@ class basic_trainer {
     return sums[0] / std::max(sums[1], 1.0);
   }
 
-  /// Choices of every expert of every layer in the last step, over all tokens: [layers, E]. The same on every rank.
+  /// Choices of every expert of every layer in the last step, over all tokens that are not padding, before dropping: [layers, E]. The same on every rank.
   view<const std::int64_t> load() const { return load_; }
+  /// Pairs of a layer that were dropped in the last step, and their number over all tokens before dropping. The same on every rank.
+  double dropped(extent_t layer) const { return layer_.dropped < 0 ? 0 : numbers_[std::size_t(3 + layer * layer_.count + layer_.dropped)]; }
+  std::int64_t pairs() const { return routed_ * model_.top_k; }
+  /// Balance losses of a layer in the last step, by kind (balance_names): means over the tokens that are not padding. The same on every rank.
+  balance_values balance(extent_t layer) const {
+    balance_values mean = balance_sums(layer);
+    for (double& l : mean) l /= double(std::max<std::int64_t>(routed_, 1));
+    return mean;
+  }
+  /// What the routers remember between steps: biases and shares.
+  router_states<typename precision::accumulate>& routers() { return states_; }
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
   parameter_store<precision>& parameters() { return store_; }
@@ -162,13 +193,15 @@ class basic_trainer {
   group_set<communicator_type>& groups() { return groups_; }
   host_exec exec() const { return exec_; }
   const folding_extents& fold() const { return fold_; }
-  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch}; }
+  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_}; }
   extent_t micro_batches() const { return extent_t(batches_.size()); }
   /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
   std::size_t scratch_peak() const { return context_.scratch.peak(); }
 
  private:
+  using token_counts = std::array<std::int64_t, 2>;  // that count in the loss; that are not padding
+
   static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold,
                                         const trainer_options& options, const dataset& data) {
     check(model, sequence, fold);
@@ -178,10 +211,24 @@ class basic_trainer {
     return fold;
   }
 
-  /// Fills batches_ with this rank's tokens of the current step (or of held-out batch `evaluation`); returns how many of its own count.
-  std::int64_t load_tokens(std::optional<extent_t> evaluation = {}) {
+  static moe_facts with_own_dispatcher(moe_facts facts) {
+    facts.dispatch = facts_of<typename Policies::moe>().dispatch;
+    return facts;
+  }
+
+  /// What the layers counted: [layers, layer_numbers::count], inside the numbers of the step's one all_reduce.
+  view<double> counted_by_layers() { return {numbers_.data() + 3, {model_.layers, layer_.count}}; }
+  balance_values balance_sums(extent_t layer) const {
+    balance_values sums{};
+    if (layer_.losses >= 0) std::copy_n(numbers_.data() + 3 + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
+    return sums;
+  }
+
+  /// Fills batches_ with this rank's tokens of the current step (or of held-out batch `evaluation`); returns how many of its own count in the loss,
+  /// and how many are not padding. A token below 0 is padding; its label is ignored.
+  token_counts load_tokens(std::optional<extent_t> evaluation = {}) {
     const extent_t part = place_.part.cp_tokens(), batch = options_.micro_batch;
-    std::int64_t counted = 0;
+    token_counts counted{};
     for (std::size_t m = 0; m < batches_.size(); ++m) {
       micro_batch& to = batches_[m];
       to.place = place_;
@@ -189,6 +236,10 @@ class basic_trainer {
       to.place.first_sample = part_.sample(0, extent_t(m), 0);
       to.ids.resize(std::size_t(part * batch));
       to.labels.resize(std::size_t(part * batch));
+      to.padding.assign(std::size_t(part * batch), 0);
+      to.index = extent_t(m);
+      to.seed = options_.seed;
+      to.training = !evaluation;
       for (extent_t b = 0; b < batch; ++b) {
         const extent_t sample = to.place.first_sample + b;
         if (evaluation)
@@ -197,12 +248,16 @@ class basic_trainer {
           data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
         for (extent_t i = 0; i < part; ++i) {
           const std::size_t position = std::size_t(place_.part.position(i));
-          to.ids[std::size_t(i * batch + b)] = tokens_[position];
-          to.labels[std::size_t(i * batch + b)] = labels_[position];
+          const std::size_t at = std::size_t(i * batch + b);
+          const bool padding = tokens_[position] < 0;
+          to.padding[at] = padding;
+          to.ids[at] = padding ? 0 : tokens_[position];
+          to.labels[at] = padding ? -1 : labels_[position];
         }
       }
       const extent_t own = place_.part.local_tokens() * batch, first = place_.part.tp_rank * own;
-      counted += std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
+      counted[0] += std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
+      counted[1] += std::count(to.padding.begin() + first, to.padding.begin() + first + own, 0);
     }
     return counted;
   }
@@ -210,6 +265,8 @@ class basic_trainer {
   model_shape model_;
   folding_extents fold_;
   trainer_options options_;
+  moe_facts facts_;
+  layer_numbers layer_;
   const dataset& data_;
   host_context context_;
   host_exec exec_;
@@ -217,11 +274,13 @@ class basic_trainer {
   communicator_type world_;
   group_set<communicator_type> groups_;
   parameter_store<precision> store_;
+  router_states<typename precision::accumulate> states_;
   stage_type stage_;
   optimizer_type optimizer_;
   cosine_rate rate_;
-  tensor<double> numbers_;                     // squared norm, loss, stop vote, load
-  tensor<std::int64_t> load_;                  // [layers, E]
+  tensor<double> numbers_;                     // squared norm, loss, stop vote, what the layers counted
+  tensor<std::int64_t> load_, aux_load_;       // [layers, E]
+  std::int64_t routed_ = 0;                    // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_;  // [S]
   std::optional<runner<stage_type, communicator_type>> runner_;
   std::vector<schedule_step> steps_;

@@ -1,0 +1,114 @@
+#pragma once
+// A feed-forward layer on the attention mesh: its width is split over tp, rows come in and leave in the sequence-parallel layout. The shared expert
+// of a MoE layer is one, where wished with a gate of its own: one learned number per token that scales the output.
+//
+//   x [n, H] -gather over tp-> [T, H] -W1, W3-> silu * up | gelu [T, F/TP] -W2-> sum, scatter over tp -> z [n, H]     y = z, or sigmoid(x . w) * z
+//   Traffic over tp: forward 1 all-gather + 1 reduce-scatter; backward 2 all-gathers + 1 reduce-scatter.
+#include <moefold/core/model_shape.hpp>
+#include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/linear.hpp>
+#include <moefold/layers/sequence.hpp>
+#include <moefold/ops/activation.hpp>
+#include <moefold/ops/elementwise.hpp>
+
+namespace moefold {
+
+template <class Precision>
+struct mlp_weights {
+  linear<Precision, rows_over_tp> gate;        // [F/TP, H]; none for gelu
+  linear<Precision, rows_over_tp> up;          // [F/TP, H]
+  linear<Precision, columns_over_tp> down;     // [H, F/TP]
+  parameter<Precision, replicated> output;     // [H] the gate of the output; none: {}
+};
+
+template <class Precision, class Comm>
+struct mlp_layer {
+  using T = typename Precision::storage;
+  using A = typename Precision::accumulate;
+  mlp_weights<Precision> weights;
+  activation_function activation = activation_function::swiglu;
+  Comm* tp = nullptr;
+
+  struct saved {
+    view<const T> x;        // [n, H], the caller's
+    view<T> gate, up, act;  // [T, F/TP]
+    view<T> z;              // [n, H], with an output gate
+    view<A> opening;        // [n] sigmoid(x . w), with an output gate
+  };
+
+  bool gated() const { return activation == activation_function::swiglu; }
+  bool scaled() const { return !weights.output.value.empty(); }
+
+  /// x [n, H] -> y [n, H], assigned. Collective over tp.
+  template <class Exec, class Arena>
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s) const {
+    const extent_t n = x.extent(0), hidden = x.extent(1), tokens = n * tp->size(), width = weights.up.weight.value.extent(0);
+    s = {x, gated() ? keep.template take<T>(tokens, width) : view<T>{}, keep.template take<T>(tokens, width), keep.template take<T>(tokens, width),
+         scaled() ? keep.template take<T>(n, hidden) : view<T>{}, scaled() ? keep.template take<A>(n) : view<A>{}};
+    scratch local(e);
+    const view<const T> all = gather_rows_of_group<T>(e, *tp, x, local);
+    const view<A> ones = local.template take<A>(tokens);
+    fill(e, ones, A(1));
+    weights.up.forward(e, all, s.up);
+    if (gated()) {
+      weights.gate.forward(e, all, s.gate);
+      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), view<const A>(ones), s.act);
+    } else {
+      gelu_forward(e, view<const T>(s.up), view<const A>(ones), s.act);
+    }
+    const view<T> z = scaled() ? s.z : y;
+    const view<T> partial = partial_rows<T, Exec>(*tp, z, local);
+    weights.down.forward(e, view<const T>(s.act), partial);
+    sum_and_scatter_rows<T>(e, *tp, partial, z);
+    if (!scaled()) return;
+    const T* const w = weights.output.value.data();
+    for (extent_t t = 0; t < n; ++t) {
+      const T* const row = x.data() + t * hidden;
+      s.opening(t) = logistic(lane_sum<A>(hidden, [=](extent_t h) { return A(row[h]) * A(w[h]); }));
+      for (extent_t h = 0; h < hidden; ++h) y(t, h) = T(s.opening(t) * A(z(t, h)));
+    }
+  }
+
+  /// dy [n, H] -> dx [n, H], assigned; weight gradients are accumulated. Collective over tp.
+  template <class Exec>
+  void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
+    const extent_t n = dy.extent(0), hidden = dy.extent(1), tokens = n * tp->size(), width = weights.up.weight.value.extent(0);
+    scratch local(e);
+    view<const T> dz = dy;
+    if (scaled()) {
+      const view<T> scaled_dy = local.template take<T>(n, hidden);
+      for (extent_t t = 0; t < n; ++t)
+        for (extent_t h = 0; h < hidden; ++h) scaled_dy(t, h) = T(s.opening(t) * A(dy(t, h)));
+      dz = scaled_dy;
+    }
+    const view<const T> dall = gather_rows_of_group<T>(e, *tp, dz, local), all = gather_rows_of_group<T>(e, *tp, s.x, local);
+    const view<T> dact = local.template take<T>(tokens, width), dup = local.template take<T>(tokens, width);
+    const view<A> ones = local.template take<A>(tokens), unused = local.template take<A>(tokens);
+    fill(e, ones, A(1));
+    weights.down.backward(e, dall, view<const T>(s.act), dact);
+    const view<T> partial = partial_rows<T, Exec>(*tp, dx, local);
+    if (gated()) {
+      const view<T> dgate = local.template take<T>(tokens, width);
+      swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), view<const A>(ones), dgate, dup, unused);
+      weights.gate.backward(e, view<const T>(dgate), all, partial);
+    } else {
+      gelu_backward(e, view<const T>(dact), view<const T>(s.up), view<const A>(ones), dup, unused);
+    }
+    weights.up.backward(e, view<const T>(dup), all, partial, T(gated() ? 1 : 0));
+    sum_and_scatter_rows<T>(e, *tp, partial, dx);
+    if (!scaled()) return;
+    const T* const w = weights.output.value.data();
+    auto* const dw = weights.output.gradient.data();
+    for (extent_t t = 0; t < n; ++t) {
+      const T *const d = dy.data() + t * hidden, *const z = s.z.data() + t * hidden, *const row = s.x.data() + t * hidden;
+      const A along = lane_sum<A>(hidden, [=](extent_t h) { return A(d[h]) * A(z[h]); });
+      const A slope = along * s.opening(t) * (A(1) - s.opening(t));
+      for (extent_t h = 0; h < hidden; ++h) {
+        dx(t, h) = T(A(dx(t, h)) + slope * A(w[h]));
+        dw[h] += slope * A(row[h]);
+      }
+    }
+  }
+};
+
+}  // namespace moefold

@@ -1,0 +1,209 @@
+#pragma once
+// The AllGather dispatcher: every rank of etp x ep sees all their tokens, takes those that chose its experts, and the results are summed on
+// the way back. Moves more bytes than the AllToAll dispatcher where EP > k, in fewer and larger messages, and needs no counts by expert.
+//
+//   x [n, H], choices [n, k], p [n, k] -etp, ep-> all [N, H + 2k] in the order [ep][etp][token] -select-> batch [R, H] by (expert, ep, etp, token)
+//   y batch [R, H] -sum over slots here-> [N, H] -reduce-scatter over ep, etp-> y [n, H]        the way back carries H + k elements: dx, dp
+//
+// Per call 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward) over each of etp and ep; dispatch
+// also gathers the numbers of tokens (8 bytes over etp, 8 ETP over ep), not when padded, which needs the same number of tokens on every rank.
+// A choice travels as a number of type T: exact for any expert below 2^24 in fp32.
+// Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
+#include <moefold/moe/dispatcher.hpp>
+#include <moefold/ops/permute.hpp>
+#include <moefold/ops/weighted_rows.hpp>
+
+#include <numeric>
+
+namespace moefold {
+
+template <class T, class Comm>
+class all_gather_dispatcher {
+ public:
+  using value_type = T;
+  using weight_type = accumulate_t<T>;
+  using A = weight_type;
+  static constexpr dispatch_kind kind = dispatch_kind::all_gather;
+  static_assert(std::is_same_v<T, A>, "moefold: a row carries choices and weights in its own type; use fp32 or fp64 storage");
+
+  struct ticket {
+    view<std::size_t> inner;         // [ETP] tokens of each etp peer
+    view<std::size_t> outer;         // [EP] tokens of all etp peers of each ep peer
+    view<std::int64_t> counts;       // [local experts] rows by expert, fillers not counted
+    view<std::int32_t> row_of_slot;  // [N, k] row of the batch, -1: not here
+    view<std::int32_t> slot_of_row;  // [R] -1: filler
+    view<std::int64_t> offsets;      // [local experts + 1] rows of the batch by expert
+    view<T> batch;                   // [R, H]
+    view<A> weight;                  // [R]
+  };
+
+  all_gather_dispatcher(extent_t experts, extent_t top_k, Comm& ep, Comm& etp) : experts_(experts), top_k_(top_k), ep_(&ep), etp_(&etp) {
+    require(experts % ep.size() == 0, "moefold: ", experts, " experts cannot be shared equally by ", ep.size(), " ep ranks");
+    require(experts < (std::int64_t{1} << std::numeric_limits<T>::digits), "moefold: the AllGather dispatcher sends choices as numbers of ",
+            std::numeric_limits<T>::digits, " bits, too few for ", experts, " experts; use the AllToAll dispatcher");
+  }
+
+  /// Collective over etp and ep. Throws if an expert index is out of range.
+  template <class Exec, class Arena, class Meanwhile = idle>
+  ticket dispatch(Exec e, view<const T> x, const routing<A>& choice, Arena& keep, Meanwhile&& meanwhile = {}) const {
+    const extent_t n = x.extent(0), hidden = x.extent(1), k = top_k_, own = experts_ / ep_->size(), sources = ep_->size() * etp_->size();
+    const bool padded = choice.padded_rows >= 0;
+    ticket t;
+    t.inner = keep.template take<std::size_t>(etp_->size());
+    t.outer = keep.template take<std::size_t>(ep_->size());
+    gather_token_counts(e, n, padded, t);
+    const extent_t all = sum_of(t.outer), width = hidden + 2 * k;
+
+    scratch local(e);
+    const view<T> mine = local.template take<T>(n, width);
+    for (extent_t i = 0; i < n; ++i) {
+      T* const row = mine.data() + i * width;
+      detail::copy_row(x.data() + i * hidden, row, hidden);
+      for (extent_t j = 0; j < k; ++j) {
+        detail::require_choice(choice.expert(i, j), experts_, i);
+        row[hidden + j] = T(choice.expert(i, j));
+        row[hidden + k + j] = choice.weight(i, j);
+      }
+    }
+    const view<const T> tokens = gather(e, view<const T>(mine), t, local, meanwhile);
+
+    const view<std::int32_t> index = local.template take<std::int32_t>(all, k);
+    const extent_t first = ep_->rank() * own;
+    for (extent_t i = 0; i < all; ++i)
+      for (extent_t j = 0; j < k; ++j) {
+        const extent_t here = extent_t(tokens(i, hidden + j)) - first;
+        index(i, j) = here >= 0 && here < own ? std::int32_t(here) : -1;
+      }
+    t.counts = keep.template take<std::int64_t>(own);
+    t.offsets = keep.template take<std::int64_t>(own + 1);
+    t.row_of_slot = keep.template take<std::int32_t>(all, k);
+    const extent_t rows = padded ? own * sources * choice.padded_rows : 0;
+    if (padded) {
+      t.slot_of_row = keep.template take<std::int32_t>(rows);
+      build_padded_permutation(e, index, own, sources, choice.padded_rows, t.counts.span(), t.row_of_slot, t.slot_of_row);
+    } else {
+      const view<std::int32_t> slots = local.template take<std::int32_t>(all * k);
+      const extent_t kept = build_permutation(e, index, own, t.counts.span(), t.row_of_slot, slots);
+      t.slot_of_row = keep.template take<std::int32_t>(kept);
+      std::copy_n(slots.begin(), kept, t.slot_of_row.begin());
+    }
+    t.offsets(0) = 0;
+    for (extent_t l = 0; l < own; ++l) t.offsets(l + 1) = t.offsets(l) + (padded ? sources * choice.padded_rows : t.counts(l));
+
+    t.batch = keep.template take<T>(t.slot_of_row.extent(0), hidden);
+    t.weight = keep.template take<A>(t.slot_of_row.extent(0));
+    for (extent_t r = 0; r < t.slot_of_row.extent(0); ++r) {
+      const std::int32_t slot = t.slot_of_row(r);
+      T* const to = t.batch.data() + r * hidden;
+      if (slot < 0) {
+        detail::zero_row(to, hidden);
+        t.weight(r) = A(0);
+        continue;
+      }
+      const T* const row = tokens.data() + slot / k * width;
+      detail::copy_row(row, to, hidden);
+      t.weight(r) = row[hidden + k + slot % k];
+    }
+    return t;
+  }
+
+  /// Collective over ep and etp. y_batch [R, H] partial over etp -> y [n, H], assigned.
+  template <class Exec>
+  void combine(Exec e, view<const T> y_batch, view<T> y, const ticket& t) const {
+    scratch local(e);
+    const view<T> all = local.template take<T>(t.row_of_slot.extent(0), y.extent(1));
+    combine_rows(e, y_batch, t.row_of_slot, all);
+    reduce(e, view<const T>(all), y, t, local);
+  }
+
+  /// Collective over etp and ep. dy [n, H] -> dy_batch [R, H], assigned.
+  template <class Exec, class Meanwhile = idle>
+  void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
+    scratch local(e);
+    permute_rows(e, gather(e, dy, t, local, meanwhile), t.slot_of_row.span(), top_k_, dy_batch);
+  }
+
+  /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
+  template <class Exec>
+  void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
+    const extent_t n = dx.extent(0), hidden = dx.extent(1), width = hidden + top_k_;
+    scratch local(e);
+    const view<T> all = local.template take<T>(t.row_of_slot.extent(0), width), mine = local.template take<T>(n, width);
+    for (extent_t i = 0; i < all.extent(0); ++i) {
+      const std::int32_t* const row = t.row_of_slot.data() + i * top_k_;
+      T* const to = all.data() + i * width;
+      detail::sum_rows(hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
+      for (extent_t j = 0; j < top_k_; ++j) to[hidden + j] = row[j] < 0 ? T(0) : dweight[std::size_t(row[j])];
+    }
+    reduce(e, view<const T>(all), mine, t, local);
+    for (extent_t i = 0; i < n; ++i) {
+      detail::copy_row(mine.data() + i * width, dx.data() + i * hidden, hidden);
+      detail::copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
+    }
+  }
+
+ private:
+  static extent_t sum_of(view<const std::size_t> counts) { return extent_t(std::accumulate(counts.begin(), counts.end(), std::size_t{0})); }
+
+  template <class Exec>
+  void gather_token_counts(Exec e, extent_t n, bool padded, ticket& t) const {
+    const extent_t etp = etp_->size(), ep = ep_->size();
+    scratch local(e);
+    const view<std::int64_t> inner = local.template take<std::int64_t>(etp), outer = local.template take<std::int64_t>(ep, etp);
+    std::fill(outer.begin(), outer.end(), n);
+    std::fill(inner.begin(), inner.end(), n);
+    if (!padded) {
+      etp_->all_gather(e, std::span<const std::int64_t>(&n, 1), inner.span()).wait(e);
+      ep_->all_gather(e, std::span<const std::int64_t>(inner.span()), outer.span()).wait(e);
+    }
+    for (extent_t q = 0; q < etp; ++q) t.inner(q) = std::size_t(inner(q));
+    for (extent_t r = 0; r < ep; ++r) {
+      const auto tokens = outer.rows(r, 1);
+      t.outer(r) = std::size_t(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
+    }
+  }
+
+  /// Rows of all ranks, in the order [ep][etp]; groups of one rank move nothing.
+  template <class Exec, class Meanwhile>
+  view<const T> gather(Exec e, view<const T> rows, const ticket& t, scratch<Exec>& local, Meanwhile&& meanwhile) const {
+    const extent_t width = rows.extent(1);
+    bool met = false;
+    for (Comm* comm : {etp_, ep_}) {
+      if (comm->size() == 1) continue;
+      const view<const std::size_t> counts = comm == etp_ ? t.inner : t.outer;
+      const view<T> out = local.template take<T>(sum_of(counts), width);
+      const auto travelling = comm->all_gather_v(e, rows.span(), elements(counts, width, local), out.span());
+      if (!std::exchange(met, true)) meanwhile();
+      travelling.wait(e);
+      rows = out;
+    }
+    if (!met) meanwhile();
+    return rows;
+  }
+  /// The sum over all ranks of their partial rows, this rank's part: the reverse of gather.
+  template <class Exec>
+  void reduce(Exec e, view<const T> rows, view<T> out, const ticket& t, scratch<Exec>& local) const {
+    const extent_t width = rows.extent(1);
+    for (Comm* comm : {ep_, etp_}) {
+      if (comm->size() == 1) continue;
+      const view<const std::size_t> counts = comm == etp_ ? t.inner : t.outer;
+      const view<T> part = local.template take<T>(extent_t(counts(comm->rank())), width);
+      comm->reduce_scatter_v(e, rows.span(), elements(counts, width, local), part.span(), sum{}).wait(e);
+      rows = part;
+    }
+    if (rows.size() > 0) std::memcpy(out.data(), rows.data(), rows.bytes());
+  }
+  template <class Exec>
+  static std::span<const std::size_t> elements(view<const std::size_t> rows, extent_t width, scratch<Exec>& local) {
+    view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
+    for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
+    return counts.span();
+  }
+
+  extent_t experts_;
+  extent_t top_k_;
+  Comm* ep_;
+  Comm* etp_;
+};
+
+}  // namespace moefold

@@ -1,0 +1,48 @@
+#pragma once
+// Which (token, expert) pairs an expert keeps when it takes at most `capacity` of a set of tokens: the largest weights, or the first tokens.
+//
+//   index [N, k], weight [N, k], number [N]: the token's place in token order     keep [N, k]: index, or -1 where the pair is dropped
+//   by weight: largest first, ties to the lower number, NaN last                  by position: the lowest numbers
+// The result depends on the set alone, not on the order in which its tokens are listed.
+#include <moefold/ops/permute.hpp>
+
+namespace moefold {
+
+/// Assigns keep [N, k]; an index of -1 stays so. weight may be empty when by_position. O(N k + E). Returns the pairs that were dropped.
+template <class A>
+extent_t keep_within_capacity(host_exec e, view<const std::int32_t> index, view<const A> weight, view<const std::int32_t> number,
+                              extent_t experts, extent_t capacity, bool by_position, view<std::int32_t> keep) {
+  const extent_t tokens = rows_of(index), k = cols_of(index), slots = tokens * k;
+  require_matrix("keep_within_capacity", "keep", keep, tokens, k);
+  require_count("keep_within_capacity", "number", number.size(), tokens);
+  require(by_position || weight.size() == index.size(), "moefold: keep_within_capacity by weight needs a weight for each of ", slots,
+          " pairs, given ", weight.size());
+  require(capacity >= 0, "moefold: a capacity is 0 or more rows, given ", capacity);
+  scratch<host_exec> local(e);
+  const view<std::int64_t> counts = local.take<std::int64_t>(experts);
+  const view<std::int32_t> row_of_slot = local.take<std::int32_t>(tokens, k), slot_of_row = local.take<std::int32_t>(slots);
+  build_permutation(e, index, experts, counts.span(), row_of_slot, slot_of_row);
+  std::copy(index.begin(), index.end(), keep.begin());
+  const auto earlier = [&](std::int32_t a, std::int32_t b) { return number[std::size_t(a / k)] < number[std::size_t(b / k)]; };
+  const auto heavier = [&](std::int32_t a, std::int32_t b) {
+    const A x = weight[std::size_t(a)], y = weight[std::size_t(b)];
+    if (x > y || (y != y && x == x)) return true;
+    if (y > x || (x != x && y == y)) return false;
+    return earlier(a, b);
+  };
+  extent_t dropped = 0;
+  std::int32_t* first = slot_of_row.data();
+  for (extent_t expert = 0; expert < experts; first += counts(expert++)) {
+    std::int32_t* const last = first + counts(expert);
+    if (last - first <= capacity) continue;
+    if (by_position)
+      std::nth_element(first, first + capacity, last, earlier);
+    else
+      std::nth_element(first, first + capacity, last, heavier);
+    for (const std::int32_t* s = first + capacity; s < last; ++s) keep[std::size_t(*s)] = -1;
+    dropped += last - (first + capacity);
+  }
+  return dropped;
+}
+
+}  // namespace moefold
