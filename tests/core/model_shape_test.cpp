@@ -54,8 +54,8 @@ TEST_SUITE("core/model_shape") {
                          "score_function::softmax_before (given top_k = 1, softmax_after = 1)",
                          config_error);
     CHECK_NOTHROW(check(with([](model_shape& m) { m.top_k = 1, m.score = score_function::sigmoid; })));
-    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_groups = 3; })), doctest::Contains("(given experts = 8, expert_groups = 3)"),
-                         config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_groups = 3; })),
+                         doctest::Contains("(given experts = 8, expert_groups = 3)"), config_error);
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_groups = 0; })), doctest::Contains("expert_groups = 0"), config_error);
     for (const extent_t chosen : {0, 5})
       CHECK_THROWS_WITH_AS(check(with([=](model_shape& m) { m.expert_groups = 4, m.chosen_groups = chosen; })),
@@ -65,12 +65,13 @@ TEST_SUITE("core/model_shape") {
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.top_k = 4, m.expert_groups = 4, m.chosen_groups = 1; })),
                          doctest::Contains("use fewer or larger groups"), config_error);
     CHECK_NOTHROW(check(with([](model_shape& m) { m.top_k = 4, m.expert_groups = 4, m.chosen_groups = 2; })));
-    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_bias = true; })), doctest::Contains("expert_bias works on sigmoid scores"),
-                         config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.expert_bias = true; })),
+                         doctest::Contains("expert_bias works on sigmoid scores"), config_error);
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.shared_gate = true; })), doctest::Contains("give it a width, shared_ffn"),
                          config_error);
     CHECK_THROWS_AS(check(with([](model_shape& m) { m.shared_ffn = -1; })), config_error);
-    for (const double bad : {0.0, -1.0, std::nan("")}) CHECK_THROWS_AS(check(with([=](model_shape& m) { m.weight_scale = bad; })), config_error);
+    for (const double bad : {0.0, -1.0, std::nan("")})
+      CHECK_THROWS_AS(check(with([=](model_shape& m) { m.weight_scale = bad; })), config_error);
     for (const double bad : {0.0, -1.0, std::nan("")}) {
       CHECK_THROWS_AS(check(with([=](model_shape& m) { m.init_std = bad; })), config_error);
       CHECK_THROWS_AS(check(with([=](model_shape& m) { m.norm_eps = bad; })), config_error);

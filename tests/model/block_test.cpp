@@ -50,8 +50,7 @@ struct one_block {
   }
   void forward(const tensor<double>& x) {
     keep.clear();
-    layer().forward(host_exec(context), x.view(), y.view(), keep, saved, 0,
-                    {.place = batch_place{0, 0, batch, {sequence}}, .tap = &tap});
+    layer().forward(host_exec(context), x.view(), y.view(), keep, saved, 0, {.place = batch_place{0, 0, batch, {sequence}}, .tap = &tap});
   }
   void backward(const tensor<double>& dy) { layer().backward(host_exec(context), dy.view(), dx.view(), saved); }
 };

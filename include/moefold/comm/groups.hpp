@@ -16,9 +16,9 @@ namespace moefold {
 template <class Comm>
 class group_set {
  public:
-  static constexpr std::array<axis_set, 9> sets = {
-      set_of<tag::tp>, set_of<tag::cp>, set_of<tag::pp>, set_of<tag::tp, tag::cp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
-      set_of<tag::etp>, set_of<tag::ep>, set_of<tag::edp>};
+  static constexpr std::array<axis_set, 9> sets = {set_of<tag::tp>,          set_of<tag::cp>,          set_of<tag::pp>,
+                                                   set_of<tag::tp, tag::cp>, set_of<tag::cp, tag::dp>, set_of<tag::tp, tag::cp, tag::dp>,
+                                                   set_of<tag::etp>,         set_of<tag::ep>,          set_of<tag::edp>};
 
   /// Collective over the world, whose size must be that of the folding. Keeps a reference to `world`.
   group_set(Comm& world, const folding_extents& fold) : world_(&world) {

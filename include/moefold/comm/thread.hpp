@@ -220,8 +220,9 @@ class thread_comm {
   ticket fetch_v(host_exec, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
                  Fetch&& fetch) {
     static_assert(sizeof(Shown) <= thread_group::eager_bytes);
-    require(send_counts.size() == std::size_t(size()) && recv_counts.size() == std::size_t(size()), "moefold: fetch_v needs a count for each of ",
-            size(), " ranks, given ", send_counts.size(), " to send and ", recv_counts.size(), " to receive");
+    require(send_counts.size() == std::size_t(size()) && recv_counts.size() == std::size_t(size()),
+            "moefold: fetch_v needs a count for each of ", size(), " ranks, given ", send_counts.size(), " to send and ",
+            recv_counts.size(), " to receive");
     collective(
         {operation::all_to_all_v, dtype_of<T>},
         [&](post& mine) {

@@ -66,33 +66,33 @@ constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
   const extent_t rows = a.rows(), tokens = a.tokens(), tp = a.fold.attention.of(axis_id::tp), ep = a.fold.moe.of(axis_id::ep);
   const extent_t etp = a.fold.moe.of(axis_id::etp), own = a.own_experts();
   detail::arena_count keep;
-  for (int i = 0; i < 4; ++i) keep.take(rows * m.hidden, t);             // two normed, h, y
-  for (int i = 0; i < 2; ++i) keep.take(rows, acc);                      // rstd
-  for (int i = 0; i < 2; ++i) keep.take(tokens * m.q_width() / tp, t);   // q, out
-  for (int i = 0; i < 2; ++i) keep.take(tokens * m.kv_width() / tp, t);  // k, v
-  keep.take(tokens * m.heads / tp, acc);                                 // log-sum-exp
-  keep.take(rows * m.top_k, 4);                                          // chosen experts
-  keep.take(rows * m.top_k, acc);                                        // their weights
-  keep.take(rows * m.experts, acc);                                      // logits
-  for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) keep.take(m.experts, 8);        // load
-  if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);          // pull
-  if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);              // kept experts
+  for (int i = 0; i < 4; ++i) keep.take(rows * m.hidden, t);                  // two normed, h, y
+  for (int i = 0; i < 2; ++i) keep.take(rows, acc);                           // rstd
+  for (int i = 0; i < 2; ++i) keep.take(tokens * m.q_width() / tp, t);        // q, out
+  for (int i = 0; i < 2; ++i) keep.take(tokens * m.kv_width() / tp, t);       // k, v
+  keep.take(tokens * m.heads / tp, acc);                                      // log-sum-exp
+  keep.take(rows * m.top_k, 4);                                               // chosen experts
+  keep.take(rows * m.top_k, acc);                                             // their weights
+  keep.take(rows * m.experts, acc);                                           // logits
+  for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) keep.take(m.experts, 8);  // load
+  if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);    // pull
+  if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);                   // kept experts
   if (a.facts.dispatch == dispatch_kind::all_gather) {
-    keep.take(etp, 8), keep.take(ep, 8);                                 // tokens of the peers
-    keep.take(own, 8), keep.take(own + 1, 8);                            // counts, offsets
-    keep.take(rows * ep * etp * m.top_k, 4);                             // row of slot
-    keep.take(arriving, 4);                                              // slot of row
+    keep.take(etp, 8), keep.take(ep, 8);       // tokens of the peers
+    keep.take(own, 8), keep.take(own + 1, 8);  // counts, offsets
+    keep.take(rows * ep * etp * m.top_k, 4);   // row of slot
+    keep.take(arriving, 4);                    // slot of row
   } else {
-    keep.take(m.experts, 8);                                             // counts
-    keep.take(rows * m.top_k, 4), keep.take(a.sent_rows(), 4);           // row of slot, slot of row
-    keep.take(etp * ep * own, 8);                                        // counts of all sources
-    for (int i = 0; i < 2; ++i) keep.take(ep, 8);                        // rows sent, received
-    keep.take(etp, 8);                                                   // rows shared
-    keep.take(own + 1, 8), keep.take(own * ep, 8);                       // offsets, first rows
-    keep.take(arriving, 4);                                              // order of the batch
+    keep.take(m.experts, 8);                                    // counts
+    keep.take(rows * m.top_k, 4), keep.take(a.sent_rows(), 4);  // row of slot, slot of row
+    keep.take(etp * ep * own, 8);                               // counts of all sources
+    for (int i = 0; i < 2; ++i) keep.take(ep, 8);               // rows sent, received
+    keep.take(etp, 8);                                          // rows shared
+    keep.take(own + 1, 8), keep.take(own * ep, 8);              // offsets, first rows
+    keep.take(arriving, 4);                                     // order of the batch
   }
-  keep.take(arriving * m.hidden, t);                                     // batch
-  keep.take(arriving, acc);                                              // its weights
+  keep.take(arriving * m.hidden, t);                                      // batch
+  keep.take(arriving, acc);                                               // its weights
   const int inner = m.activation == activation_function::swiglu ? 3 : 2;  // gate, up, act
   for (int i = 0; i < inner; ++i) keep.take(arriving * m.ffn / etp, t);
   if (m.shared_ffn > 0) {

@@ -51,10 +51,23 @@ enum class parameter_kind : std::uint8_t {
 };
 
 constexpr const char* name_of(parameter_kind kind) {
-  constexpr const char* names[] = {"embedding",       "attention.norm", "attention.query",        "attention.key", "attention.value",
-                                   "attention.output", "moe.norm",       "moe.router",             "moe.gate",      "moe.up",
-                                   "moe.down",        "moe.shared.gate", "moe.shared.up",          "moe.shared.down",
-                                   "moe.shared.output_gate", "final_norm", "head"};
+  constexpr const char* names[] = {"embedding",
+                                   "attention.norm",
+                                   "attention.query",
+                                   "attention.key",
+                                   "attention.value",
+                                   "attention.output",
+                                   "moe.norm",
+                                   "moe.router",
+                                   "moe.gate",
+                                   "moe.up",
+                                   "moe.down",
+                                   "moe.shared.gate",
+                                   "moe.shared.up",
+                                   "moe.shared.down",
+                                   "moe.shared.output_gate",
+                                   "final_norm",
+                                   "head"};
   return names[int(kind)];
 }
 

@@ -15,10 +15,10 @@ namespace moefold {
 
 template <class Precision>
 struct mlp_weights {
-  linear<Precision, rows_over_tp> gate;        // [F/TP, H]; none for gelu
-  linear<Precision, rows_over_tp> up;          // [F/TP, H]
-  linear<Precision, columns_over_tp> down;     // [H, F/TP]
-  parameter<Precision, replicated> output;     // [H] the gate of the output; none: {}
+  linear<Precision, rows_over_tp> gate;     // [F/TP, H]; none for gelu
+  linear<Precision, rows_over_tp> up;       // [F/TP, H]
+  linear<Precision, columns_over_tp> down;  // [H, F/TP]
+  parameter<Precision, replicated> output;  // [H] the gate of the output; none: {}
 };
 
 template <class Precision, class Comm>
@@ -43,8 +43,12 @@ struct mlp_layer {
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s) const {
     const extent_t n = x.extent(0), hidden = x.extent(1), tokens = n * tp->size(), width = weights.up.weight.value.extent(0);
-    s = {x, gated() ? keep.template take<T>(tokens, width) : view<T>{}, keep.template take<T>(tokens, width), keep.template take<T>(tokens, width),
-         scaled() ? keep.template take<T>(n, hidden) : view<T>{}, scaled() ? keep.template take<A>(n) : view<A>{}};
+    s = {x,
+         gated() ? keep.template take<T>(tokens, width) : view<T>{},
+         keep.template take<T>(tokens, width),
+         keep.template take<T>(tokens, width),
+         scaled() ? keep.template take<T>(n, hidden) : view<T>{},
+         scaled() ? keep.template take<A>(n) : view<A>{}};
     scratch local(e);
     const view<const T> all = gather_rows_of_group<T>(e, *tp, x, local);
     const view<A> ones = local.template take<A>(tokens);

@@ -16,8 +16,8 @@ namespace moefold {
 /// The tokens of one micro-batch as one CP part sees them.
 struct micro_batch {
   batch_place place{};
-  std::vector<std::int32_t> ids;     // [S/CP, B] in the part's own order; read on the first stage
-  std::vector<std::int32_t> labels;  // the same shape; read on the last stage; negative: ignored
+  std::vector<std::int32_t> ids;        // [S/CP, B] in the part's own order; read on the first stage
+  std::vector<std::int32_t> labels;     // the same shape; read on the last stage; negative: ignored
   std::vector<std::uint8_t> padding{};  // the same shape, not 0: padding; empty: none. Read on every stage
   extent_t index = 0;                   // which micro-batch of the step
   double loss_weight = 1;               // N / T_step (moe/routing.hpp)
@@ -27,8 +27,10 @@ struct micro_batch {
   /// What the MoE layers of a rank need to know of its own tokens.
   routing_context context(routing_tap* tap) const {
     const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), first = std::size_t(place.part.tp_rank) * own;
-    return {place, padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(first, own),
-            loss_weight, index, seed, training, tap};
+    return {place,       padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(first, own),
+            loss_weight, index,
+            seed,        training,
+            tap};
   }
 };
 
@@ -52,10 +54,10 @@ class transformer_stage {
   /// Local. The store, the groups and the states must outlive the stage. Throws config_error if the model does not fit the folding.
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
-                    parameter_store<Precision>& store, group_set<Comm>& groups, router_states<typename Precision::accumulate>* states = nullptr,
-                    const moe_facts& facts = facts_of<MoePolicy>())
-      : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), stage_(stage_of(fold, rank)), stages_(fold.attention.of(axis_id::pp)),
-        layers_(stage_layers(model.layers, stages_, stage_)) {
+                    parameter_store<Precision>& store, group_set<Comm>& groups,
+                    router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>())
+      : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), stage_(stage_of(fold, rank)),
+        stages_(fold.attention.of(axis_id::pp)), layers_(stage_layers(model.layers, stages_, stage_)) {
     check(model, sequence, fold);
     using enum parameter_kind;
     Comm &tp = groups.template over<tag::tp>(), &cp = groups.template over<tag::cp>();
@@ -71,8 +73,11 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(key, l)},
                                      {store.template get<rows_over_tp>(value, l)},
                                      {store.template get<columns_over_tp>(output, l)}};
-      moe_weights<Precision> m{store.template get<replicated>(router, l), {}, store.template get<expert_rows>(up, l),
-                               store.template get<expert_columns>(down, l), {}};
+      moe_weights<Precision> m{store.template get<replicated>(router, l),
+                               {},
+                               store.template get<expert_rows>(up, l),
+                               store.template get<expert_columns>(down, l),
+                               {}};
       if (gated) m.gate = store.template get<expert_rows>(gate, l);
       if (model.shared_ffn > 0) {
         if (gated) m.shared.gate = {store.template get<rows_over_tp>(shared_gate, l)};
@@ -82,7 +87,8 @@ class transformer_stage {
       }
       blocks_.emplace_back(norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp),
                            norm(moe_norm, l),
-                           moe_layer<Precision, Comm, MoePolicy>(model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{}, facts));
+                           moe_layer<Precision, Comm, MoePolicy>(
+                               model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{}, facts));
     }
     if (last()) {
       norm_ = norm(final_norm, -1);

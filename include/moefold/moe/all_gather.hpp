@@ -132,7 +132,8 @@ class all_gather_dispatcher {
     for (extent_t i = 0; i < all.extent(0); ++i) {
       const std::int32_t* const row = t.row_of_slot.data() + i * top_k_;
       T* const to = all.data() + i * width;
-      detail::sum_rows(hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
+      detail::sum_rows(
+          hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
       for (extent_t j = 0; j < top_k_; ++j) to[hidden + j] = row[j] < 0 ? T(0) : dweight[std::size_t(row[j])];
     }
     reduce(e, view<const T>(all), mine, t, local);

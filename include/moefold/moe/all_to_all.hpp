@@ -29,13 +29,13 @@ class all_to_all_dispatcher {
   static_assert(std::is_same_v<T, A>, "moefold: a row carries its weight in its own type; use fp32 or fp64 storage");
 
   struct ticket {
-    view<const std::int32_t> expert;       // [n, k] the caller's choices; -1: dropped
-    view<std::int64_t> counts;             // [E] this rank's rows by expert, fillers included, before anything travels
-    view<std::int32_t> row_of_slot;        // [n, k] -1: dropped
-    view<std::int32_t> slot_of_row;        // [rows of this rank] -1: filler
-    view<std::size_t> sent, received;      // [EP] rows to and from each ep peer
-    view<std::size_t> shared;              // [ETP] rows that each etp peer received
-    view<std::int64_t> first;              // [local experts, EP] where (expert, source) begins: in the batch, or with ETP > 1 in the own rows
+    view<const std::int32_t> expert;   // [n, k] the caller's choices; -1: dropped
+    view<std::int64_t> counts;         // [E] this rank's rows by expert, fillers included, before anything travels
+    view<std::int32_t> row_of_slot;    // [n, k] -1: dropped
+    view<std::int32_t> slot_of_row;    // [rows of this rank] -1: filler
+    view<std::size_t> sent, received;  // [EP] rows to and from each ep peer
+    view<std::size_t> shared;          // [ETP] rows that each etp peer received
+    view<std::int64_t> first;          // [local experts, EP] where (expert, source) begins: in the batch, or with ETP > 1 in the own rows
     view<std::int32_t> exchange_of_batch;  // [R]
     view<std::int64_t> offsets;            // [local experts + 1] rows of the batch by expert
     view<T> batch;                         // [R, H]
@@ -87,8 +87,8 @@ class all_to_all_dispatcher {
         return t;
       }
     }
-    gather_weighted(e, share(e, weighted_to_experts(e, x, choice.weight, t, local, meanwhile), t, local), t.exchange_of_batch.span(), t.batch,
-                    t.weight);
+    gather_weighted(e, share(e, weighted_to_experts(e, x, choice.weight, t, local, meanwhile), t, local), t.exchange_of_batch.span(),
+                    t.batch, t.weight);
     return t;
   }
 
@@ -177,45 +177,54 @@ class all_to_all_dispatcher {
   template <class Exec, class Put>
   void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put) const {
     mine.slot_of_row = t.slot_of_row.data(), mine.counts = t.counts.data();
-    ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local), [&](auto&& peer) {
-         const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
-         for (extent_t step = 0; step < ranks; ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
-           const extent_t source = (me + step) % ranks;
-           const way_there& from = peer(int(source));
-           const std::int32_t* slot = from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
-           for (extent_t x = 0; x < own; ++x) {
-             const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
-             for (extent_t row = begin; row < end; ++row, ++slot)
-               put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width, from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
-           }
-         }
-       }).wait(e);
+    ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local),
+                             [&](auto&& peer) {
+                               const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
+                               for (extent_t step = 0; step < ranks;
+                                    ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
+                                 const extent_t source = (me + step) % ranks;
+                                 const way_there& from = peer(int(source));
+                                 const std::int32_t* slot =
+                                     from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
+                                 for (extent_t x = 0; x < own; ++x) {
+                                   const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
+                                   for (extent_t row = begin; row < end; ++row, ++slot)
+                                     put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width,
+                                         from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
+                                 }
+                               }
+                             })
+        .wait(e);
   }
 
   /// take(token, row_of, weight_of): row_of(j) points at the row of slot j in the memory of its expert's rank, null where dropped. Collective over ep.
   template <class Exec, class Take>
   void sum_from_peers(Exec e, const ticket& t, extent_t width, const way_back& mine, scratch<Exec>& local, Take take) const {
-    ep_->template fetch_v<T>(e, mine, elements(t.received, width, local), elements(t.sent, width, local), [&](auto&& peer) {
-         const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank(), n = t.row_of_slot.extent(0);
-         const view<std::int64_t> shift = local.template take<std::int64_t>(experts_);  // from a row here to the row at the expert
-         for (extent_t x = 0, before = 0; x < experts_; before += t.counts(x++)) shift(x) = peer(int(x / own)).first[x % own * ranks + me] - before;
-         for (extent_t token = 0; token < n; ++token) {
-           const std::int32_t* const row = t.row_of_slot.data() + token * top_k_;
-           const std::int32_t* const expert = t.expert.data() + token * top_k_;
-           take(
-               token,
-               [&](extent_t j) -> const T* {
-                 if (row[j] < 0) return nullptr;
-                 const way_back& from = peer(int(expert[j] / own));
-                 return from.rows + (row[j] + shift(expert[j])) * from.stride;
-               },
-               [&](extent_t j) {
-                 if (row[j] < 0) return A(0);
-                 const way_back& from = peer(int(expert[j] / own));
-                 return from.weight[(row[j] + shift(expert[j])) * from.weight_stride];
-               });
-         }
-       }).wait(e);
+    ep_->template fetch_v<T>(e, mine, elements(t.received, width, local), elements(t.sent, width, local),
+                             [&](auto&& peer) {
+                               const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank(), n = t.row_of_slot.extent(0);
+                               const view<std::int64_t> shift =
+                                   local.template take<std::int64_t>(experts_);  // from a row here to the row at the expert
+                               for (extent_t x = 0, before = 0; x < experts_; before += t.counts(x++))
+                                 shift(x) = peer(int(x / own)).first[x % own * ranks + me] - before;
+                               for (extent_t token = 0; token < n; ++token) {
+                                 const std::int32_t* const row = t.row_of_slot.data() + token * top_k_;
+                                 const std::int32_t* const expert = t.expert.data() + token * top_k_;
+                                 take(
+                                     token,
+                                     [&](extent_t j) -> const T* {
+                                       if (row[j] < 0) return nullptr;
+                                       const way_back& from = peer(int(expert[j] / own));
+                                       return from.rows + (row[j] + shift(expert[j])) * from.stride;
+                                     },
+                                     [&](extent_t j) {
+                                       if (row[j] < 0) return A(0);
+                                       const way_back& from = peer(int(expert[j] / own));
+                                       return from.weight[(row[j] + shift(expert[j])) * from.weight_stride];
+                                     });
+                               }
+                             })
+        .wait(e);
   }
 
   /// [groups, m] counts -> rows of each group.
@@ -246,7 +255,8 @@ class all_to_all_dispatcher {
         for (extent_t q = 0; q < etp; ++q) {
           const std::int64_t* const block = &counts(q, r, expert);
           std::int64_t from = std::accumulate(counts.data(), block, std::int64_t{0});
-          if (q == etp_->rank()) t.first(expert, r) = etp == 1 ? row : from - std::accumulate(counts.data(), &counts(q, 0, 0), std::int64_t{0});
+          if (q == etp_->rank())
+            t.first(expert, r) = etp == 1 ? row : from - std::accumulate(counts.data(), &counts(q, 0, 0), std::int64_t{0});
           for (std::int64_t i = 0; i < *block; ++i) t.exchange_of_batch[std::size_t(row++)] = std::int32_t(from++);
         }
     }

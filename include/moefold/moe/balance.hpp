@@ -19,9 +19,9 @@ namespace moefold {
 /// What one layer's router remembers, in memory that somebody else keeps. Equal on all ranks that hold the layer.
 template <class A>
 struct router_state {
-  view<const A> bias{};             // [E]; empty: none
-  view<const double> previous{};    // [E] k times the share of choices in the previous step; empty: even
-  view<std::int64_t> running{};     // [micro-batches, E] choices of micro-batches 0..m over all DP ranks, written in forward
+  view<const A> bias{};           // [E]; empty: none
+  view<const double> previous{};  // [E] k times the share of choices in the previous step; empty: even
+  view<std::int64_t> running{};   // [micro-batches, E] choices of micro-batches 0..m over all DP ranks, written in forward
 };
 
 /// The states of all layers of a model on one rank, and their update after a step. Part of a checkpoint: bias and shares.
@@ -64,7 +64,7 @@ class router_states {
     }
   }
 
-  view<A> bias() { return bias_; }             // [layers, E], or no rows
+  view<A> bias() { return bias_; }               // [layers, E], or no rows
   view<double> previous() { return previous_; }  // [layers, E], or no rows
 
  private:
@@ -118,7 +118,8 @@ balance_values balance_terms(Exec e, const balance_losses& balance, const route_
   for (extent_t b = 0; b < batch; ++b) {
     const double own = double(counts(b, experts));
     for (extent_t x = 0; x < experts; ++x) {
-      const double terms[4] = {tokens > 0 ? balance.micro_batch * whole(x) / tokens : 0, own > 0 ? balance.sequence * double(counts(b, x)) / own : 0,
+      const double terms[4] = {tokens > 0 ? balance.micro_batch * whole(x) / tokens : 0,
+                               own > 0 ? balance.sequence * double(counts(b, x)) / own : 0,
                                balance.global * (state.previous.empty() ? k / double(experts) : state.previous(x)),
                                chosen > 0 ? balance.global_running * k * double(running(x)) / chosen : 0};
       double all = 0;

@@ -36,7 +36,11 @@ struct grouped_experts {
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
     const extent_t rows = x.extent(0), width = up.value.extent(1);
-    s = {x, weight, offsets, gated() ? keep.template take<T>(rows, width) : view<T>{}, keep.template take<T>(rows, width),
+    s = {x,
+         weight,
+         offsets,
+         gated() ? keep.template take<T>(rows, width) : view<T>{},
+         keep.template take<T>(rows, width),
          keep.template take<T>(rows, width)};
     grouped_gemm_nt(e, x, up.value, offsets, s.up);
     if (gated()) {

@@ -21,8 +21,8 @@ struct moe_groups {
 /// The communicator, or a config_error that says who needs it.
 template <class Comm>
 Comm& require_group(Comm* group, const char* member, const char* axes, const char* why) {
-  require<config_error>(group != nullptr, "moefold: ", why, " works over the ranks of ", axes, "; pass that communicator as moe_groups::",
-                        member);
+  require<config_error>(group != nullptr, "moefold: ", why, " works over the ranks of ", axes,
+                        "; pass that communicator as moe_groups::", member);
   return *group;
 }
 

@@ -46,10 +46,10 @@ class moe_layer {
   /// Local. The groups must outlive the layer, the memory behind `state` too. Throws config_error if model, weights, groups and choices do not fit.
   moe_layer(const model_shape& model, const moe_weights<Precision>& weights, const moe_groups<Comm>& groups, router_state<A> state = {},
             const moe_facts& facts = facts_of<Policy>())
-      : groups_(fitting(model, weights, groups, state, facts)), tokens_(facts.tokens),
-        router_{weights.router, route_rule(model), facts.balance, facts.jitter, state},
-        experts_(experts_of(model, weights)), shared_{weights.shared, model.activation, groups.tp},
-        has_shared_(model.shared_ffn > 0), dispatcher_(model.experts, model.top_k, *groups.ep, *groups.etp) {}
+      : groups_(fitting(model, weights, groups, state, facts)),
+        tokens_(facts.tokens), router_{weights.router, route_rule(model), facts.balance, facts.jitter, state},
+        experts_(experts_of(model, weights)), shared_{weights.shared, model.activation, groups.tp}, has_shared_(model.shared_ffn > 0),
+        dispatcher_(model.experts, model.top_k, *groups.ep, *groups.etp) {}
   moe_layer(const model_shape& model, const moe_weights<Precision>& weights, Comm& ep, Comm& etp)
       : moe_layer(model, weights, moe_groups<Comm>{&ep, &etp}) {}
 
@@ -123,13 +123,15 @@ class moe_layer {
       const extent_t tp = require_group(groups.tp, "tp", "tp", "a shared expert").size();
       require_shared_ffn(model.shared_ffn, tp);
       const extent_t width = model.shared_ffn / tp;
-      if (model.activation == activation_function::swiglu) require_weight(name_of(shared_gate), weights.shared.gate.weight, {width, model.hidden});
+      if (model.activation == activation_function::swiglu)
+        require_weight(name_of(shared_gate), weights.shared.gate.weight, {width, model.hidden});
       require_weight(name_of(shared_up), weights.shared.up.weight, {width, model.hidden});
       require_weight(name_of(shared_down), weights.shared.down.weight, {model.hidden, width});
       if (model.shared_gate) require_weight(name_of(shared_output_gate), weights.shared.output, {1, model.hidden});
     }
     if (facts.tokens.full_sequence) require_group(groups.sequence, "sequence", "tp x cp", "full-sequence dropping");
-    if (facts.balance.counts_sets()) require_group(groups.sequence, "sequence", "tp x cp", "a balance loss over a micro-batch or a sequence");
+    if (facts.balance.counts_sets())
+      require_group(groups.sequence, "sequence", "tp x cp", "a balance loss over a micro-batch or a sequence");
     if (facts.balance.global_running > 0) require_group(groups.batch, "batch", "tp x cp x dp", "the running balance loss");
     require<config_error>(extent_t(state.bias.size()) == (model.expert_bias ? model.experts : 0), "moefold: a router ",
                           model.expert_bias ? "with an expert bias needs " : "without expert bias takes ",
@@ -164,7 +166,8 @@ class moe : check_model<Policy::model>,
   /// The groups, once ep and etp have the sizes of the mesh: said before the layer below looks at the weights.
   static const moe_groups<Comm>& sized(const moe_groups<Comm>& groups) {
     constexpr extent_t ep_ranks = extent_of<Mesh, tag::ep>, etp_ranks = extent_of<Mesh, tag::etp>;
-    const extent_t ep = require_group(groups.ep, "ep", "ep", "a MoE block").size(), etp = require_group(groups.etp, "etp", "etp", "a MoE block").size();
+    const extent_t ep = require_group(groups.ep, "ep", "ep", "a MoE block").size(),
+                   etp = require_group(groups.etp, "etp", "etp", "a MoE block").size();
     require<config_error>(ep == ep_ranks && etp == etp_ranks, "moefold: moe on a mesh with ep ", ep_ranks, " and etp ", etp_ranks,
                           " was given groups of ", ep, " and ", etp,
                           " ranks; split the world by groups<Mesh, tag::ep> and groups<Mesh, tag::etp>");

@@ -24,13 +24,13 @@ struct router_layer {
   router_state<A> state{};
 
   struct saved {
-    view<const T> x;             // [n, H], the caller's
-    routing<A> choice;           // before anything is dropped
-    view<A> logits;              // [n, E]
-    view<std::int64_t> load;     // [E] choices of tokens that are not padding
-    view<std::int64_t> aux_load; // [E] what the scores alone would choose, without bias and groups; else the same memory
-    view<A> pull;                // [B, E] gradient of the balance losses by aux score; empty: none
-    balance_values losses{};     // this rank's share of T * L, without loss_weight
+    view<const T> x;              // [n, H], the caller's
+    routing<A> choice;            // before anything is dropped
+    view<A> logits;               // [n, E]
+    view<std::int64_t> load;      // [E] choices of tokens that are not padding
+    view<std::int64_t> aux_load;  // [E] what the scores alone would choose, without bias and groups; else the same memory
+    view<A> pull;                 // [B, E] gradient of the balance losses by aux score; empty: none
+    balance_values losses{};      // this rank's share of T * L, without loss_weight
     routing_context where{};
     extent_t layer = 0;
   };
@@ -91,8 +91,8 @@ struct router_layer {
     scratch local(e);
     const view<A> dlogits = local.template take<A>(n, experts);
     const bool losses = !s.pull.empty();
-    route_backward<A>(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding, balance.any_load() ? s.pull : view<A>{},
-                      losses ? balance.z * s.where.loss_weight : 0, dlogits);
+    route_backward<A>(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding,
+                      balance.any_load() ? s.pull : view<A>{}, losses ? balance.z * s.where.loss_weight : 0, dlogits);
     gemm_tn(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient, T(1));
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
     const view<T> part = local.template take<T>(s.x.shape());
@@ -131,7 +131,8 @@ struct router_layer {
   /// out = in times the factor of (seed, step, layer, global token, element): the same in every mapping, and in backward.
   void apply_jitter(view<const T> in, const saved& s, view<T> out) const {
     const batch_place& place = s.where.place;
-    const random_stream draw(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u, hash_of("router.jitter") + std::uint64_t(s.layer));
+    const random_stream draw(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
+                             hash_of("router.jitter") + std::uint64_t(s.layer));
     const extent_t hidden = in.extent(1), sequence = std::max<extent_t>(1, place.part.sequence);
     for (extent_t t = 0; t < in.extent(0); ++t) {
       const extent_t token = place.sample(t) * sequence + place.position(t);
@@ -149,8 +150,8 @@ struct router_layer {
       const std::int32_t* const choice = stored ? tap.replay->at(place, layer, i) : nullptr;
       if (stored && choice[0] >= 0) {
         for (extent_t s = 0; s < k; ++s) {
-          require(choice[s] >= 0 && choice[s] < experts, "moefold: the replayed trace has expert ", choice[s], " of ", experts,
-                  " at step ", place.step, ", layer ", layer, "; record it with the same model, batch and steps");
+          require(choice[s] >= 0 && choice[s] < experts, "moefold: the replayed trace has expert ", choice[s], " of ", experts, " at step ",
+                  place.step, ", layer ", layer, "; record it with the same model, batch and steps");
           expert(i, s) = choice[s];
         }
       } else if (tap.even) {

@@ -13,9 +13,9 @@ namespace moefold {
 /// The choices of n local tokens. Slots are in descending score.
 template <class A>
 struct routing {
-  view<std::int32_t> expert;   // [n, k] global expert index; -1: this pair was dropped
-  view<A> weight;              // [n, k] combine weight
-  extent_t padded_rows = -1;   // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it
+  view<std::int32_t> expert;  // [n, k] global expert index; -1: this pair was dropped
+  view<A> weight;             // [n, k] combine weight
+  extent_t padded_rows = -1;  // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it
 };
 
 /// Which global tokens a micro-batch of one rank holds: local token i is sequence first_sample + i % batch at a true position of `part`.

@@ -18,7 +18,11 @@ struct sequential_experts : grouped_experts<Precision> {
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
     const extent_t rows = x.extent(0), width = this->up.value.extent(1);
-    s = {x, weight, offsets, this->gated() ? keep.template take<T>(rows, width) : view<T>{}, keep.template take<T>(rows, width),
+    s = {x,
+         weight,
+         offsets,
+         this->gated() ? keep.template take<T>(rows, width) : view<T>{},
+         keep.template take<T>(rows, width),
          keep.template take<T>(rows, width)};
     for_each_expert(s, [&](extent_t expert, auto own) {
       gemm_nt(e, own(x), matrix(this->up.value, expert), own(s.up));
@@ -43,7 +47,8 @@ struct sequential_experts : grouped_experts<Precision> {
       gemm_tn(e, own(dy), view<const T>(own(s.act)), matrix(this->down.gradient, expert), T(1));
       if (this->gated()) {
         const view<T> dgate = local.template take<T>(rows, width);
-        swiglu_backward(e, view<const T>(dact), view<const T>(own(s.gate)), view<const T>(own(s.up)), own(s.weight), dgate, dup, own(dweight));
+        swiglu_backward(e, view<const T>(dact), view<const T>(own(s.gate)), view<const T>(own(s.up)), own(s.weight), dgate, dup,
+                        own(dweight));
         gemm_tn(e, view<const T>(dgate), own(s.x), matrix(this->gate.gradient, expert), T(1));
         gemm_nn(e, view<const T>(dgate), matrix(this->gate.value, expert), own(dx));
       } else {

@@ -19,10 +19,12 @@ struct by_probability {};  // the largest weights (the default); ties: the lower
 struct by_position {};     // the first tokens
 struct padded {};          // every expert gets exactly min(C, n) rows of each rank: shapes known before routing
 
-MOEFOLD_RULE(capacity_percent, percent, most, percent >= 1 && percent <= most,
-             "moefold: a capacity is given in percent of the even share, from 1 to 100000; 100 is the even share itself, dropless keeps all")
-MOEFOLD_RULE(capacity_options, options, known, options == known,
-             "moefold: the options of capacity are sub_sequence or full_sequence, by_probability or by_position, and padded, each at most once")
+MOEFOLD_RULE(
+    capacity_percent, percent, most, percent >= 1 && percent <= most,
+    "moefold: a capacity is given in percent of the even share, from 1 to 100000; 100 is the even share itself, dropless keeps all")
+MOEFOLD_RULE(
+    capacity_options, options, known, options == known,
+    "moefold: the options of capacity are sub_sequence or full_sequence, by_probability or by_position, and padded, each at most once")
 
 namespace detail {
 template <class Tag, class... Options>
@@ -36,9 +38,10 @@ struct dropless {  // shapes follow the routing
 
 template <unsigned Percent, class... Options>
 struct capacity : check_capacity_percent<Percent, 100000>,
-                  check_capacity_options<sizeof...(Options), (detail::times<sub_sequence, Options...> + detail::times<full_sequence, Options...> > 0) +
-                                                                 (detail::times<by_probability, Options...> + detail::times<by_position, Options...> > 0) +
-                                                                 (detail::times<padded, Options...> > 0)> {
+                  check_capacity_options<sizeof...(Options),
+                                         (detail::times<sub_sequence, Options...> + detail::times<full_sequence, Options...> > 0) +
+                                             (detail::times<by_probability, Options...> + detail::times<by_position, Options...> > 0) +
+                                             (detail::times<padded, Options...> > 0)> {
   static constexpr token_rule rule{Percent, detail::times<full_sequence, Options...> == 1, detail::times<by_position, Options...> == 1,
                                    detail::times<padded, Options...> == 1};
   static constexpr const char* name = "capacity";

@@ -151,7 +151,8 @@ void combine_rows(host_exec, input<T> rows, view<const std::int32_t> row_of_slot
     const std::int32_t* const row = row_of_slot.data() + t * k;
     for (extent_t j = 0; j < k; ++j)
       require(row[j] < from.rows, "moefold: combine_rows: token ", t, " asks for row ", row[j], " of ", from.rows);
-    detail::sum_rows(width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * width; }, y.data() + t * width);
+    detail::sum_rows(
+        width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * width; }, y.data() + t * width);
   }
 }
 

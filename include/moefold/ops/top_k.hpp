@@ -36,8 +36,7 @@ void top_k(host_exec, input<A> scores, extent_t k, view<std::int32_t> index, vie
   require(k >= 1 && k <= width, "moefold: top_k needs 1 <= k <= ", width, " columns, given k = ", k);
   require_matrix("top_k", "index", index, n, k);
   require_matrix("top_k", "value", value, n, k);
-  for (extent_t t = 0; t < n; ++t)
-    detail::best_of(scores.data() + t * width, width, k, index.data() + t * k, value.data() + t * k);
+  for (extent_t t = 0; t < n; ++t) detail::best_of(scores.data() + t * width, width, k, index.data() + t * k, value.data() + t * k);
 }
 
 /// value[t, j] = scores[t, index[t, j]]: the scores of choices made elsewhere. Its backward is top_k_backward.

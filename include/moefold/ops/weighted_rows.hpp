@@ -81,8 +81,8 @@ void combine_weighted(host_exec, input<T> rows, view<const std::int32_t> row_of_
       require(row[j] < rows_of(rows), "moefold: combine_weighted: token ", t, " asks for row ", row[j], " of ", rows_of(rows));
       weight.data()[t * k + j] = row[j] < 0 ? T(0) : rows.data()[row[j] * (width + 1) + width];
     }
-    detail::sum_rows(width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * (width + 1); },
-                     y.data() + t * width);
+    detail::sum_rows(
+        width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * (width + 1); }, y.data() + t * width);
   }
 }
 

@@ -65,7 +65,8 @@ class basic_trainer {
   /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
   /// `optimizer` carries the numbers of its policy, such as weight decay; `facts` those of the MoE layers.
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
-                const dataset& data, typename Policies::optimizer optimizer = {}, const moe_facts& facts = facts_of<typename Policies::moe>())
+                const dataset& data, typename Policies::optimizer optimizer = {},
+                const moe_facts& facts = facts_of<typename Policies::moe>())
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
         layer_(activation_shape{model, fold, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
@@ -74,8 +75,7 @@ class basic_trainer {
         optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
                                                       std::min<std::int64_t>(100, options.steps / 10), options.steps},
         numbers_({3 + model.layers * layer_.count}), load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0),
-        tokens_(std::size_t(sequence)),
-        labels_(std::size_t(sequence)) {
+        tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
@@ -132,9 +132,16 @@ class basic_trainer {
       dropped += this->dropped(l);
       for (std::size_t i = 0; i < balance_kinds; ++i) balance += balance_sums(l)[i];
     }
-    const double n = double(std::max<std::int64_t>(tokens, 1)), pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * model_.layers);
+    const double n = double(std::max<std::int64_t>(tokens, 1)),
+                 pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * model_.layers);
     routed_ = routed;
-    return {step_,          all[1] / n, std::sqrt(all[0]) / n, rate_(step_), tokens, all[2] > 0, balance / double(std::max<std::int64_t>(routed, 1)),
+    return {step_,
+            all[1] / n,
+            std::sqrt(all[0]) / n,
+            rate_(step_),
+            tokens,
+            all[2] > 0,
+            balance / double(std::max<std::int64_t>(routed, 1)),
             dropped / pairs};
   }
 
@@ -256,7 +263,8 @@ class basic_trainer {
         }
       }
       const extent_t own = place_.part.local_tokens() * batch, first = place_.part.tp_rank * own;
-      counted[0] += std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
+      counted[0] +=
+          std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
       counted[1] += std::count(to.padding.begin() + first, to.padding.begin() + first + own, 0);
     }
     return counted;
