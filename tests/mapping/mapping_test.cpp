@@ -1,6 +1,6 @@
 // Every mapping against one rank: gradients, losses, norms, traffic, memory and replicas of one small model.
+#include "../support/compare_runs.hpp"
 #include "../support/mappings.hpp"
-#include "../support/train_mapping.hpp"
 
 #include <doctest/doctest.h>
 
@@ -14,58 +14,9 @@ namespace {
 using double_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
 using float_policies = policies<fp32, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
 
-mapping_options small_model() {
-  mapping_options o;
-  o.model.layers = 5;  // uneven over 2 and 4 stages
-  o.model.hidden = 32;
-  o.model.heads = 4;
-  o.model.kv_heads = 4;
-  o.model.head_dim = 8;
-  o.model.experts = 8;
-  o.model.ffn = 12;
-  o.model.vocabulary = 50;  // padded where TP is 4
-  o.model.init_std = 0.1;   // far from uniform routing, so that margins are wide
-  o.train.global_batch = 8;
-  o.train.learning_rate = 2e-3;
-  return o;
-}
-
-double largest(const std::vector<double>& a) {
-  double most = 0;
-  for (double x : a) most = std::max(most, std::abs(x));
-  return most;
-}
-double max_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  double most = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]));
-  return most;
-}
-double norm_of_difference(const std::vector<double>& a, const std::vector<double>& b) {
-  double squares = 0, whole = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) {
-    squares += (a[i] - b[i]) * (a[i] - b[i]);
-    whole += b[i] * b[i];
-  }
-  return std::sqrt(squares / whole);
-}
-double relative(const std::vector<double>& a, const std::vector<double>& b) {
-  double most = 0;
-  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(a[i] - b[i]) / std::abs(b[i]));
-  return most;
-}
-/// The vocabulary is padded where TP does not divide it: compare the rows that exist, and require the others to be zero.
-std::vector<double> trimmed(const std::vector<double>& padded, std::size_t real) {
-  for (std::size_t i = real; i < padded.size(); ++i) CHECK(padded[i] == 0.0);
-  return {padded.begin(), padded.begin() + std::ptrdiff_t(real)};
-}
-
 const outcome& single_rank_in_double() {
   static const outcome one = train_mapping<double_policies>({}, small_model());
   return one;
-}
-
-void report(const outcome& result) {
-  for (const std::string& what : result.wrong) FAIL_CHECK(what);
 }
 
 }  // namespace
@@ -79,20 +30,7 @@ TEST_SUITE("mapping/mapping") {
     for (const mapping& m : mappings()) {
       CAPTURE(m.name);
       const outcome many = train_mapping<double_policies>(m.fold, small_model());
-      report(many);
-      CHECK(many.margin > 1e-9);
-      double worst = 0;
-      for (const auto& parameter : one.first) {
-        const std::string& name = parameter.first;
-        const std::vector<double>& gradient = parameter.second;
-        CAPTURE(name);
-        const double difference = max_difference(trimmed(many.first.at(name), gradient.size()), gradient) / largest(gradient);
-        CHECK(largest(gradient) > 0);
-        CHECK(difference < 1e-10);
-        worst = std::max(worst, difference);
-      }
-      CHECK(relative(many.losses, one.losses) < 1e-9);
-      CHECK(relative(many.norms, one.norms) < 1e-9);
+      const double worst = compare_in_double(many, one);
       std::printf("%-45s gradients %.1e  losses %.1e  norms %.1e  margin %.1e\n", m.name.c_str(), worst, relative(many.losses, one.losses),
                   relative(many.norms, one.norms), many.margin);
     }
@@ -142,14 +80,7 @@ TEST_SUITE("mapping/mapping") {
       CAPTURE(m.name);
       ++tried;
       const outcome many = train_mapping<double_policies>(m.fold, options);
-      report(many);
-      CHECK(many.margin > 1e-9);
-      for (const auto& parameter : one.first)
-        CHECK(max_difference(trimmed(many.first.at(parameter.first), parameter.second.size()), parameter.second) /
-                  largest(parameter.second) <
-              1e-10);
-      CHECK(relative(many.losses, one.losses) < 1e-9);
-      CHECK(relative(many.norms, one.norms) < 1e-9);
+      compare_in_double(many, one);
     }
     CHECK(tried >= 18);
   }

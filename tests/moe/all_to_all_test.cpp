@@ -7,11 +7,8 @@
 using namespace moefold;
 
 TEST_SUITE("moe/all_to_all") {
-  TEST_CASE("rows go to their experts and come back on every ep x etp, both ways, in fp64") {
-    test::check_dispatcher<all_to_all_dispatcher<double, thread_comm>>();
-  }
-  TEST_CASE("rows go to their experts and come back on ep 2 x etp 2, both ways, in fp32") {
-    test::check_dispatcher<all_to_all_dispatcher<float, thread_comm>>(2, 2, true);
+  TEST_CASE("the suite: alone and in the layer, on every folding and with every token rule, for starved experts and ranks without tokens") {
+    test::dispatcher_suite<all_to_all_dispatcher>("all_to_all");
   }
   TEST_CASE("an expert that does not exist is refused before anything travels") {
     self_comm ep("ep"), etp("etp");

@@ -1,14 +1,17 @@
 #pragma once
-// What every dispatcher must do, once, on thread ranks: a new dispatcher adds one line per element type. Numbers stand for the experts:
-// expert e multiplies its rows by weight * c(e), in shares that the etp ranks add up, so that the right result is known in closed form.
+// What every dispatcher must do, once, on thread ranks: a new dispatcher adds one line, dispatcher_suite<it>(). Alone, numbers stand for the experts:
+// expert e multiplies its rows by weight * c(e), in shares that the etp ranks add up, so that the right result is known in closed form. Then inside
+// the whole layer, against the oracle (moe_suite.hpp); and with experts and ranks that get nothing.
 //
-//   y_t = sum_k p_tk c(e_tk) x_t        dx_t = sum_k p_tk c(e_tk) dy_t        dp_tk = c(e_tk) dy_t . x_t
+//   y_t = sum_k p_tk c(e_tk) x_t        dx_t = sum_k p_tk c(e_tk) dy_t        dp_tk = c(e_tk) dy_t . x_t        dropped pairs: nothing
 #include <moefold/comm/thread.hpp>
 #include <moefold/mesh/group.hpp>
 #include <moefold/moe/dispatcher.hpp>
 #include <moefold/tensor/tensor.hpp>
 
 #include "close.hpp"
+#include "moe_suite.hpp"
+#include "packed_comm.hpp"
 #include "random.hpp"
 
 #include <doctest/doctest.h>
@@ -23,7 +26,7 @@ namespace moefold::test {
 struct dispatch_case {
   std::string name;
   std::vector<extent_t> tokens;                                                 // of each rank, repeated as needed
-  std::function<std::int32_t(int rank, extent_t token, extent_t slot)> expert;  // distinct in the slots of a token
+  std::function<std::int32_t(int rank, extent_t token, extent_t slot)> expert;  // distinct in the slots of a token; -1: dropped
 };
 
 inline std::vector<dispatch_case> dispatch_cases(extent_t experts) {
@@ -36,12 +39,16 @@ inline std::vector<dispatch_case> dispatch_cases(extent_t experts) {
       {"all tokens to the first expert and the last",
        {4, 0, 3},
        [=](int, extent_t, extent_t slot) { return std::int32_t(slot * (experts - 1)); }},
+      {"some pairs dropped, both of some tokens",
+       {5, 0, 9, 1},
+       [=](int rank, extent_t t, extent_t slot) { return (t + slot * slot + rank) % 3 == 0 ? -1 : scattered(rank, t, slot); }},
+      {"every pair dropped", {3}, [=](int, extent_t, extent_t) { return -1; }},
       {"all tokens to two neighbours", {4, 7, 3}, [=](int, extent_t, extent_t slot) { return std::int32_t(experts / 2 + slot); }},
   };
 }
 
 /// Over ep x etp threads; etp_first: etp varies fastest. Dispatcher: (experts, top_k, ep, etp) -> object.
-template <class Dispatcher>
+template <class Dispatcher, class Comm>
 void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
   using T = typename Dispatcher::value_type;
   using A = typename Dispatcher::weight_type;
@@ -56,12 +63,13 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
   for (const dispatch_case& c : dispatch_cases(experts)) {
     CAPTURE(c.name);
     const auto tokens_of = [&](extent_t rank) { return c.tokens[std::size_t(rank) % c.tokens.size()]; };
-    run_threads(int(mesh.ranks()), [&](thread_comm& world) {
+    run_threads(int(mesh.ranks()), [&](thread_comm& threads) {
+      Comm world(std::move(threads));
       const int rank = world.rank();
       const auto split = [&](axis_set axes) {
         return world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name()));
       };
-      thread_comm ep = split(axis_id::ep), etp = split(axis_id::etp);
+      Comm ep = split(axis_id::ep), etp = split(axis_id::etp);
       const extent_t n = tokens_of(rank), own = experts / ep_ranks, first = ep.rank() * own;
       const auto id = [](extent_t source, extent_t token) { return T(double(100 * source + token)); };
       tensor<T> x({n, hidden}), y({n, hidden}, T(-1)), dx({n, hidden}, T(-1));
@@ -104,8 +112,9 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
       CHECK(std::equal(weights.begin(), weights.end(), ticket.weight.begin(), ticket.weight.end()));
       CHECK(std::equal(offsets.begin(), offsets.end(), ticket.offsets.begin(), ticket.offsets.end()));
 
-      // Conservation: every (token, slot) stands in the batch of exactly one expert, once for each etp rank.
-      const std::int64_t here[2] = {std::int64_t(batch.extent(0)), std::int64_t(n * k * etp_ranks)};
+      // Conservation: every kept (token, slot) stands in the batch of exactly one expert, once for each etp rank.
+      const std::int64_t kept = std::count_if(expert.begin(), expert.end(), [](std::int32_t x_) { return x_ >= 0; });
+      const std::int64_t here[2] = {std::int64_t(batch.extent(0)), kept * etp_ranks};
       std::int64_t all[2];
       world.all_reduce(e, std::span<const std::int64_t>(here), std::span<std::int64_t>(all), sum{}).wait(e);
       CHECK(all[0] == all[1]);
@@ -132,7 +141,7 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
       tensor<double> y_right({n, hidden}, 0.0), dx_right({n, hidden}, 0.0), dchoice_right({n, k}, 0.0);
       for (extent_t t = 0; t < n; ++t)
         for (extent_t s = 0; s < k; ++s)
-          for (extent_t h = 0; h < hidden; ++h) {
+          for (extent_t h = 0; h < hidden && c.expert(rank, t, s) >= 0; ++h) {
             const double scale = factor(c.expert(rank, t, s));
             y_right.view()(t, h) += double(weight.view()(t, s)) * scale * double(x.view()(t, h));
             dx_right.view()(t, h) += double(weight.view()(t, s)) * scale * double(dy.view()(t, h));
@@ -146,7 +155,7 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
 }
 
 /// All splits of up to 8 ranks that 8 experts allow.
-template <class Dispatcher>
+template <class Dispatcher, class Comm>
 void check_dispatcher() {
   for (const std::pair<int, int>& split : {std::pair{1, 1}, {2, 1}, {4, 1}, {8, 1}, {1, 2}, {2, 2}, {4, 2}, {1, 4}, {2, 4}})
     for (const bool etp_first : {true, false}) {
@@ -154,8 +163,104 @@ void check_dispatcher() {
       CAPTURE(split.first);
       CAPTURE(split.second);
       CAPTURE(etp_first);
-      check_dispatcher<Dispatcher>(split.first, split.second, etp_first);
+      check_dispatcher<Dispatcher, Comm>(split.first, split.second, etp_first);
     }
+}
+
+/// Every way to starve some of 8 experts, on ranks that hold different numbers of tokens, one of them none: outputs and gradients are right, and those
+/// of starved experts exactly zero, also where they held garbage before. k = 1, so that one expert may take all.
+template <template <class, class> class Dispatcher>
+void check_starved(extent_t ep_ranks, extent_t etp_ranks) {
+  using layer_type = moe_layer<fp64, thread_comm, suite_policy<Dispatcher>>;
+  model_shape model = plain_moe;
+  model.top_k = 1, model.score = score_function::softmax_before;
+  const extent_t ranks = ep_ranks * etp_ranks, H = model.hidden, E = model.experts, F = model.ffn;
+  const folding_extents fold = make_folding({{axis_id::dp, ranks}}, {{axis_id::etp, etp_ranks}, {axis_id::ep, ep_ranks}});
+  const oracle_weights weights(model, 9);
+  std::vector<extent_t> first{0};
+  for (extent_t r = 0; r < ranks; ++r) first.push_back(first.back() + 5 * r % 7);  // rank 0 has none
+  const extent_t tokens = first.back();
+  const auto x = random_tensor<double>({tokens, H}, 31), dy = random_tensor<double>({tokens, H}, 32);
+  struct result {
+    std::vector<double> y, dx, router, gate, up, down;
+  };
+  std::vector<result> results(256);
+  const auto alive = [](int subset) {
+    std::vector<std::int32_t> fed;
+    for (std::int32_t expert = 0; expert < 8; ++expert)
+      if (subset >> expert & 1) fed.push_back(expert);
+    return fed;
+  };
+  std::mutex guard;
+  run_threads(int(ranks), [&](thread_comm& world) {
+    const int rank = world.rank();
+    const auto split = [&](axis_id axis) {
+      return world.split(int(group_index(fold.moe, axis, rank)), int(group_of(fold.moe, axis, rank).index_of(rank)), name_of(axis));
+    };
+    thread_comm ep = split(axis_id::ep), etp = split(axis_id::etp);
+    const extent_t from = first[std::size_t(rank)], n = first[std::size_t(rank) + 1] - from;
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    for (int subset = 1; subset < 256; ++subset) {
+      cut_parameter<replicated> router(weights.router, {E, H}, fold, rank);
+      cut_parameter<expert_rows> gate(weights.gate, {E, F, H}, fold, rank), up(weights.up, {E, F, H}, fold, rank);
+      cut_parameter<expert_columns> down(weights.down, {E, H, F}, fold, rank);
+      const layer_type layer(model, {router.get(), gate.get(), up.get(), down.get()}, ep, etp);
+      routing_trace trace(1, 1, 1, n, 1);
+      const batch_place place{0, 0, 1, {n}};
+      const std::vector<std::int32_t> fed = alive(subset);
+      for (extent_t t = 0; t < n; ++t) *trace.at(place, 0, t) = fed[std::size_t(from + t) % fed.size()];
+      routing_tap tap{nullptr, &trace, 0};
+      tensor<double> y({n, H}, std::nan("")), dx({n, H}, std::nan(""));
+      typename layer_type::saved saved;
+      keep.clear();
+      layer.forward(e, x.view().rows(from, n), y, keep, saved, 0, {.place = place, .tap = &tap});
+      layer.backward(e, dy.view().rows(from, n), dx, saved);
+      std::scoped_lock lock(guard);
+      result& all = results[std::size_t(subset)];
+      all.y.resize(std::size_t(tokens * H)), all.dx.resize(std::size_t(tokens * H));
+      std::copy(y.begin(), y.end(), all.y.begin() + from * H);
+      std::copy(dx.begin(), dx.end(), all.dx.begin() + from * H);
+      router.add_to(all.router), gate.add_to(all.gate), up.add_to(all.up), down.add_to(all.down);
+    }
+  });
+  for (int subset = 1; subset < 256; ++subset) {
+    CAPTURE(subset);
+    oracle_options o;
+    o.model = model;
+    const std::vector<std::int32_t> fed = alive(subset);
+    for (extent_t t = 0; t < tokens; ++t) o.forced.push_back(fed[std::size_t(t) % fed.size()]);
+    const oracle_result right = run_oracle(o, weights, x, dy);
+    const result& all = results[std::size_t(subset)];
+    CHECK(largest_error(all.router, right.drouter) < 1e-12);
+    CHECK(largest_error(all.y, right.y) < 1e-12);
+    CHECK(largest_error(all.dx, right.dx) < 1e-12);
+    CHECK(largest_error(all.gate, right.dgate) < 1e-12);
+    CHECK(largest_error(all.up, right.dup) < 1e-12);
+    CHECK(largest_error(all.down, right.ddown) < 1e-12);
+    const std::size_t each = std::size_t(F * H);
+    for (const auto* gradient : {&all.gate, &all.up, &all.down})
+      for (std::size_t expert = 0; expert < 8; ++expert) {
+        const bool zero = std::all_of(gradient->begin() + std::ptrdiff_t(expert * each),
+                                      gradient->begin() + std::ptrdiff_t((expert + 1) * each), [](double g) { return g == 0; });
+        if (!(subset >> expert & 1)) CHECK(zero);
+      }
+  }
+}
+
+/// Everything a dispatcher must do, on ranks that see each other's memory and on ranks that do not.
+template <template <class, class> class Dispatcher>
+void dispatcher_suite(const char* name) {
+  check_dispatcher<Dispatcher<double, thread_comm>, thread_comm>();
+  check_dispatcher<Dispatcher<double, packed_comm>, packed_comm>();
+  check_dispatcher<Dispatcher<float, thread_comm>, thread_comm>(2, 2, true);
+  check_moe_layer<Dispatcher>(name);
+  check_moe_layer<Dispatcher, packed_comm>(sentence(name, ", packed").c_str(),
+                                           {{1, 1, 1, 1, 1}, {2, 2, 1, 2, 2}, {2, 2, 2, 4, 2}, {2, 2, 2, 8, 1}});
+  check_starved<Dispatcher>(1, 1);
+  check_starved<Dispatcher>(4, 1);
+  check_starved<Dispatcher>(2, 2);
 }
 
 }  // namespace moefold::test

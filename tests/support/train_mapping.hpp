@@ -12,11 +12,12 @@ namespace moefold::testing {
 using gradients = std::map<std::string, std::vector<double>>;
 
 struct outcome {
-  std::vector<double> losses, norms;
-  gradients first;                 // of the mean loss, per parameter, in global order
-  gradients last_weights;          // after the last step
-  double margin = 0;               // smallest gap between a chosen and the next logit, over all ranks and steps
-  std::vector<std::string> wrong;  // every disagreement found on the way, in words
+  std::vector<double> losses, norms, balance, dropped;  // of every step
+  std::vector<double> bias;                             // of every router after every step but its own
+  gradients first;                                      // of the mean loss, per parameter, in global order
+  gradients last_weights;                               // after the last step
+  double margin = 0;                                    // smallest gap between a chosen and the next logit, over all ranks and steps
+  std::vector<std::string> wrong;                       // every disagreement found on the way, in words
 
   void disagree(std::string what) {
     if (wrong.size() < 20) wrong.push_back(std::move(what));
@@ -30,6 +31,8 @@ struct mapping_options {
   trainer_options train{};
   routing_trace* record = nullptr;
   const routing_trace* replay = nullptr;
+  moe_facts facts{};
+  dataset::edit_function edit{};  // of every sample
 };
 
 /// A text long enough for every test: words from a small vocabulary of tokens, the same on every machine.
@@ -44,7 +47,7 @@ inline dataset test_data(extent_t vocabulary, extent_t sequence) {
   return dataset(token_stream::from_bytes(text), sequence, 11);
 }
 
-/// Choices of each expert by the tokens of one rank in one micro-batch, from a recorded trace.
+/// Choices of each expert by the tokens of one rank in one micro-batch, from a recorded trace; dropped ones (-1) are none.
 inline std::vector<std::int64_t> choices_of(const routing_trace& trace, const activation_shape& a, std::int64_t step, extent_t layer,
                                             extent_t micro, extent_t rank) {
   const coordinate at = coordinate_of(a.fold.attention, rank);
@@ -56,7 +59,8 @@ inline std::vector<std::int64_t> choices_of(const routing_trace& trace, const ac
       {a.sequence, a.fold.attention.of(axis_id::cp), at[axis_id::cp], a.fold.attention.of(axis_id::tp), at[axis_id::tp]}};
   std::vector<std::int64_t> counts(std::size_t(a.model.experts), 0);
   for (extent_t token = 0; token < a.rows(); ++token)
-    for (extent_t slot = 0; slot < a.model.top_k; ++slot) ++counts[std::size_t(trace.at(place, layer, token)[slot])];
+    for (extent_t slot = 0; slot < a.model.top_k; ++slot)
+      if (const std::int32_t expert = trace.at(place, layer, token)[slot]; expert >= 0) ++counts[std::size_t(expert)];
   return counts;
 }
 
@@ -82,10 +86,12 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
   using precision = typename Policies::precision;
   outcome result;
   std::mutex guard;
-  const dataset data = test_data(options.model.vocabulary, options.sequence);
+  dataset data = test_data(options.model.vocabulary, options.sequence);
+  data.set_edit(options.edit);
   const extent_t batch = options.train.global_batch;
   routing_trace own_trace(options.steps, options.model.layers, batch, options.sequence, options.model.top_k);
   routing_trace& trace = options.record ? *options.record : own_trace;
+  routing_trace kept(options.steps, options.model.layers, batch, options.sequence, options.model.top_k);
   std::map<std::string, std::vector<int>> seen;  // how many ranks hold each reduced element: exactly one
   std::map<std::string, std::vector<double>> weights;
   result.margin = std::numeric_limits<double>::infinity();
@@ -98,11 +104,12 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
 
   run_threads(int(fold.world()), [&](thread_comm& world) {
     const int rank = world.rank();
-    routing_tap tap{&trace, options.replay, 1};
+    routing_tap tap;
+    tap.record = &trace, tap.kept = &kept, tap.replay = options.replay, tap.replay_from = 1;
     trainer_options train = options.train;
     train.tap = &tap;
     train.steps = options.steps;
-    basic_trainer<Policies, thread_comm> trainer(std::move(world), options.model, options.sequence, fold, train, data);
+    basic_trainer<Policies, thread_comm> trainer(std::move(world), options.model, options.sequence, fold, train, data, {}, options.facts);
 
     const parameter_memory memory = memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp]);
     const auto exact = [&](const char* what, std::size_t bytes, extent_t facts) {
@@ -136,13 +143,16 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       if (rank == 0) {
         result.losses.push_back(now.loss);
         result.norms.push_back(now.grad_norm);
+        result.balance.push_back(now.balance);
+        result.dropped.push_back(now.dropped);
+        for (const double b : trainer.routers().bias().span()) result.bias.push_back(b);
       }
       const traffic_table foretold =
           step_traffic<precision>(trainer.activations(), rank, trainer.micro_batches(),
-                                  [&, kept = std::vector<std::vector<std::int64_t>>()](
+                                  [&, counted = std::vector<std::vector<std::int64_t>>()](
                                       extent_t layer, extent_t micro, extent_t source) mutable -> std::span<const std::int64_t> {
-                                    kept.push_back(choices_of(trace, trainer.activations(), step, layer, micro, source));
-                                    return kept.back();
+                                    counted.push_back(choices_of(kept, trainer.activations(), step, layer, micro, source));
+                                    return counted.back();
                                   });
       std::scoped_lock lock(guard);
       compare_traffic(trainer.traffic() - before, foretold, rank, result);

@@ -60,6 +60,9 @@ class moe_layer {
     router_.forward(e, x, keep, s.router, layer, where, groups_);
     s.kept = keep_pairs<A>(e, tokens_, s.router.choice, experts, where.place, groups_.sequence, keep);
     s.dropped = dropped(s.kept.expert, where.padding);
+    if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps())
+      for (extent_t i = 0; i < n; ++i)
+        std::copy_n(&s.kept.expert(i, 0), s.kept.expert.extent(1), where.tap->kept->at(where.place, layer, i));
     scratch local(e);
     const view<T> beside = local.template take<T>(has_shared_ ? n : 0, hidden);
     s.ticket = dispatcher_.dispatch(e, x, s.kept, keep, [&] {
