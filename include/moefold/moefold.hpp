@@ -7,6 +7,7 @@
 #include <moefold/core/memory.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/precision.hpp>
+#include <moefold/core/replace_file.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>
 #include <moefold/core/sequence_part.hpp>
@@ -102,6 +103,7 @@
 #include <moefold/optim/rate.hpp>
 
 #include <moefold/train/data.hpp>
+#include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/program.hpp>
