@@ -8,6 +8,7 @@
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/precision.hpp>
+#include <moefold/core/replace_file.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>
 #include <moefold/core/sequence_part.hpp>
@@ -97,6 +98,7 @@
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
 #include <moefold/moe/sequential_experts.hpp>
+#include <moefold/moe/routing_file.hpp>
 #include <moefold/moe/tokens.hpp>
 
 #include <moefold/model/block.hpp>
@@ -110,6 +112,7 @@
 #include <moefold/optim/rate.hpp>
 
 #include <moefold/train/data.hpp>
+#include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/program.hpp>

@@ -39,6 +39,12 @@ class routing_trace {
         choice_(std::size_t(steps * layers * samples * sequence * top_k), -1), steps_(steps) {}
 
   extent_t steps() const { return steps_; }
+  extent_t layers() const { return layers_; }
+  extent_t samples() const { return samples_; }
+  extent_t sequence() const { return sequence_; }
+  extent_t top_k() const { return top_k_; }
+  std::span<std::int32_t> choices() { return choice_; }  // [steps, layers, samples, sequence, top_k]; -1: not recorded
+  std::span<const std::int32_t> choices() const { return choice_; }
   std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) { return choice_.data() + index(place, layer, token); }
   const std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) const {
     return choice_.data() + index(place, layer, token);
