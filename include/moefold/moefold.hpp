@@ -97,8 +97,8 @@
 #include <moefold/moe/policy.hpp>
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
-#include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/routing_file.hpp>
+#include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/tokens.hpp>
 
 #include <moefold/model/block.hpp>

@@ -160,6 +160,17 @@ TEST_SUITE("model/transformer") {
       CHECK(std::accumulate(row.begin(), row.end(), 0.0) == (layer < 2 ? 0 : double(2 * sequence * model.top_k)));
     }
   }
+  TEST_CASE("a micro-batch whose forward is computed twice, as recomputation does, is counted once") {
+    const micro_batch batch = tokens();
+    stage s(small);
+    s.forward(batch);
+    tensor<double> once({small.layers, small.experts}, 0.0), twice({small.layers, small.experts}, 0.0);
+    s.layers.add_numbers(s.saved, once);
+    s.forward(batch);
+    s.forward(batch);
+    s.layers.add_numbers(s.saved, twice);
+    CHECK(std::equal(once.begin(), once.end(), twice.begin()));
+  }
   TEST_CASE("a stage refuses a model that does not fit its folding") {
     self_comm world;
     group_set<self_comm> groups(world, {});

@@ -87,9 +87,10 @@ std::vector<std::string> lines_of(const std::filesystem::path& path) {
 
 TEST_SUITE("train/metrics") {
   TEST_CASE("a step line has exactly the promised fields") {
-    CHECK(to_json(sample()) ==
-          R"({"step":3,"loss":0.30000000000000004,"grad_norm":1,"lr":0.00029,"tokens":2048,"tokens_per_second":9213.25,"seconds":0.25,)"
-          R"("moe_max_over_mean":1.18,"comm_cpu_share":0.07,"expert_load":[[1,2],[3,0]],"comm_bytes":{"tp":4096,"tp x cp":17}})");
+    CHECK(
+        to_json(sample()) ==
+        R"({"step":3,"loss":0.30000000000000004,"grad_norm":1,"lr":0.00029,"tokens":2048,"tokens_per_second":9213.25,"seconds":0.25,)"
+        R"("moe_max_over_mean":1.18,"comm_cpu_share":0.07,"expert_load":[[1,2],[3,0]],"load_max_over_mean":[],"comm_bytes":{"tp":4096,"tp x cp":17}})");
   }
   TEST_CASE("evaluation is an extra field of its step's line") {
     step_record step = sample();
@@ -97,6 +98,17 @@ TEST_SUITE("train/metrics") {
     step.eval_loss = 2.5;
     CHECK(field(to_json(step), "eval_loss") == "2.5");
     CHECK(is_json(to_json(step)));
+  }
+  TEST_CASE("dropped shares and balance losses are there where the run has them") {
+    step_record step = sample();
+    CHECK(field(to_json(step), "dropped_share") == "(none)");
+    CHECK(field(to_json(step), "balance_losses") == "(none)");
+    step.load_max_over_mean = {1.5, 2};
+    step.dropped_share = {0, 0.25};
+    step.balance_losses = {{"sequence", {0.5, 0.25}}, {"z", {1, 2}}};
+    CHECK(is_json(to_json(step)));
+    CHECK(to_json(step).ends_with(
+        R"("load_max_over_mean":[1.5,2],"comm_bytes":{"tp":4096,"tp x cp":17},"dropped_share":[0,0.25],"balance_losses":{"sequence":[0.5,0.25],"z":[1,2]}})"));
   }
   TEST_CASE("every double reads back as the same bits") {
     std::uint64_t bits = 0x9E3779B97F4A7C15u;

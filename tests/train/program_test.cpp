@@ -19,6 +19,16 @@ struct tiny : run_defaults {
 struct fixed : tiny {
   using fold = folding<mesh<tp<2>, cp<2>>, mesh<ep<4>>>;
 };
+struct dropping_moe : moe_defaults {
+  using tokens = capacity<50, by_position, full_sequence>;
+  static constexpr balance_losses balance{.sequence = 0.02, .z = 1e-3};
+  static constexpr double jitter = 0.01;
+  template <class T, class Comm>
+  using dispatcher = all_gather_dispatcher<T, Comm>;
+};
+struct dropping : fixed {
+  using moe = dropping_moe;
+};
 struct any_world : tiny {
   using fold = run_defaults::fold;
 };
@@ -198,12 +208,88 @@ TEST_SUITE("train/program") {
     CHECK(smallest_world<folding<mesh<tp<2>, dp<dyn>>, mesh<ep<3>, edp<dyn>>>>() == 6);
     CHECK(smallest_world<folding<mesh<dp<dyn>>, mesh<ep<4>, etp<2>>>>() == 8);
   }
-  TEST_CASE("the fullest expert over the even share, in the worst layer; 1 where nothing was routed") {
+  TEST_CASE("the fullest expert over the even share, layer by layer; 1 where nothing was routed") {
+    using ratios = std::vector<double>;
     tensor<std::int64_t> load({2, 4}, 5);
-    CHECK(max_over_mean(load) == 1);
+    CHECK(max_over_mean(load) == ratios{1, 1});
     load.view()(1, 2) = 35;  // 50 choices, 12.5 each
-    CHECK(max_over_mean(load) == doctest::Approx(2.8));
-    CHECK(max_over_mean(tensor<std::int64_t>({2, 4}, 0)) == 1);
+    CHECK(max_over_mean(load) == ratios{1, 2.8});
+    CHECK(max_over_mean(tensor<std::int64_t>({2, 4}, 0)) == ratios{1, 1});
+  }
+  TEST_CASE("what the MoE layers do is shown: first in words, then by step, and by layer in the metrics") {
+    const folder f;
+    string_sink log;
+    program_options options = options_of(f, 3);
+    options.metrics = (f.path / "metrics.jsonl").string();
+    CHECK(run_program<dropping>(options, log) == 0);
+    CHECK(place(log, "moe: all_gather, capacity 50%, full sequence, by position; balance losses: 0.02 sequence + 0.001 z; jitter 0.01") ==
+          1);
+    CHECK(has(log.statuses.back(), "x aux "));
+    CHECK(has(log.statuses.back(), " drop "));
+    const std::string line = f.lines("metrics.jsonl").back();
+    for (const char* field : {"\"load_max_over_mean\":[", "\"dropped_share\":[0.", "\"balance_losses\":{\"sequence\":[0.0", ",\"z\":[0.0"})
+      CHECK(has(line, field));
+    CHECK_FALSE(has(line, "micro_batch"));
+    string_sink dropless;
+    CHECK(run_program<tiny>(options_of(f, 1), dropless) == 0);
+    CHECK_FALSE(has(dropless.statuses.back(), "drop"));
+    CHECK(has(dropless.statuses.back(), " aux "));
+  }
+  TEST_CASE("even routing gives every expert its share, and a perfectly even load costs exactly the coefficient") {
+    const folder f;
+    silent_sink log;
+    program_options options = options_of(f, 2);
+    options.metrics = (f.path / "metrics.jsonl").string();
+    options.even_routing = true;
+    CHECK(run_program<tiny>(options, log) == 0);
+    for (const std::string& line : f.lines("metrics.jsonl")) {
+      if (!has(line, "\"step\"")) continue;
+      CHECK(has(line, "\"load_max_over_mean\":[1,1]"));
+      const std::string losses = line.substr(line.find("\"micro_batch\":[") + 15);
+      CHECK(std::strtod(losses.c_str(), nullptr) == doctest::Approx(0.01).epsilon(1e-6));
+    }
+  }
+  TEST_CASE("the expert-load heatmap is drawn, and a path that cannot be written is refused before the first step") {
+    const folder f;
+    string_sink log;
+    program_options options = options_of(f, 3);
+    options.heatmap = (f.path / "load.svg").string();
+    CHECK(run_program<tiny>(options, log) == 0);
+    CHECK(place(log, "expert-load heatmap: " + options.heatmap) > 0);
+    std::string svg;
+    for (const std::string& line : f.lines("load.svg")) svg += line;
+    CHECK(has(svg, "<svg"));
+    CHECK(has(svg, "layer 1"));
+    CHECK(has(svg, "at step"));
+    options.heatmap = (f.path / "no" / "load.svg").string();
+    CHECK(has(refused(options), "no/load.svg"));
+  }
+  TEST_CASE("a recorded routing is replayed in another mapping and with other weights, and then the router chooses again") {
+    const folder f;
+    silent_sink log;
+    program_options options = options_of(f, 2);
+    options.record_routing = (f.path / "first").string();
+    CHECK(run_program<tiny>(options, log) == 0);
+    program_options again = options_of(f, 3);
+    again.train.seed = 99;  // other weights and other data
+    again.record_routing = (f.path / "free").string();
+    CHECK(run_program<any_world>(again, log) == 0);
+    again.replay_routing = options.record_routing;
+    again.record_routing = (f.path / "second").string();
+    string_sink told;
+    CHECK(run_program<any_world>(again, told) == 0);
+    CHECK(place(told, "routing: 2 steps replayed from") > 0);
+    const routing_trace first = read_routing(options.record_routing).trace, second = read_routing(again.record_routing).trace,
+                        free = read_routing((f.path / "free").string()).trace;
+    CHECK(std::equal(first.choices().begin(), first.choices().end(), second.choices().begin()));
+    CHECK_FALSE(std::equal(first.choices().begin(), first.choices().end(), free.choices().begin()));
+    const auto last = second.choices().subspan(first.choices().size());
+    CHECK(std::all_of(last.begin(), last.end(), [](std::int32_t expert) { return expert >= 0; }));
+
+    again.train.global_batch = 4;
+    CHECK(has(refused<any_world>(again), "has global batch 8, this run 4; replay it in a run with the numbers it was recorded with"));
+    again.replay_routing = (f.path / "nothing").string();
+    CHECK(has(refused<any_world>(again), "nothing"));
   }
   TEST_CASE("what cannot run is refused with a sentence that says how to mend it") {
     const folder f;

@@ -31,6 +31,13 @@ TEST_SUITE("train/progress") {
     r.eval_loss = 2.5;
     CHECK(has(progress_line(r, 200, 0), "| loss 2.4121 | held-out 2.5000 | gnorm"));
   }
+  TEST_CASE("balance losses and dropped pairs stand beside the load, where there are any") {
+    step_record r = sample();
+    r.balance = 0.0414, r.dropped = 0.031;
+    CHECK(has(progress_line(r, 200, 0), "| moe 1.18x aux 0.041 drop 3.1% | comm"));
+    r.balance.reset(), r.dropped = 0;
+    CHECK(has(progress_line(r, 200, 0), "| moe 1.18x drop 0.0% | comm"));
+  }
   TEST_CASE("a run of a million steps stays aligned") {
     CHECK(has(progress_line(sample(), 1000000, 0), "step     120/1000000 |"));
     CHECK(has(progress_line(sample(), 10, 0), "step  120/10 |"));

@@ -73,6 +73,82 @@ TEST_SUITE("train/trainer") {
       CHECK_FALSE(s.stop);
     }
   }
+  TEST_CASE("the expert bias moves by exactly u towards the even share in every step, and an even load leaves it alone") {
+    model_shape model = small;
+    model.score = score_function::sigmoid, model.expert_bias = true;
+    const dataset data = data_of();
+    moe_facts facts;
+    facts.balance.bias_step = 0.01;
+    basic_trainer<policies_of<run>, self_comm> trainer(self_comm(), model, sequence, {}, options_of(), data, {}, facts);
+    std::vector<double> right(std::size_t(model.layers * model.experts), 0.0);
+    for (int i = 0; i < 4; ++i) {
+      trainer.step();
+      for (extent_t l = 0; l < model.layers; ++l)
+        for (extent_t e = 0; e < model.experts; ++e) {
+          const std::int64_t gap = 8 * sequence * model.top_k - model.experts * trainer.load()(l, e);
+          right[std::size_t(l * model.experts + e)] += gap > 0 ? 0.01 : gap < 0 ? -0.01 : 0;
+        }
+      const auto bias = trainer.routers().bias();
+      CHECK(std::equal(right.begin(), right.end(), bias.begin(), bias.end()));
+    }
+    CHECK(std::any_of(right.begin(), right.end(), [](double b) { return std::abs(b) > 0.025; }));
+
+    routing_tap tap;
+    tap.even = true;
+    trainer_options even = options_of();
+    even.tap = &tap;
+    basic_trainer<policies_of<run>, self_comm> still(self_comm(), model, sequence, {}, even, data, {}, facts);
+    still.step();
+    for (const double b : still.routers().bias()) CHECK(b == 0);
+  }
+  TEST_CASE("perfect balance gives exactly the coefficient of every balance loss, in the step's result and by layer") {
+    const dataset data = data_of();
+    routing_tap tap;
+    tap.even = true;
+    trainer_options options = options_of();
+    options.tap = &tap;
+    moe_facts facts;
+    facts.balance = {.micro_batch = 0.25, .sequence = 0.5, .global = 1, .global_running = 2};
+    basic_trainer<policies_of<run>, self_comm> trainer(self_comm(), small, sequence, {}, options, data, {}, facts);
+    for (int i = 0; i < 2; ++i) {
+      const step_result step = trainer.step();
+      CHECK(step.balance == doctest::Approx(3 * 3.75).epsilon(1e-12));
+      for (extent_t l = 0; l < 3; ++l)
+        for (std::size_t kind = 0; kind < 4; ++kind)
+          CHECK(trainer.balance(l)[kind] == doctest::Approx(coefficients(facts.balance)[kind]).epsilon(1e-12));
+    }
+  }
+  TEST_CASE("balance losses spread the load that a run without them piles up") {
+    const dataset data = data_of(6000);
+    const auto worst = [&](double coefficient) {
+      moe_facts facts;
+      facts.balance.micro_batch = coefficient;
+      one_rank trainer(self_comm(), small, sequence, {}, options_of(80), data, {}, facts);
+      std::int64_t most = 0;
+      for (int i = 0; i < 80; ++i) trainer.step();
+      for (const std::int64_t count : trainer.load()) most = std::max(most, count);
+      return double(most) / double(8 * sequence * small.top_k / small.experts);
+    };
+    const double without = worst(0), with = worst(0.05);
+    CHECK(with < 1.35);
+    CHECK(with < without);
+  }
+  TEST_CASE("what an edit of the data ignores or pads counts in no loss: labels, tokens, load") {
+    dataset data = data_of();
+    data.set_edit([](extent_t, std::span<std::int32_t> tokens, std::span<std::int32_t> labels) {
+      labels[0] = -1;             // ignored
+      tokens[sequence - 1] = -1;  // padding, and its label with it
+      labels[sequence - 2] = -1;
+    });
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data);
+    const step_result step = trainer.step();
+    CHECK(step.tokens == 8 * (sequence - 3));
+    CHECK(trainer.pairs() == 8 * (sequence - 1) * small.top_k);
+    for (extent_t l = 0; l < small.layers; ++l) {
+      const auto row = trainer.load().rows(l, 1);
+      CHECK(std::accumulate(row.begin(), row.end(), std::int64_t{0}) == trainer.pairs());
+    }
+  }
   TEST_CASE("compute leaves the parameters alone; apply moves them; a step without tokens moves nothing") {
     const dataset data = data_of();
     one_rank trainer(self_comm(), small, sequence, {}, options_of(), data);

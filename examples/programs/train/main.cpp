@@ -44,6 +44,11 @@ int main(int argc, char** argv) {
   app.add_option("--steps", options.train.steps, "training steps")->check(at_least_one)->capture_default_str();
   app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
+  app.add_option("--heatmap", options.heatmap, "draw the load of every expert over the steps into this file (SVG)");
+  app.add_option("--record-routing", options.record_routing, "write every token's experts to this file");
+  app.add_option("--replay-routing", options.replay_routing,
+                 "use the experts of this file instead of the router's own choices, as far as it goes");
+  app.add_flag("--even-routing", options.even_routing, "for benchmarks: give every expert the same number of tokens, whatever its scores");
   app.add_option("--seed", options.train.seed, "seed of weights and data order")->capture_default_str();
   app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")
       ->check(CLI::NonNegativeNumber)

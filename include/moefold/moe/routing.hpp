@@ -66,11 +66,11 @@ class routing_trace {
 /// What to do with the choices of a run besides using them; all optional.
 struct routing_tap {
   routing_trace* record = nullptr;
-  routing_trace* kept = nullptr;                            // records what was not dropped: -1 where a pair was
   const routing_trace* replay = nullptr;                    // steps beyond the trace choose for themselves
   extent_t replay_from = 0;                                 // first step that is replayed
   double margin = std::numeric_limits<double>::infinity();  // smallest gap seen between the k-th and the next score
   bool even = false;  // for benchmarks: token number i takes experts i*k .. i*k + k-1 (mod E), whatever its scores; replay goes first
+  routing_trace* kept = nullptr;  // records what was not dropped: -1 where a pair was
 };
 
 /// What a forward pass needs to know of its micro-batch besides the tokens. The default is a bag of tokens without padding, in training.

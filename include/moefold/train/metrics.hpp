@@ -3,7 +3,9 @@
 // reader needs no other convention; numbers are written with the fewest digits that read back as the same number.
 //
 //   {"run":"default_run","world":8,"attention":{"tp":2,...},"moe":{"etp":1,...},"precision":"fp32","version":...,"commit":...,...}
-//   {"step":1,"loss":5.55,"grad_norm":1.9,"lr":5e-05,"tokens":2048,...,"expert_load":[[12,...],...],"comm_bytes":{"tp":81920,...}}
+//   {"step":1,"loss":5.55,"grad_norm":1.9,"lr":5e-05,"tokens":2048,...,"expert_load":[[12,...],...],"load_max_over_mean":[1.2,...],
+//    "dropped_share":[0.03,...],"balance_losses":{"micro_batch":[0.0102,...]},"comm_bytes":{"tp":81920,...}}
+// Lists go by layer. dropped_share is there with a capacity, balance_losses with balance losses, each by its name (core/moe_facts.hpp).
 #include <moefold/core/error.hpp>
 
 #include <cerrno>
@@ -57,10 +59,15 @@ struct step_record {
   double tokens_per_second = 0;                             // of this step
   double seconds = 0;                                       // wall time of this step
   double moe_max_over_mean = 1;                             // the fullest expert's tokens over the even share, worst layer
+  std::optional<double> dropped = {};                       // share of the (token, expert) pairs that were dropped, 0..1; capacity only
+  std::optional<double> balance = {};                       // all balance losses together: mean over tokens, summed over layers
   double comm_cpu_share = 0;                                // CPU time inside collectives over CPU time, 0..1, waiting apart
-  std::vector<std::vector<std::int64_t>> expert_load = {};  // [layers][experts], tokens that chose the expert
-  named_numbers comm_bytes = {};                            // by axis, sent by all ranks
-  std::optional<double> eval_loss = {};                     // held-out, where this step was evaluated
+  std::vector<std::vector<std::int64_t>> expert_load = {};  // [layers][experts], tokens that chose the expert, before dropping
+  std::vector<double> load_max_over_mean = {};              // [layers]
+  std::vector<double> dropped_share = {};                   // [layers]; none: dropless
+  std::vector<std::pair<std::string, std::vector<double>>> balance_losses = {};  // by name: [layers], means over tokens
+  named_numbers comm_bytes = {};                                                 // by axis, sent by all ranks
+  std::optional<double> eval_loss = {};                                          // held-out, where this step was evaluated
 };
 
 namespace detail {
@@ -121,6 +128,12 @@ class json_object {
     append_json(text_, value);
     return *this;
   }
+  json_object& object(std::string_view name, const json_object& inner) {
+    if (text_.size() > 1) text_ += ',';
+    append_json(text_, name);
+    text_ += ':' + inner.text();
+    return *this;
+  }
   std::string text() const { return text_ + '}'; }
 
  private:
@@ -154,7 +167,14 @@ inline std::string to_json(const step_record& r) {
       .field("moe_max_over_mean", r.moe_max_over_mean)
       .field("comm_cpu_share", r.comm_cpu_share)
       .field("expert_load", r.expert_load)
+      .field("load_max_over_mean", r.load_max_over_mean)
       .field("comm_bytes", r.comm_bytes);
+  if (!r.dropped_share.empty()) line.field("dropped_share", r.dropped_share);
+  if (!r.balance_losses.empty()) {
+    detail::json_object kinds;
+    for (const auto& [name, by_layer] : r.balance_losses) kinds.field(name, by_layer);
+    line.object("balance_losses", kinds);
+  }
   if (r.eval_loss) line.field("eval_loss", *r.eval_loss);
   return line.text();
 }

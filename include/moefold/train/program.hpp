@@ -1,8 +1,11 @@
 #pragma once
 // What the program `train` does for one run, with ranks as threads: shows the folding and its memory before anything is allocated, checks the
-// first losses against a single rank, trains, evaluates, and writes metrics. Programs of one's own may call it too.
+// first losses against a single rank, trains, evaluates, and writes metrics, an expert-load heatmap and the routing. Programs of one's own may call
+// it too.
 #include <moefold/comm/thread.hpp>
 #include <moefold/mesh/describe.hpp>
+#include <moefold/moe/routing_file.hpp>
+#include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/progress.hpp>
@@ -20,6 +23,10 @@ struct program_options {
   extent_t ranks = 0;             // 0: the smallest world of the run
   std::vector<std::string> data;  // files, read as bytes
   std::string metrics;            // file for JSON lines; empty: none
+  std::string heatmap;            // file for the expert-load heatmap (SVG); empty: none
+  std::string record_routing;     // file for every token's experts, to be replayed; empty: none
+  std::string replay_routing;     // file whose choices are used instead of the router's, as far as it goes; empty: none
+  bool even_routing = false;      // for benchmarks: every expert gets the same number of tokens, whatever its scores
   std::string commit = "unknown";
   std::int64_t evaluate_every = 50;  // steps; 0: only at the end. The last step is always evaluated
   bool dry_run = false;              // stop after the tables
@@ -54,15 +61,15 @@ text_table memory_table(const activation_shape& a, extent_t micro_batches, int s
   return table;
 }
 
-/// The fullest expert's tokens over the even share, in the worst layer.
-inline double max_over_mean(view<const std::int64_t> load) {
-  double worst = 1;
+/// The fullest expert's tokens over the even share, in every layer of load [layers, E].
+inline std::vector<double> max_over_mean(view<const std::int64_t> load) {
+  std::vector<double> ratios;
   for (extent_t layer = 0; layer < load.extent(0); ++layer) {
     const auto row = load.rows(layer, 1);
     const double mean = double(std::accumulate(row.begin(), row.end(), std::int64_t{0})) / double(load.extent(1));
-    if (mean > 0) worst = std::max(worst, double(*std::max_element(row.begin(), row.end())) / mean);
+    ratios.push_back(mean > 0 ? double(*std::max_element(row.begin(), row.end())) / mean : 1);
   }
-  return worst;
+  return ratios;
 }
 
 /// What to say of the first losses of many ranks beside those of one; `same` becomes false where they differ by more than rounding, or are not numbers.
@@ -108,7 +115,9 @@ template <class Run>
 std::vector<double> single_rank_losses(const trainer_options& options, const dataset& data, int steps) {
   std::vector<double> losses;
   trainer_options alone = options;
-  alone.tap = nullptr;
+  routing_tap tap;
+  if (options.tap) tap.replay = options.tap->replay, tap.even = options.tap->even;
+  alone.tap = &tap;
   run_threads(1, [&](thread_comm& world) {
     basic_trainer<policies_of<Run>, thread_comm> trainer(std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
     for (bool stop = false; !stop && int(losses.size()) < steps;) {
@@ -118,6 +127,52 @@ std::vector<double> single_rank_losses(const trainer_options& options, const dat
     }
   });
   return losses;
+}
+
+/// What a step's MoE layers did, from the trainer's view of it.
+template <class Trainer>
+void add_moe(step_record& record, const Trainer& trainer, const step_result& step, bool by_layer) {
+  const activation_shape a = trainer.activations();
+  const std::vector<double> ratios = max_over_mean(trainer.load());
+  record.moe_max_over_mean = *std::max_element(ratios.begin(), ratios.end());
+  if (a.facts.tokens.drops()) record.dropped = step.dropped;
+  if (a.facts.balance.any()) record.balance = step.balance;
+  if (!by_layer) return;
+  record.load_max_over_mean = ratios;
+  for (extent_t layer = 0; layer < a.model.layers; ++layer) {
+    const auto row = trainer.load().rows(layer, 1);
+    record.expert_load.emplace_back(row.begin(), row.end());
+    if (a.facts.tokens.drops()) record.dropped_share.push_back(trainer.dropped(layer) / double(std::max<std::int64_t>(1, trainer.pairs())));
+  }
+  for (std::size_t i = 0; i < balance_kinds; ++i) {
+    if (coefficients(a.facts.balance)[i] == 0) continue;
+    auto& values = record.balance_losses.emplace_back(balance_names[i], std::vector<double>{}).second;
+    for (extent_t layer = 0; layer < a.model.layers; ++layer) values.push_back(trainer.balance(layer)[i]);
+  }
+}
+
+/// A stored routing, once it fits the run.
+inline stored_routing routing_for(const std::string& path, const model_shape& model, extent_t sequence, extent_t global_batch) {
+  stored_routing stored = read_routing(path);
+  const routing_trace& t = stored.trace;
+  const auto fits = [&](const char* what, extent_t given, extent_t needed) {
+    require<config_error>(given == needed, "moefold: the routing in '", path, "' has ", what, " ", given, ", this run ", needed,
+                          "; replay it in a run with the numbers it was recorded with");
+  };
+  fits("layers", t.layers(), model.layers);
+  fits("experts", stored.experts, model.experts);
+  fits("top_k", t.top_k(), model.top_k);
+  fits("sequence", t.sequence(), sequence);
+  fits("global batch", t.samples(), global_batch);
+  return stored;
+}
+
+/// An empty trace of a whole run. Throws config_error where it would not fit into 16 GiB.
+inline routing_trace trace_of(std::int64_t steps, const model_shape& model, extent_t sequence, extent_t global_batch) {
+  const double bytes = 4.0 * double(steps) * double(model.layers) * double(global_batch) * double(sequence) * double(model.top_k);
+  require<config_error>(bytes <= 0x1p34, "moefold: the routing of ", steps, " steps takes ",
+                        bytes_text(std::int64_t(std::min(bytes, 9e18))), ", and at most 16 GiB are recorded; record fewer steps");
+  return routing_trace(steps, model.layers, global_batch, sequence, model.top_k);
 }
 
 }  // namespace detail
@@ -137,11 +192,14 @@ int run_program(const program_options& options, log_sink& log) {
   check(options.train, fold);
   require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");
   const extent_t dp = fold.attention.of(axis_id::dp);
-  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch};
+  constexpr moe_facts facts = facts_of<typename Run::moe>();
+  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts};
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
                     model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
                     world_size == 1 ? " rank" : " ranks as threads"));
+  log.line(sentence("moe: ", name_of(facts.dispatch), ", ", describe(facts.tokens), "; balance losses: ", describe(facts.balance),
+                    facts.jitter > 0 ? sentence("; jitter ", facts.jitter) : ""));
   log.line("");
   log.line(describe(fold));
   log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing even; nothing is allocated yet");
@@ -160,6 +218,22 @@ int run_program(const program_options& options, log_sink& log) {
                     options.data.size() == 1 ? " file, " : " files, ", data.training_sequences(), " sequences to train on, ",
                     data.held_out_sequences(), " held out"));
   const double entropy = data.training_entropy();
+  std::optional<stored_routing> stored;
+  if (!options.replay_routing.empty()) {
+    stored.emplace(detail::routing_for(options.replay_routing, model, Run::sequence, options.train.global_batch));
+    log.line(sentence("routing: ", stored->trace.steps(), " steps replayed from ", options.replay_routing, ", then the router's own"));
+  }
+  std::optional<routing_trace> recorded;
+  if (!options.record_routing.empty()) {
+    recorded.emplace(detail::trace_of(options.train.steps, model, Run::sequence, options.train.global_batch));
+    write_routing(options.record_routing, *recorded, model.experts);  // now, so that a path that cannot be written is known before the run
+  }
+  std::optional<load_heatmap> heatmap;
+  if (!options.heatmap.empty()) heatmap.emplace(options.run).write(options.heatmap);
+  routing_tap tap;
+  tap.record = recorded ? &*recorded : nullptr, tap.replay = stored ? &stored->trace : nullptr, tap.even = options.even_routing;
+  trainer_options train = options.train;
+  train.tap = &tap;
 
   std::optional<metrics_writer> metrics;
   if (!options.metrics.empty())
@@ -173,7 +247,7 @@ int run_program(const program_options& options, log_sink& log) {
   std::vector<double> alone, together;
   if (compare) {
     log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
-    alone = detail::single_rank_losses<Run>(options.train, data, compared);
+    alone = detail::single_rank_losses<Run>(train, data, compared);
   } else if (fold.world() > 1) {
     log.line("not compared with a single rank: the model or the batch is too large for one rank to train in a moment");
   }
@@ -189,7 +263,10 @@ int run_program(const program_options& options, log_sink& log) {
   const auto begin = clock::now();
   run_threads(int(world_size), [&](thread_comm& world) {
     const std::size_t rank = std::size_t(world.rank());
-    basic_trainer<policies, thread_comm> trainer(std::move(world), model, Run::sequence, fold, options.train, data);
+    routing_tap own = tap;  // margins are noted by each rank for itself
+    trainer_options mine = train;
+    mine.tap = recorded || stored || options.even_routing ? &own : nullptr;
+    basic_trainer<policies, thread_comm> trainer(std::move(world), model, Run::sequence, fold, mine, data);
     const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
     step_result last;
     progress live(options.train.steps);
@@ -226,14 +303,12 @@ int run_program(const program_options& options, log_sink& log) {
       record.tokens = last.tokens;
       record.tokens_per_second = double(last.tokens) / seconds;
       record.seconds = seconds;
-      record.moe_max_over_mean = max_over_mean(trainer.load());
+      detail::add_moe(record, trainer, last, metrics.has_value());
       record.comm_cpu_share = all > 0 ? inside / all : 0;
       record.eval_loss = now;
+      if (heatmap) heatmap->add(done, trainer.load());
+      if (heatmap && now) heatmap->write(options.heatmap);
       if (metrics) {
-        for (extent_t layer = 0; layer < model.layers; ++layer) {
-          const auto row = trainer.load().rows(layer, 1);
-          record.expert_load.emplace_back(row.begin(), row.end());
-        }
         for (const traffic_log& log_of_rank : sent_by[std::size_t(done % 2)]) detail::add_bytes_by_axis(log_of_rank, record.comm_bytes);
         metrics->write(record);
       }
@@ -250,6 +325,11 @@ int run_program(const program_options& options, log_sink& log) {
         held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
     log.line(closing_sentence(last.loss, entropy));
   });
+  if (heatmap) log.line(sentence("expert-load heatmap: ", options.heatmap));
+  if (recorded) {
+    write_routing(options.record_routing, *recorded, model.experts);
+    log.line(sentence("routing: ", options.record_routing, "; use it again with --replay-routing"));
+  }
   return trusted ? 0 : 1;
 }
 

@@ -2,7 +2,7 @@
 // Numbers as people read them: the live line of a step, bytes and counts with their unit, a small text table, and the closing sentence
 // that says whether the model has learnt anything.
 //
-//   step  120/200 | loss 2.4121 | gnorm 0.87 | lr 2.9e-04 | 9.2k tok/s | moe 1.18x | comm 7% cpu | eta 0m21s
+//   step  120/200 | loss 2.4121 | gnorm 0.87 | lr 2.9e-04 | 9.2k tok/s | moe 1.18x aux 0.041 drop 3.1% | comm 7% cpu | eta 0m21s
 #include <moefold/train/metrics.hpp>
 
 #include <algorithm>
@@ -51,7 +51,8 @@ inline std::string duration_text(double seconds) {
   return s < 3600 ? detail::printed("%ldm%02lds", s / 60, s % 60) : detail::printed("%ldh%02ldm", s / 3600, s / 60 % 60);
 }
 
-/// The live line of one step; eta in seconds. An evaluated step also shows its held-out loss.
+/// The live line of one step; eta in seconds. moe: the fullest expert over the even share, balance losses and dropped pairs where there are any.
+/// An evaluated step also shows its held-out loss.
 inline std::string progress_line(const step_record& r, std::int64_t total_steps, double eta) {
   const int width = std::max(4, int(std::to_string(total_steps).size()));
   std::string text =
@@ -59,7 +60,10 @@ inline std::string progress_line(const step_record& r, std::int64_t total_steps,
   if (r.eval_loss) text += detail::printed(" | held-out %.4f", *r.eval_loss);
   text += detail::printed(" | gnorm %.2f | lr %.1e", r.grad_norm, r.learning_rate);
   text += " | " + count_text(r.tokens_per_second) + " tok/s";
-  text += detail::printed(" | moe %.2fx | comm %.0f%% cpu", r.moe_max_over_mean, 100 * r.comm_cpu_share);
+  text += detail::printed(" | moe %.2fx", r.moe_max_over_mean);
+  if (r.balance) text += detail::printed(" aux %.2g", *r.balance);
+  if (r.dropped) text += detail::printed(" drop %.1f%%", 100 * *r.dropped);
+  text += detail::printed(" | comm %.0f%% cpu", 100 * r.comm_cpu_share);
   return text + " | eta " + duration_text(eta);
 }
 
