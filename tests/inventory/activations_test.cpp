@@ -20,24 +20,28 @@ dataset text() {
   return dataset(token_stream::from_bytes(bytes), sequence, 1);
 }
 
-template <class Precision>
-using trainer_of = basic_trainer<policies<Precision, cp_all_gather, moe_defaults, one_f_one_b, adamw>, thread_comm>;
+template <class Precision, class Moe = moe_defaults>
+using trainer_of = basic_trainer<policies<Precision, cp_all_gather, Moe, one_f_one_b, adamw>, thread_comm>;
+struct gather : moe_defaults {
+  template <class T, class Comm>
+  using dispatcher = all_gather_dispatcher<T, Comm>;
+};
 
-/// One step with top_k = E, where every expert receives every token and all sizes are known beforehand.
-template <class Precision>
-void check_engine(const folding_extents& fold, extent_t micro_batch) {
-  model_shape model = small;
-  model.top_k = model.experts;
+/// One step with top_k = E, where every expert receives every token, or padded, so that all sizes are known beforehand.
+template <class Precision, class Moe = moe_defaults>
+void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape model = small, const moe_facts& facts = {}) {
+  if (!facts.tokens.padded) model.top_k = model.experts;
   const dataset data = text();
   trainer_options options;
   options.global_batch = 8;
   options.micro_batch = micro_batch;
   run_threads(int(fold.world()), [&](thread_comm& world) {
     const extent_t stage = coordinate_of(fold.attention, world.rank())[axis_id::pp];
-    trainer_of<Precision> trainer(std::move(world), model, sequence, fold, options, data);
+    trainer_of<Precision, Moe> trainer(std::move(world), model, sequence, fold, options, data, {}, facts);
     trainer.step();
     const activation_shape a = trainer.activations();
-    const extent_t rows = a.rows() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
+    const extent_t rows = a.rows_of_source() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
+    CHECK((facts.tokens.drops() || a.rows_of_source() == a.rows()));
     CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
     CHECK(rows == a.worst_rows());
     CHECK(extent_t(trainer.scratch_peak()) <= scratch_bound<Precision>(a));
@@ -70,6 +74,34 @@ TEST_SUITE("inventory/activations") {
     check_engine<fp64>({}, 4);
     check_engine<fp64>(make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}), 2);
     check_engine<fp32>(make_folding({{dp, 2}}, {{etp, 2}}), 4);
+  }
+  TEST_CASE("so it is with capacity, balance losses, shared experts, groups, gelu and the AllGather dispatcher") {
+    using enum axis_id;
+    model_shape rich = small;
+    rich.shared_ffn = 24, rich.shared_gate = true;
+    model_shape sigmoid = small;
+    sigmoid.score = score_function::sigmoid, sigmoid.expert_groups = 4, sigmoid.chosen_groups = 2, sigmoid.expert_bias = true;
+    sigmoid.activation = activation_function::gelu, sigmoid.shared_ffn = 8;
+    const moe_facts losses{{}, {.micro_batch = 0.1, .sequence = 0.1, .global = 0.1, .global_running = 0.1, .z = 0.1}, 0.1};
+    const moe_facts padded{{75, false, false, true}, {.micro_batch = 0.1}}, whole{{120, true, false, true}, {}};
+    for (const folding_extents& fold : {folding_extents{}, make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}),
+                                        make_folding({{tp, 2}, {cp, 2}}, {{etp, 2}, {ep, 2}}), make_folding({{dp, 4}}, {{ep, 4}})}) {
+      check_engine<fp32>(fold, 2, rich, losses);
+      check_engine<fp32>(fold, 2, small, padded);
+      check_engine<fp32>(fold, 2, sigmoid, padded);
+      check_engine<fp32>(fold, 2, rich, whole);
+      check_engine<fp32, gather>(fold, 2, small, losses);
+      check_engine<fp32, gather>(fold, 2, sigmoid, whole);
+    }
+  }
+  TEST_CASE("with a capacity no more rows arrive than it allows") {
+    const activation_shape a{small, make_folding({{axis_id::dp, 4}}, {{axis_id::ep, 4}}), 32, 1, {{50}}};
+    CHECK(a.rows_of_source() == 4);  // ceil(0.5 * 32 * 2 / 8)
+    CHECK(a.worst_rows() == 2 * 4 * 4);
+    CHECK(a.balanced_rows() == 2 * 4 * 4);
+    const activation_shape wide{small, a.fold, 32, 1, {{400}}};
+    CHECK(wide.worst_rows() == 32 * 4 * 2);  // every token to both experts: 2 * 4 * 32, as many as dropless
+    CHECK(wide.balanced_rows() == 32 * 2);
   }
   TEST_CASE("with routing as it comes, what a stage keeps is foretold from the rows that its tickets count") {
     using enum axis_id;

@@ -9,6 +9,7 @@
 #include "../support/close.hpp"
 #include "../support/dense_moe.hpp"
 #include "../support/gradient.hpp"
+#include "../support/oracle_moe.hpp"
 
 #include <mutex>
 
@@ -120,6 +121,108 @@ void check_folded(extent_t ep_ranks, extent_t etp_ranks, const folded_case& c) {
   CHECK(test::largest_error(drouter, dense.drouter) < 1e-12);
 }
 
+/// One rank whose all_to_all_v only begins when it is called, and ends when it is waited for.
+struct patient_comm : self_comm {
+  std::vector<std::string>* order;
+  patient_comm(self_comm one, std::vector<std::string>* log) : self_comm(std::move(one)), order(log) {}
+
+  struct ticket {
+    std::vector<std::string>* order = nullptr;
+    std::string label = {};
+    template <class Exec>
+    void wait(Exec) const {
+      if (order) order->push_back("wait " + label);
+    }
+  };
+  patient_comm split(int colour, int key, comm_label label = {}) { return {self_comm::split(colour, key, label), order}; }
+  template <class... Arguments>
+  void fetch_v(Arguments&&...) = delete;
+  template <class... Arguments>
+  ticket all_to_all_v(Arguments&&... arguments) {
+    self_comm::all_to_all_v(arguments...);
+    order->push_back("begin " + std::string(label().view()));
+    return {order, std::string(label().view())};
+  }
+  template <class... A>
+  ticket barrier(A&&... a) {
+    return self_comm::barrier(a...), ticket{};
+  }
+  template <class... A>
+  ticket broadcast(A&&... a) {
+    return self_comm::broadcast(a...), ticket{};
+  }
+  template <class... A>
+  ticket reduce(A&&... a) {
+    return self_comm::reduce(a...), ticket{};
+  }
+  template <class... A>
+  ticket all_reduce(A&&... a) {
+    return self_comm::all_reduce(a...), ticket{};
+  }
+  template <class... A>
+  ticket all_gather(A&&... a) {
+    return self_comm::all_gather(a...), ticket{};
+  }
+  template <class... A>
+  ticket all_gather_v(A&&... a) {
+    return self_comm::all_gather_v(a...), ticket{};
+  }
+  template <class... A>
+  ticket reduce_scatter(A&&... a) {
+    return self_comm::reduce_scatter(a...), ticket{};
+  }
+  template <class... A>
+  ticket reduce_scatter_v(A&&... a) {
+    return self_comm::reduce_scatter_v(a...), ticket{};
+  }
+  template <class... A>
+  ticket all_to_all(A&&... a) {
+    return self_comm::all_to_all(a...), ticket{};
+  }
+  template <class... A>
+  ticket send(A&&... a) {
+    return self_comm::send(a...), ticket{};
+  }
+  template <class... A>
+  ticket recv(A&&... a) {
+    return self_comm::recv(a...), ticket{};
+  }
+};
+static_assert(communicator<patient_comm> && !fetching<patient_comm>);
+
+/// The AllToAll dispatcher, noting when it does other work in the meantime.
+template <class T, class Comm>
+struct watched_dispatcher : all_to_all_dispatcher<T, Comm> {
+  using base = all_to_all_dispatcher<T, Comm>;
+  using base::base;
+  template <class Exec, class Arena, class Meanwhile>
+  auto dispatch(Exec e, view<const T> x, const routing<T>& choice, Arena& keep, Meanwhile&& meanwhile) const;
+  template <class Exec, class Meanwhile>
+  void combine_backward(Exec e, view<const T> dy, view<T> out, const typename base::ticket& t, Meanwhile&& meanwhile) const;
+};
+struct watched : moe_defaults {
+  inline static std::vector<std::string>* order = nullptr;
+  template <class T, class Comm>
+  using dispatcher = watched_dispatcher<T, Comm>;
+};
+template <class T, class Comm>
+template <class Exec, class Arena, class Meanwhile>
+auto watched_dispatcher<T, Comm>::dispatch(Exec e, view<const T> x, const routing<T>& choice, Arena& keep, Meanwhile&& meanwhile) const {
+  return base::dispatch(e, x, choice, keep, [&] {
+    if (watched::order) watched::order->push_back("meanwhile");
+    meanwhile();
+  });
+}
+template <class T, class Comm>
+template <class Exec, class Meanwhile>
+void watched_dispatcher<T, Comm>::combine_backward(Exec e, view<const T> dy, view<T> out, const typename base::ticket& t,
+                                                   Meanwhile&& meanwhile) const {
+  base::combine_backward(e, dy, out, t, [&] {
+    if (watched::order) watched::order->push_back("meanwhile");
+    meanwhile();
+  });
+}
+
 struct surface : moe_defaults {
   static constexpr model_shape model = ::model;
   using precision = fp64;
@@ -192,6 +295,33 @@ TEST_SUITE("moe/moe") {
         CAPTURE(c.name);
         check_folded(split.first, split.second, c);
       }
+  }
+  TEST_CASE("the shared expert is computed while rows travel: after an exchange has begun and before it is waited for, both ways") {
+    model_shape shared = model;
+    shared.shared_ffn = 4;
+    const test::oracle_weights w(shared, 3);
+    std::vector<std::string> order;
+    patient_comm ep{self_comm("ep"), &order};
+    patient_comm tp{self_comm("tp"), &order}, etp{self_comm("etp"), &order};
+    std::vector<double> zeros(1000, 0.0);
+    const auto of = [&](const tensor<double>& t, auto placement) {
+      return parameter<fp64, decltype(placement)>{t.view(), {zeros.data(), t.shape()}};
+    };
+    moe_weights<fp64> weights{
+        of(w.router, replicated{}), of(w.gate, expert_rows{}), of(w.up, expert_rows{}), of(w.down, expert_columns{}), {}};
+    weights.shared = {{of(w.shared_gate, rows_over_tp{})}, {of(w.shared_up, rows_over_tp{})}, {of(w.shared_down, columns_over_tp{})}, {}};
+    const moe_layer<fp64, patient_comm, watched> layer(shared, weights, {&ep, &etp, &tp});
+    host_context context;
+    arena keep;
+    moe_layer<fp64, patient_comm, watched>::saved saved;
+    const auto x = random_tensor<double>({4, shared.hidden}, 20);
+    tensor<double> y(x.shape()), dx(x.shape());
+    watched::order = &order;
+    layer.forward(host_exec(context), x.view(), y.view(), keep, saved);
+    CHECK(order == std::vector<std::string>{"begin ep", "meanwhile", "wait ep", "begin ep", "wait ep"});  // dispatch, combine
+    order.clear();
+    layer.backward(host_exec(context), x.view(), dx.view(), saved);
+    CHECK(order == std::vector<std::string>{"begin ep", "meanwhile", "wait ep", "begin ep", "wait ep"});  // combine, dispatch
   }
   TEST_CASE("gradients of two passes add up") {
     dense_moe dense(model);
