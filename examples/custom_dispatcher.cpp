@@ -30,8 +30,7 @@ class all_reduce_dispatcher {
     const extent_t n = x.extent(0), hidden = x.extent(1), rows = choice.padded_rows, me = ep_->rank() * etp_->size() + etp_->rank();
     scratch<Exec> local(e);
     const view<std::int64_t> tokens = local.template take<std::int64_t>(sources_);
-    fill(e, tokens, 0);
-    tokens(me) = n;
+    for (extent_t r = 0; r < sources_; ++r) tokens(r) = r == me ? n : 0;
     add_up(e, tokens);
     ticket t{0, 0, {}, {}, {}, {}, {}};
     for (extent_t r = 0; r < sources_; t.all += tokens(r++)) t.first += r < me ? tokens(r) : 0;

@@ -52,6 +52,15 @@ void twins_agree(double limit, extent_t rows, extent_t width) {
   CHECK(test::largest_error(to_host(dgate_d), dgate) <= limit);
   CHECK(test::largest_error(to_host(dup_d), dup) <= limit);
   CHECK(test::largest_error(to_host(dp_d), dp) <= 1e4 * double(std::numeric_limits<A>::epsilon()));
+
+  gelu_forward(host, up, p, out.view());
+  gelu_backward(host, dout, up, p, dup.view(), dp);
+  gelu_forward(device, up_d, p_d, out_d.view());
+  gelu_backward(device, dout_d, up_d, p_d, dup_d.view(), dp_d);
+  device.wait();
+  CHECK(test::largest_error(to_host(out_d), out) <= limit);
+  CHECK(test::largest_error(to_host(dup_d), dup) <= limit);
+  CHECK(test::largest_error(to_host(dp_d), dp) <= 1e4 * double(std::numeric_limits<A>::epsilon()));
 }
 
 constexpr extent_t shapes[][2] = {{0, 8}, {1, 1}, {3, 127}, {5, 144}, {33, 1000}, {7, 4096}};
@@ -59,7 +68,7 @@ constexpr extent_t shapes[][2] = {{0, 8}, {1, 1}, {3, 127}, {5, 144}, {33, 1000}
 }  // namespace
 
 TEST_SUITE("ops/activation") {
-  TEST_CASE("swiglu on the device agrees with its host twin, forward and backward") {
+  TEST_CASE("swiglu and gelu on the device agree with their host twins, forward and backward") {
     for (const auto& s : shapes) {
       twins_agree<double>(1e-13, s[0], s[1]);
       twins_agree<float>(1e-5, s[0], s[1]);

@@ -11,6 +11,19 @@ namespace moefold {
 
 namespace kernel {
 
+/// *to = the sum over the block's threads, in a fixed tree.
+template <int Threads, class A>
+__device__ inline void sum_of_block(A sum, A* to) {
+  static_assert((Threads & (Threads - 1)) == 0, "moefold: the tree of sums halves the threads; use a power of two");
+  __shared__ A partial[Threads];
+  partial[threadIdx.x] = sum;
+  for (int half = Threads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half) partial[threadIdx.x] += partial[threadIdx.x + unsigned(half)];
+  }
+  if (threadIdx.x == 0) *to = partial[0];
+}
+
 template <class T, int Threads>
 __global__ void __launch_bounds__(Threads) swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up,
                                                           const accumulate_t<T>* __restrict__ p, T* __restrict__ out, int width) {
@@ -28,7 +41,6 @@ template <class T, int Threads>
 __global__ void __launch_bounds__(Threads) swiglu_backward(const T* __restrict__ dout, const T* gate, const T* up, const accumulate_t<T>* p,
                                                            T* dgate, T* dup, accumulate_t<T>* dp, int width) {
   using A = accumulate_t<T>;
-  static_assert((Threads & (Threads - 1)) == 0, "moefold: the tree of sums halves the threads; use a power of two");
   const std::size_t row = blockIdx.x;
   const A weight = p[row];
   A sum = 0;
@@ -39,18 +51,41 @@ __global__ void __launch_bounds__(Threads) swiglu_backward(const T* __restrict__
     dup[i] = T(grad.up);
     sum += grad.p;
   }
-  __shared__ A partial[Threads];
-  partial[threadIdx.x] = sum;
-  for (int half = Threads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half) partial[threadIdx.x] += partial[threadIdx.x + unsigned(half)];
+  sum_of_block<Threads>(sum, dp + row);
+}
+
+template <class T, int Threads>
+__global__ void __launch_bounds__(Threads)
+    gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out, int width) {
+  using A = accumulate_t<T>;
+  const std::size_t row = blockIdx.x;
+  const A weight = p[row];
+  for (int c = int(threadIdx.x); c < width; c += Threads) {
+    const std::size_t i = row * std::size_t(width) + std::size_t(c);
+    out[i] = T(gelu_value(A(up[i]), weight));
   }
-  if (threadIdx.x == 0) dp[row] = partial[0];
+}
+
+/// No __restrict__ on dup: it may be the memory of up.
+template <class T, int Threads>
+__global__ void __launch_bounds__(Threads)
+    gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* p, T* dup, accumulate_t<T>* dp, int width) {
+  using A = accumulate_t<T>;
+  const std::size_t row = blockIdx.x;
+  const A weight = p[row];
+  A sum = 0;
+  for (int c = int(threadIdx.x); c < width; c += Threads) {
+    const std::size_t i = row * std::size_t(width) + std::size_t(c);
+    const auto grad = gelu_gradient_of(A(dout[i]), A(up[i]), weight);
+    dup[i] = T(grad.up);
+    sum += grad.p;
+  }
+  sum_of_block<Threads>(sum, dp + row);
 }
 
 }  // namespace kernel
 
-struct swiglu_tuning {
+struct activation_tuning {
   int threads = 128;  // sm_80 and sm_90 alike: expert widths of 128 to a few thousand leave no thread idle
 };
 
@@ -64,7 +99,7 @@ inline void require_launchable(const char* op, view<T> x) {
 }
 }  // namespace detail
 
-template <swiglu_tuning Tune = swiglu_tuning{}, class T>
+template <activation_tuning Tune = activation_tuning{}, class T>
 void swiglu_forward(cuda_exec e, input<T> gate, input<T> up, input<accumulate_t<T>> p, view<T> out) {
   const extent_t rows = rows_of(out), width = cols_of(out);
   require_matrix("swiglu_forward", "gate", gate, rows, width);
@@ -77,7 +112,7 @@ void swiglu_forward(cuda_exec e, input<T> gate, input<T> up, input<accumulate_t<
   cuda_check(cudaGetLastError(), "swiglu_forward launch");
 }
 
-template <swiglu_tuning Tune = swiglu_tuning{}, class T>
+template <activation_tuning Tune = activation_tuning{}, class T>
 void swiglu_backward(cuda_exec e, input<T> dout, input<T> gate, input<T> up, input<accumulate_t<T>> p, view<T> dgate, output<T> dup,
                      view<accumulate_t<T>> dp) {
   const extent_t rows = rows_of(dgate), width = cols_of(dgate);
@@ -92,6 +127,31 @@ void swiglu_backward(cuda_exec e, input<T> dout, input<T> gate, input<T> up, inp
   kernel::swiglu_backward<T, Tune.threads><<<unsigned(rows), Tune.threads, 0, e.stream>>>(dout.data(), gate.data(), up.data(), p.data(),
                                                                                           dgate.data(), dup.data(), dp.data(), int(width));
   cuda_check(cudaGetLastError(), "swiglu_backward launch");
+}
+
+template <activation_tuning Tune = activation_tuning{}, class T>
+void gelu_forward(cuda_exec e, input<T> up, input<accumulate_t<T>> p, view<T> out) {
+  const extent_t rows = rows_of(out), width = cols_of(out);
+  require_matrix("gelu_forward", "up", up, rows, width);
+  require_count("gelu_forward", "p", p.size(), rows);
+  detail::require_launchable("gelu_forward", out);
+  if (out.empty()) return;
+  kernel::gelu_forward<T, Tune.threads><<<unsigned(rows), Tune.threads, 0, e.stream>>>(up.data(), p.data(), out.data(), int(width));
+  cuda_check(cudaGetLastError(), "gelu_forward launch");
+}
+
+template <activation_tuning Tune = activation_tuning{}, class T>
+void gelu_backward(cuda_exec e, input<T> dout, input<T> up, input<accumulate_t<T>> p, view<T> dup, view<accumulate_t<T>> dp) {
+  const extent_t rows = rows_of(dup), width = cols_of(dup);
+  require_matrix("gelu_backward", "dout", dout, rows, width);
+  require_matrix("gelu_backward", "up", up, rows, width);
+  require_count("gelu_backward", "p", p.size(), rows);
+  require_count("gelu_backward", "dp", dp.size(), rows);
+  detail::require_launchable("gelu_backward", dup);
+  if (rows == 0) return;
+  kernel::gelu_backward<T, Tune.threads>
+      <<<unsigned(rows), Tune.threads, 0, e.stream>>>(dout.data(), up.data(), p.data(), dup.data(), dp.data(), int(width));
+  cuda_check(cudaGetLastError(), "gelu_backward launch");
 }
 
 }  // namespace moefold
