@@ -55,4 +55,58 @@ TEST_SUITE("ops/activation") {
     CHECK(dgate[0] == 0.f);
     CHECK(dgate[1] == 1.f);
   }
+  TEST_CASE_TEMPLATE("gelu equals x times the normal distribution function, times p, for every width", T, float, double) {
+    host_context context;
+    const host_exec e(context);
+    for (const extent_t width : {1, 16, 31, 144})
+      for (const extent_t rows : {0, 1, 3}) {
+        const auto up = random_tensor<T>({rows, width}, 2, 3.0), p = random_tensor<T>({rows}, 3);
+        tensor<T> out({rows, width});
+        gelu_forward(e, up, p, out.view());
+        double most = 0;  // relative to x p: far below 0 the distribution function is what rounding leaves of 1 - 1
+        for (std::size_t i = 0; i < out.size(); ++i) {
+          const long double u = up[i], scaled = u * (long double)(p[i / std::size_t(width)]);
+          const long double expected = scaled * (1 + std::erf(u / std::sqrt(2.0L))) / 2;
+          most = std::max(most, double(std::abs((expected - (long double)(out[i])) / scaled)));
+        }
+        CHECK(most < 4 * double(std::numeric_limits<T>::epsilon()));
+      }
+  }
+  TEST_CASE("both gradients of gelu equal finite differences") {
+    host_context context;
+    const host_exec e(context);
+    auto up = random_tensor<double>({3, 35}, 2, 2.0), p = random_tensor<double>({3}, 3);
+    const auto dout = random_tensor<double>({3, 35}, 4);
+    tensor<double> out({3, 35}), dup({3, 35}), dp({3});
+    const auto loss = [&] {
+      gelu_forward(e, up, p, out.view());
+      return test::dot(out, dout);
+    };
+    gelu_backward(e, dout, up, p, dup.view(), dp);
+    CHECK(test::largest_error(dup, test::numerical_gradient(up, loss)) < 1e-9);
+    CHECK(test::largest_error(dp, test::numerical_gradient(p, loss)) < 1e-9);
+    tensor<double> dp_in_place({3});
+    gelu_backward(e, dout, up, p, up.view(), dp_in_place);  // in place
+    CHECK(test::largest_error(up, dup) == 0);
+    CHECK(test::largest_error(dp_in_place, dp) == 0);
+  }
+  TEST_CASE("gelu far out is 0 or x, with slope 0 or 1") {
+    host_context context;
+    const host_exec e(context);
+    tensor<float> up({1, 4}), one({1, 4}, 1.f), p({1}, 1.f), out({1, 4}), dup({1, 4}), dp({1});
+    up[0] = -1e4f, up[1] = 1e4f, up[2] = -1e30f, up[3] = 1e30f;  // 1e30 squared is beyond float
+    gelu_forward(e, up, p, out.view());
+    gelu_backward(e, one, up, p, dup.view(), dp);
+    for (std::size_t i : {0u, 2u}) CHECK((out[i] == 0.f && dup[i] == 0.f));
+    for (std::size_t i : {1u, 3u}) CHECK((out[i] == up[i] && dup[i] == 1.f));
+  }
+  TEST_CASE("gelu of shapes that do not fit is refused") {
+    host_context context;
+    const host_exec e(context);
+    tensor<float> up({2, 3}), p({1}), dp({2});
+    CHECK_THROWS_WITH_AS(gelu_forward(e, up, p, up.view()),
+                         "moefold: gelu_forward needs 2 elements in p to fit its other arguments, given 1", error);
+    CHECK_THROWS_WITH_AS(gelu_backward(e, up, up, dp, up.view(), p),
+                         "moefold: gelu_backward needs 2 elements in dp to fit its other arguments, given 1", error);
+  }
 }

@@ -27,6 +27,18 @@ struct permutation {
   std::span<const std::int32_t> slots() const { return slot_of_row.view().span().first(std::size_t(rows)); }
 };
 
+struct padded_permutation {
+  extent_t sources, rows;
+  tensor<std::int32_t> row_of_slot, slot_of_row;
+  std::vector<std::int64_t> counts;
+
+  padded_permutation(host_exec e, const tensor<std::int32_t>& index, extent_t experts, extent_t from, extent_t each)
+      : sources(from), rows(each), row_of_slot(index.shape(), 99), slot_of_row({experts * from * each}, 99),
+        counts(std::size_t(experts), 99) {
+    build_padded_permutation(e, index.view(), experts, sources, rows, counts, row_of_slot, slot_of_row);
+  }
+};
+
 }  // namespace
 
 TEST_SUITE("ops/permute") {
@@ -101,6 +113,101 @@ TEST_SUITE("ops/permute") {
     CHECK(list_there[0] == list[3]);
     CHECK(test::largest_error(back, x) == 0);
     CHECK(test::largest_error(list_back, list) == 0);
+  }
+  TEST_CASE("padded: by hand, two sources of two tokens") {
+    host_context context;
+    tensor<std::int32_t> index({4, 2});
+    const std::int32_t choices[] = {1, 0, 1, -1, 0, 1, 0, 2};
+    std::copy(std::begin(choices), std::end(choices), index.begin());
+    const padded_permutation p(host_exec(context), index, 3, 2, 2);
+    CHECK(std::vector<std::int32_t>(p.slot_of_row.begin(), p.slot_of_row.end()) ==
+          std::vector<std::int32_t>{1, -1, 4, 6, 0, 2, 5, -1, -1, -1, 7, -1});
+    CHECK(std::vector<std::int32_t>(p.row_of_slot.begin(), p.row_of_slot.end()) == std::vector<std::int32_t>{4, 0, 5, -1, 2, 6, 3, 10});
+    CHECK(p.counts == std::vector<std::int64_t>{3, 3, 1});
+  }
+  TEST_CASE("padded: without its fillers it is the unpadded order, every row lies with its expert and source, fillers come last") {
+    host_context context;
+    const host_exec e(context);
+    for (const extent_t sources : {1, 2, 3, 6})
+      for (const extent_t n : {0, 6, 12, 96})
+        for (const extent_t k : {1, 2})
+          for (const bool drop : {false, true}) {
+            const permutation plain(e, n, k, 5, drop);
+            const extent_t rows = std::max<extent_t>(1, n / sources * k);
+            const padded_permutation p(e, plain.index, 5, sources, rows);
+            CHECK(p.counts == plain.counts);
+            std::vector<std::int32_t> kept;
+            int misplaced = 0;
+            for (extent_t r = 0; r < 5 * sources * rows; ++r) {
+              const std::int32_t slot = p.slot_of_row[std::size_t(r)];
+              if (slot < 0) {
+                misplaced += r % rows + 1 < rows && p.slot_of_row[std::size_t(r + 1)] >= 0;
+                continue;
+              }
+              kept.push_back(slot);
+              misplaced += p.row_of_slot[std::size_t(slot)] != r;
+              misplaced += plain.index[std::size_t(slot)] != r / (sources * rows);
+              misplaced += slot / (n / sources * k) != r / rows % sources;
+            }
+            for (std::size_t s = 0; s < plain.index.size(); ++s) misplaced += (p.row_of_slot[s] < 0) != (plain.index[s] < 0);
+            CHECK(misplaced == 0);
+            CHECK(kept == std::vector<std::int32_t>(plain.slots().begin(), plain.slots().end()));
+          }
+  }
+  TEST_CASE("padded: every row equals its unpadded twin, fillers are zeros over whatever was there, and combine ignores what they hold") {
+    host_context context;
+    const host_exec e(context);
+    constexpr double garbage = std::numeric_limits<double>::quiet_NaN();
+    const permutation plain(e, 12, 2, 4, true);
+    const padded_permutation p(e, plain.index, 4, 3, 8);
+    const auto x = random_tensor<double>({12, 5}, 1), list = random_tensor<double>({12}, 2);
+    tensor<double> rows({4 * 3 * 8, 5}, garbage), numbers({4 * 3 * 8}, garbage), expected({plain.rows, 5}), y({12, 5}), expected_y({12, 5});
+    permute_rows(e, x, p.slot_of_row.view().span(), 2, rows.view());
+    permute_rows(e, list, p.slot_of_row.view().span(), 2, numbers.view());
+    permute_rows(e, x, plain.slots(), 2, expected.view());
+    extent_t next = 0, fillers = 0;
+    bool same = true;
+    for (extent_t r = 0; r < rows.extent(0); ++r) {
+      const std::int32_t slot = p.slot_of_row[std::size_t(r)];
+      same = same && numbers[std::size_t(r)] == (slot < 0 ? 0 : list[std::size_t(slot / 2)]);
+      for (extent_t c = 0; c < 5; ++c) same = same && rows.view()(r, c) == (slot < 0 ? 0 : expected.view()(next, c));
+      if (slot < 0)
+        for (extent_t c = 0; c < 5; ++c) rows.view()(r, c) = garbage;
+      (slot < 0 ? fillers : next) += 1;
+    }
+    CHECK(same);
+    CHECK((next == plain.rows && fillers > 10));
+    combine_rows(e, rows, p.row_of_slot.view(), y.view());
+    combine_rows(e, expected, plain.row_of_slot.view(), expected_y.view());
+    CHECK(test::largest_error(y, expected_y) == 0);
+  }
+  TEST_CASE("padded: no rows at all hold no pairs, and none are needed where everything was dropped") {
+    host_context context;
+    const tensor<std::int32_t> dropped({4, 2}, -1);
+    const padded_permutation p(host_exec(context), dropped, 3, 2, 0);
+    CHECK(p.counts == std::vector<std::int64_t>{0, 0, 0});
+    CHECK(std::count(p.row_of_slot.begin(), p.row_of_slot.end(), -1) == 8);
+  }
+  TEST_CASE("padded: an expert that overflows, uneven shares and strange experts are refused") {
+    host_context context;
+    const host_exec e(context);
+    tensor<std::int32_t> index({4, 2}, 1), three({3, 2}, 0);
+    CHECK_THROWS_WITH_AS(padded_permutation(e, index, 3, 2, 3),
+                         "moefold: expert 1 has more than the 3 rows that padding gives it; drop what exceeds the capacity first", error);
+    CHECK_NOTHROW(padded_permutation(e, index, 3, 2, 4));        // of each source
+    CHECK_THROWS_WITH_AS(padded_permutation(e, three, 1, 2, 9),  // 3 slots each would cut a token
+                         "moefold: build_padded_permutation shares 3 tokens equally among 2 sources; give all ranks equally many tokens",
+                         error);
+    CHECK_THROWS_WITH_AS(padded_permutation(e, three, 1, 0, 9),
+                         "moefold: build_padded_permutation shares 3 tokens equally among 0 sources; give all ranks equally many tokens",
+                         error);
+    index[5] = 3;
+    CHECK_THROWS_WITH_AS(padded_permutation(e, index, 3, 2, 4),
+                         "moefold: token 2 chose expert 3, of 3; experts are numbered from 0, -1 means dropped", error);
+    std::vector<std::int64_t> counts(3);
+    tensor<std::int32_t> row_of_slot({4, 2}), slot_of_row({3 * 2 * 4 - 1});
+    CHECK_THROWS_WITH_AS(build_padded_permutation(e, index.view(), 3, 2, 4, counts, row_of_slot, slot_of_row),
+                         "moefold: build_padded_permutation needs 24 elements in slot_of_row to fit its other arguments, given 23", error);
   }
   TEST_CASE("an expert or a row out of range is named") {
     host_context context;

@@ -96,6 +96,37 @@ TEST_SUITE("ops/weighted_rows") {
     CHECK(test::largest_error(back, x) == 0);
     CHECK(test::largest_error(back_weight, weight) == 0);
   }
+  TEST_CASE_TEMPLATE("a filler is zeros, weight included, over whatever was there, and takes no part in a combination", T, float, double) {
+    host_context context;
+    const host_exec e(context);
+    constexpr T garbage = std::numeric_limits<T>::quiet_NaN();
+    const std::vector<std::int32_t> padded_slots{6, -1, 0, 1, 2, -1, -1, 7, -1};
+    tensor<std::int32_t> padded_rows({4, 2}, -1);
+    for (std::size_t r = 0; r < padded_slots.size(); ++r)
+      if (padded_slots[r] >= 0) padded_rows[std::size_t(padded_slots[r])] = std::int32_t(r);
+    for (const extent_t width : {1, 3, 100}) {
+      const auto x = random_tensor<T>({4, width}, 1), weight = random_tensor<T>({4, 2}, 2);
+      tensor<T> plain({5, width + 1}), rows({9, width + 1}, garbage);
+      permute_weighted<T>(e, x, weight, slot_of_row, plain.view());
+      permute_weighted<T>(e, x, weight, padded_slots, rows.view());
+      extent_t next = 0;
+      bool same = true;
+      for (extent_t r = 0; r < 9; ++r) {
+        const bool filler = padded_slots[std::size_t(r)] < 0;
+        for (extent_t c = 0; c <= width; ++c) {
+          same = same && rows.view()(r, c) == (filler ? T(0) : plain.view()(next, c));
+          if (filler) rows.view()(r, c) = garbage;
+        }
+        next += !filler;
+      }
+      CHECK(same);
+      tensor<T> y({4, width}), expected_y({4, width}), p({4, 2}), expected_p({4, 2});
+      combine_weighted<T>(e, rows, padded_rows.view(), y.view(), p.view());
+      combine_weighted<T>(e, plain, row_of_slot().view(), expected_y.view(), expected_p.view());
+      CHECK(test::largest_error(y, expected_y) == 0);
+      CHECK(test::largest_error(p, expected_p) == 0);
+    }
+  }
   TEST_CASE("no rows and no tokens are fine") {
     host_context context;
     const host_exec e(context);
@@ -117,6 +148,9 @@ TEST_SUITE("ops/weighted_rows") {
                          "moefold: permute_weighted needs weighted rows of 3 + 1 elements, given 3", error);
     CHECK_THROWS_WITH_AS(permute_weighted<float>(e, x, weight, slots, rows.view()), "moefold: permute_weighted: row 1 names slot 2 of 2",
                          error);
+    const std::vector<std::int32_t> negative{0, -2};  // only -1 is a filler
+    CHECK_THROWS_WITH_AS(permute_weighted<float>(e, x, weight, negative, rows.view()),
+                         "moefold: permute_weighted: row 1 names slot -2 of 2", error);
     CHECK_THROWS_WITH_AS(gather_weighted<float>(e, rows, slots, x.view(), p.view()), "moefold: gather_weighted: row 2 of 2", error);
     CHECK_THROWS_WITH_AS(scatter_weighted<float>(e, x, p, slots, rows.view()), "moefold: scatter_weighted: row 2 of 2", error);
     CHECK_THROWS_WITH_AS(combine_weighted<float>(e, rows, places.view(), x.view(), weight.view()),

@@ -157,6 +157,8 @@ void route_backward(host_exec e, const route_rule& rule, input<A> dweight, input
   require_matrix("route_backward", "expert", expert, n, k);
   require_matrix("route_backward", "weight", weight, n, k);
   if (!pull.empty()) require_matrix("route_backward", "pull", pull, batch, experts);
+  require(padding.empty() || extent_t(padding.size()) == n, "moefold: route_backward needs a padding flag for each of ", n,
+          " tokens, or none, given ", padding.size());
   scratch<host_exec> local(e);
   A* const a = local.template take<A>(experts).data();
   const A scale = A(rule.scale);
@@ -166,6 +168,9 @@ void route_backward(host_exec e, const route_rule& rule, input<A> dweight, input
     const A* const dw = dweight.data() + t * k;
     const A* const w = weight.data() + t * k;
     const std::int32_t* const chosen = expert.data() + t * k;
+    for (extent_t j = 0; j < k; ++j)
+      require(chosen[j] >= 0 && chosen[j] < experts, "moefold: route_backward has ", experts, " experts, given expert ", chosen[j],
+              " for token ", t);
     A* const out = dlogits.data() + t * experts;
     for (extent_t c = 0; c < experts; ++c) out[c] = A(0);
     A along = A(0);  // sum of dw_j * w_j / scale

@@ -1,0 +1,104 @@
+#include <moefold/moe/sequential_experts.hpp>
+
+#include <doctest/doctest.h>
+#include "../support/close.hpp"
+#include "../support/gradient.hpp"
+#include "../support/random.hpp"
+
+using namespace moefold;
+using test::random_tensor;
+
+namespace {
+
+constexpr extent_t hidden = 6, width = 5, rows = 9, count = 5;
+constexpr double before = 3.0;                                 // what gradients hold before
+const std::vector<std::int64_t> offsets{0, 0, 3, 4, 4, rows};  // the first and the fourth expert have no rows
+
+template <class Precision>
+struct problem {
+  using T = typename Precision::storage;
+  activation_function activation;
+  tensor<T> gate = random_tensor<T>({count, width, hidden}, 1, 0.5), up = random_tensor<T>({count, width, hidden}, 2, 0.5),
+            down = random_tensor<T>({count, hidden, width}, 3, 0.5);
+  tensor<T> x = random_tensor<T>({rows, hidden}, 4), weight = random_tensor<T>({rows}, 5), dy = random_tensor<T>({rows, hidden}, 6);
+  // All of these are assigned; garbage that was there must not show.
+  tensor<T> y{{rows, hidden}, std::numeric_limits<T>::quiet_NaN()}, dx{{rows, hidden}, std::numeric_limits<T>::quiet_NaN()},
+      dweight{{rows}, std::numeric_limits<T>::quiet_NaN()};
+  tensor<T> dgate{gate.shape(), T(before)}, dup{up.shape(), T(before)}, ddown{down.shape(), T(before)};
+
+  template <template <class> class Experts>
+  void run() {
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    Experts<Precision> layer;
+    if (activation == activation_function::swiglu) layer.gate = {gate, dgate};
+    layer.up = {up, dup};
+    layer.down = {down, ddown};
+    layer.activation = activation;
+    typename Experts<Precision>::saved saved;
+    layer.forward(e, x, weight, offsets, y, keep, saved);
+    layer.backward(e, dy, dx, dweight, saved);
+  }
+};
+constexpr activation_function activations[] = {activation_function::swiglu, activation_function::gelu};
+
+}  // namespace
+
+TEST_SUITE("moe/sequential_experts") {
+  TEST_CASE_TEMPLATE("output and every gradient are those of the grouped experts, for both activations, with starved experts", Precision,
+                     fp32, fp64) {
+    constexpr double rounding = test::rounding<typename Precision::storage>;
+    for (const activation_function activation : activations) {
+      CAPTURE(int(activation));
+      problem<Precision> one{activation}, other{activation};
+      one.template run<sequential_experts>();
+      other.template run<grouped_experts>();
+      CHECK(test::largest_error(one.y, other.y) < rounding);
+      CHECK(test::largest_error(one.dx, other.dx) < rounding);
+      CHECK(test::largest_error(one.dweight, other.dweight) < rounding);
+      CHECK(test::largest_error(one.dgate, other.dgate) < rounding);
+      CHECK(test::largest_error(one.dup, other.dup) < rounding);
+      CHECK(test::largest_error(one.ddown, other.ddown) < rounding);
+    }
+  }
+  TEST_CASE("every gradient equals finite differences, added to what is there; a starved expert's is not touched") {
+    for (const activation_function activation : activations) {
+      problem<fp64> own{activation}, probe{activation};
+      own.run<sequential_experts>();
+      const auto loss = [&] {
+        probe.run<sequential_experts>();
+        return test::dot(probe.y, probe.dy);
+      };
+      CHECK(test::largest_error(own.dx, test::numerical_gradient(probe.x, loss)) < 1e-9);
+      CHECK(test::largest_error(own.dweight, test::numerical_gradient(probe.weight, loss)) < 1e-9);
+      const auto added = [&](const tensor<double>& gradient, tensor<double>& weights) {
+        auto slope = test::numerical_gradient(weights, loss);
+        for (double& s : slope) s += before;
+        CHECK(test::largest_error(gradient, slope) < 1e-9);
+        for (const extent_t starved : {0, 3}) {
+          const auto g = gradient.view().rows(starved, 1);
+          CHECK(std::all_of(g.begin(), g.end(), [](double value) { return value == before; }));
+        }
+      };
+      added(own.dup, probe.up);
+      added(own.ddown, probe.down);
+      added(own.dgate, probe.gate);
+    }
+  }
+  TEST_CASE("no rows at all: nothing happens") {
+    problem<fp64> p{activation_function::swiglu};
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    sequential_experts<fp64> layer;
+    layer.gate = {p.gate, p.dgate}, layer.up = {p.up, p.dup}, layer.down = {p.down, p.ddown};
+    sequential_experts<fp64>::saved saved;
+    tensor<double> x({0, hidden}), weight({0});
+    const std::vector<std::int64_t> none(count + 1, 0);
+    layer.forward(e, x, weight, none, x, keep, saved);
+    layer.backward(e, x, x, weight, saved);
+    for (const tensor<double>* t : {&p.dgate, &p.dup, &p.ddown})
+      CHECK(std::all_of(t->begin(), t->end(), [](double g) { return g == before; }));
+  }
+}
