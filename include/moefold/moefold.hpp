@@ -1,6 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead.
+#include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
@@ -30,7 +31,6 @@
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
-#include <moefold/comm/bulk_copy.hpp>
 #include <moefold/comm/chaos.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/failure.hpp>

@@ -65,6 +65,37 @@ TEST_SUITE("ops/permute") {
             if (p.index[s] < 0) CHECK(p.row_of_slot[s] == -1);
         }
   }
+  TEST_CASE("rows too many for the cache are the same rows") {
+    host_context context;
+    const host_exec e(context);
+    const permutation p(e, 9000, 2, 4, true);
+    constexpr extent_t width = 401;
+    const auto x = random_tensor<float>({9000, width}, 3);
+    tensor<float> rows({p.rows, width}, std::numeric_limits<float>::quiet_NaN());
+    REQUIRE(rows.size() * sizeof(float) > bulk_footprint);
+    permute_rows(e, x, p.slots(), 2, rows.view());
+    int wrong = 0;
+    for (extent_t r = 0; r < p.rows; ++r)
+      wrong += !std::equal(&rows.view()(r, 0), &rows.view()(r, 0) + width, &x.view()(p.slots()[std::size_t(r)] / 2, 0));
+    CHECK(wrong == 0);
+  }
+  TEST_CASE("rows are added in slot order, whatever their number, odd or even, and some dropped") {
+    host_context context;
+    const host_exec e(context);
+    for (extent_t k = 1; k <= 9; ++k) {
+      const auto rows = random_tensor<float>({k, 37}, std::uint64_t(k));
+      tensor<std::int32_t> order({1, k});
+      for (extent_t j = 0; j < k; ++j) order[std::size_t(j)] = j % 4 == 3 ? -1 : std::int32_t((j * 5 + 2) % k);
+      tensor<float> y({1, 37});
+      combine_rows(e, rows, order.view(), y.view());
+      for (extent_t c = 0; c < 37; ++c) {
+        float sum = 0;
+        for (extent_t j = 0; j < k; ++j)
+          if (order[std::size_t(j)] >= 0) sum += rows.view()(order[std::size_t(j)], c);
+        CHECK(y[std::size_t(c)] == sum);
+      }
+    }
+  }
   TEST_CASE_TEMPLATE("permute, then combine multiplies every token by its number of kept slots", T, float, double) {
     host_context context;
     const host_exec e(context);

@@ -10,6 +10,7 @@
 // Padded: every expert gets the same number of rows of every source (equal shares of the tokens, in order), and slot_of_row is -1 where a row is
 // a filler; permute_rows fills those with zeros.
 // A view of rank 1 is a list of rows of one element.
+#include <moefold/core/bulk_copy.hpp>
 #include <moefold/ops/rows.hpp>
 
 #include <algorithm>
@@ -38,18 +39,59 @@ inline void zero_row(T* to, extent_t width) {
   for (extent_t c = 0; c < width; ++c) to[c] = T(0);
 }
 
-/// out = sum of the rows row_of(0) .. row_of(k - 1), in that order, in accumulate_t; a null pointer adds nothing.
+/// f(row, token, slot) for every row, fillers with slot -1: token by token, so that a token is read once from memory and k times from the nearest cache.
+template <class F>
+inline void for_rows_by_token(host_exec e, std::span<const std::int32_t> slot_of_row, extent_t k, extent_t tokens, F f) {
+  scratch<host_exec> local(e);
+  const view<std::int32_t> row_of_slot = local.take<std::int32_t>(tokens * k);
+  std::fill(row_of_slot.begin(), row_of_slot.end(), -1);
+  for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
+    if (slot_of_row[r] < 0)
+      f(extent_t(r), extent_t(-1), extent_t(-1));
+    else
+      row_of_slot[std::size_t(slot_of_row[r])] = std::int32_t(r);
+  }
+  for (extent_t t = 0, slot = 0; t < tokens; ++t)
+    for (extent_t j = 0; j < k; ++j, ++slot)
+      if (row_of_slot(slot) >= 0) f(extent_t(row_of_slot(slot)), t, slot);
+}
+inline void require_slots(const char* op, std::span<const std::int32_t> slot_of_row, extent_t slots) {
+  for (std::size_t r = 0; r < slot_of_row.size(); ++r)
+    require(slot_of_row[r] >= -1 && slot_of_row[r] < slots, "moefold: ", op, ": row ", r, " names slot ", slot_of_row[r], " of ", slots);
+}
+
+/// out = sum of the rows row_of(0) .. row_of(k - 1), in that order, in accumulate_t; a null pointer adds nothing. Two rows at a time into out where
+/// it can hold the sum (nothing is faster on the host); else column block by column block in registers.
 template <class T, class RowOf>
 inline void sum_rows(extent_t width, extent_t k, RowOf row_of, T* out) {
   using A = accumulate_t<T>;
-  constexpr extent_t block = 256 / sizeof(A);  // columns summed at a time, in registers
-  for (extent_t first = 0; first < width; first += block) {
-    const extent_t count = std::min(block, width - first);
-    A sum[block] = {};
-    for (extent_t j = 0; j < k; ++j)
-      if (const T* const in = row_of(j))
-        for (extent_t c = 0; c < count; ++c) sum[c] += A(in[first + c]);
-    for (extent_t c = 0; c < count; ++c) out[first + c] = T(sum[c]);
+  if constexpr (std::is_same_v<T, A>) {
+    extent_t j = 0;
+    const auto next = [&]() -> const T* {
+      const T* row = nullptr;
+      while (row == nullptr && j < k) row = row_of(j++);
+      return row;
+    };
+    const T *a = next(), *b = next();
+    if (a == nullptr) return zero_row(out, width);
+    if (b == nullptr) return copy_row(a, out, width);
+    for (extent_t c = 0; c < width; ++c) out[c] = a[c] + b[c];
+    while ((a = next()) != nullptr) {
+      if ((b = next()) != nullptr)
+        for (extent_t c = 0; c < width; ++c) out[c] = (out[c] + a[c]) + b[c];
+      else
+        for (extent_t c = 0; c < width; ++c) out[c] += a[c];
+    }
+  } else {
+    constexpr extent_t block = 256 / sizeof(A);
+    for (extent_t first = 0; first < width; first += block) {
+      const extent_t count = std::min(block, width - first);
+      A sum[block] = {};
+      for (extent_t j = 0; j < k; ++j)
+        if (const T* const in = row_of(j))
+          for (extent_t c = 0; c < count; ++c) sum[c] += A(in[first + c]);
+      for (extent_t c = 0; c < count; ++c) out[first + c] = T(sum[c]);
+    }
   }
 }
 
@@ -123,21 +165,25 @@ inline void build_padded_permutation(host_exec e, view<const std::int32_t> index
 
 /// out[r] = x[slot_of_row[r] / k], or zeros for a filler:  x [n, H] -> out [R, H]. Also the backward of combine_rows.
 template <class T>
-void permute_rows(host_exec, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
+void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
   const detail::row_list from(x);
   const extent_t width = from.width;
   require(k >= 1, "moefold: permute_rows needs k of at least 1, given ", k);
   detail::require_rows("permute_rows", "out", detail::row_list(out), extent_t(slot_of_row.size()), width);
-  for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
-    if (slot_of_row[r] < 0) {
-      detail::zero_row(out.data() + extent_t(r) * width, width);
-      continue;
-    }
-    const std::uint32_t token = std::uint32_t(slot_of_row[r]) / std::uint32_t(k);
-    require(extent_t(token) < from.rows, "moefold: permute_rows: slot ", slot_of_row[r], " of row ", r, " lies outside ", from.rows,
-            " tokens");
-    detail::copy_row(x.data() + extent_t(token) * width, out.data() + extent_t(r) * width, width);
-  }
+  detail::require_slots("permute_rows", slot_of_row, from.rows * k);
+  const auto put = [&](auto&& copy) {
+    return [&, copy](extent_t row, extent_t token, extent_t) {
+      T* const to = out.data() + row * width;
+      token < 0 ? detail::zero_row(to, width) : copy(to, x.data() + token * width, std::size_t(width) * sizeof(T));
+    };
+  };
+  if (out.bytes() <= bulk_footprint)
+    return detail::for_rows_by_token(e, slot_of_row, k, from.rows,
+                                     put([](T* to, const T* in, std::size_t bytes) { std::memcpy(to, in, bytes); }));
+  const auto stream = put([](T* to, const T* in, std::size_t bytes) { stream_copy(to, in, bytes); });
+  for (std::size_t r = 0; r < slot_of_row.size(); ++r)  // in the order of memory: past the cache, nothing is read twice
+    stream(extent_t(r), slot_of_row[r] < 0 ? -1 : slot_of_row[r] / k, slot_of_row[r]);
+  stream_fence();
 }
 
 /// y[t] = sum of rows[row_of_slot[t, j]] over j in slot order, in accumulate_t; dropped slots add nothing. Also permute_rows' backward.

@@ -19,22 +19,18 @@ void require_weighted(const char* op, view<T> wide, extent_t width) {
 
 /// out[r] = x[t] and weight[t, j] of the slot t * k + j = slot_of_row[r]; zeros for a filler (-1).
 template <class T>
-void permute_weighted(host_exec, input<T> x, input<T> weight, std::span<const std::int32_t> slot_of_row, view<T> out) {
-  const extent_t width = cols_of(x), k = cols_of(weight), slots = rows_of(x) * k;
+void permute_weighted(host_exec e, input<T> x, input<T> weight, std::span<const std::int32_t> slot_of_row, view<T> out) {
+  const extent_t width = cols_of(x), k = cols_of(weight);
   detail::require_weighted("permute_weighted", out, width);
   require_matrix("permute_weighted", "weight", weight, rows_of(x), k);
   require_count("permute_weighted", "slot_of_row", slot_of_row.size(), rows_of(out));
-  for (std::size_t r = 0; r < slot_of_row.size(); ++r) {
-    const std::int32_t slot = slot_of_row[r];
-    require(slot >= -1 && slot < slots, "moefold: permute_weighted: row ", r, " names slot ", slot, " of ", slots);
-    T* const to = out.data() + extent_t(r) * (width + 1);
-    if (slot < 0) {
-      detail::zero_row(to, width + 1);
-      continue;
-    }
-    detail::copy_row(x.data() + slot / k * width, to, width);
+  detail::require_slots("permute_weighted", slot_of_row, rows_of(x) * k);
+  detail::for_rows_by_token(e, slot_of_row, k, rows_of(x), [&](extent_t row, extent_t token, extent_t slot) {
+    T* const to = out.data() + row * (width + 1);
+    if (slot < 0) return detail::zero_row(to, width + 1);
+    detail::copy_row(x.data() + token * width, to, width);
     to[width] = weight.data()[slot];
-  }
+  });
 }
 
 /// x[r] and weight[r] = in[row[r]].

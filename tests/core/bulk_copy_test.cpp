@@ -1,4 +1,4 @@
-#include <moefold/comm/bulk_copy.hpp>
+#include <moefold/core/bulk_copy.hpp>
 
 #include <doctest/doctest.h>
 
@@ -6,7 +6,7 @@
 
 using namespace moefold;
 
-TEST_SUITE("comm/bulk_copy") {
+TEST_SUITE("core/bulk_copy") {
   TEST_CASE("every byte arrives and none beside them changes, at every alignment, past the cache and through it") {
     std::vector<unsigned char> from(12000), to(from.size());
     for (std::size_t i = 0; i < from.size(); ++i) from[i] = static_cast<unsigned char>(i * 7 + i / 256);
@@ -21,6 +21,14 @@ TEST_SUITE("comm/bulk_copy") {
             wrong += to[i] != (inside ? from[i + shift] : 0xee);
           }
         }
+    CHECK(wrong == 0);
+    for (std::size_t shift = 0; shift < 70; ++shift)
+      for (std::size_t bytes : {0, 1, 255, 256, 257, 700}) {
+        std::fill(to.begin(), to.end(), static_cast<unsigned char>(0xee));
+        stream_copy(to.data() + shift, from.data() + 2 * shift, bytes);
+        stream_fence();
+        for (std::size_t i = 0; i < to.size(); ++i) wrong += to[i] != (i >= shift && i < shift + bytes ? from[i + shift] : 0xee);
+      }
     CHECK(wrong == 0);
   }
 }
