@@ -80,8 +80,6 @@ class thread_group final : public thread_world::member {
     while (!word_.wait(seen, ranks_[std::size_t(rank)].habit, deadline(rank, what))) time_out(rank, what);
     if (!parking_word::advanced(seen, word_.load())) throw_failure(rank, what);
   }
-  /// Once all have arrived at call `seq`, nobody reads this rank's post of the next call before it is written: its line can come back early.
-  void expect(int rank, std::uint64_t seq) { __builtin_prefetch(&post_of(rank, seq + 1), 1); }
 
   /// While one lives, its rank touches memory of its peers, and they stay in their calls.
   class access {
@@ -305,7 +303,7 @@ class thread_group final : public thread_world::member {
   std::vector<rank_state> ranks_;
   std::vector<std::size_t> counts_;
   std::vector<owned_box> boxes_;
-  // What every rank touches in every call, on one cache line: bringing a line from another core costs as much as copying 10 KiB.
+  // What every rank touches in every call, on one cache line: bringing a line from another core costs as much as copying 3 to 10 KiB.
   alignas(64) std::atomic<int> arrived_{0};
   parking_word word_;
   std::array<bool, 2> eager_{};    // written by the last rank to arrive, before it lets the others go
