@@ -20,7 +20,7 @@
 namespace {
 
 using namespace moefold;
-constexpr int ranks = 2, pairs = 101, fewest_pairs = 15;
+constexpr int ranks = 2, pairs = 101, fewest_pairs = 51;
 constexpr std::size_t kib = 1024, mib = 1024 * kib;
 
 using copy_function = void (*)(void* to, const void* from, std::size_t bytes);
