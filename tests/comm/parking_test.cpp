@@ -26,14 +26,30 @@ TEST_SUITE("comm/parking") {
     CHECK(steady::now() - begin >= 50ms);
     CHECK(steady::now() - begin < 2s);
   }
-  TEST_CASE("a spin in vain is followed by waits without one, then tried again") {
+  TEST_CASE("spins in vain, one after the other, are followed by ever more waits without one, until one pays") {
     spin_habit habit(200);
+    for (int rest : {0, 1, 3, 7, 15, 31, 63, 63}) {
+      CHECK(habit.next() == 200);
+      habit.in_vain();
+      for (int i = 0; i < rest; ++i) CHECK(habit.next() == 0);
+    }
     CHECK(habit.next() == 200);
-    CHECK(habit.next() == 200);  // it was not in vain
+    habit.paid();
     habit.in_vain();
-    for (int i = 0; i < spin_habit::rest; ++i) CHECK(habit.next() == 0);
     CHECK(habit.next() == 200);
     CHECK(spin_habit().next() == 0);  // more ranks than cores: never
+  }
+  TEST_CASE("a waiter knows how long it slept, and that it did not when the word had changed") {
+    parking_word word;
+    spin_habit habit(10);
+    CHECK_FALSE(word.wait(word.load(), habit, steady::now() + 30ms));
+    CHECK(habit.asleep() >= 25ms);
+    CHECK(habit.asleep() < 2s);
+    const auto before = habit.asleep();
+    const auto seen = word.load();
+    word.advance();
+    CHECK(word.wait(seen, habit, steady::now() + 30ms));
+    CHECK(habit.asleep() == before);
   }
   TEST_CASE("closing wakes everybody, for ever, and is told apart from an advance") {
     parking_word word;

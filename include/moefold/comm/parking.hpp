@@ -3,6 +3,7 @@
 // Closing it is for ever and wakes everybody, so that a failure is noticed at once and not at the deadline.
 //
 //   value  [ generation : 31 | closed : 1 ]      advance(): generation + 1      close(): closed = 1
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -25,12 +26,13 @@ namespace moefold {
 
 using steady = std::chrono::steady_clock;
 
-/// Whether a waiter spins before it sleeps, learnt from its last waits. As many cores as ranks do not make spinning pay: the scheduler may
-/// have put both on one core, where the spinner keeps its peer away, and a peer that computes for long is not worth it either. So a spin
-/// that was in vain is followed by `rest` waits without one. Belongs to one thread.
+/// Whether a waiter spins before it sleeps, learnt from its last waits; and how long it slept. As many cores as ranks do not make spinning
+/// pay: the scheduler may have put both on one core, where the spinner keeps its peer away, and a peer that computes for long is not worth it
+/// either. But ranks that sleep in turns are late in turns, so one spin in vain means little: each further one doubles the number of waits
+/// without a spin, and one that pays starts anew. Belongs to one thread.
 class spin_habit {
  public:
-  static constexpr int rest = 64;
+  static constexpr int longest_rest = 63;
 
   explicit spin_habit(int spins = 0) : spins_(spins) {}
   int next() {
@@ -38,11 +40,19 @@ class spin_habit {
     --resting_;
     return 0;
   }
-  void in_vain() { resting_ = rest; }
+  void paid() { rest_ = 0; }
+  void in_vain() {
+    resting_ = rest_;
+    rest_ = std::min(2 * rest_ + 1, longest_rest);
+  }
+
+  void slept(std::chrono::nanoseconds time) { asleep_ += time; }
+  std::chrono::nanoseconds asleep() const { return asleep_; }  // in all waits so far
 
  private:
   int spins_;
-  int resting_ = 0;
+  int rest_ = 0, resting_ = 0;  // waits without a spin: after the next one in vain, and from now
+  std::chrono::nanoseconds asleep_{0};
 };
 
 class parking_word {
@@ -64,14 +74,23 @@ class parking_word {
   bool wait(std::uint32_t seen, spin_habit& habit, steady::time_point deadline) {
     if (const int spins = habit.next(); spins > 0) {
       for (int i = 0; i < spins; ++i) {
-        if (value_.load(std::memory_order_acquire) != seen) return true;
+        if (value_.load(std::memory_order_acquire) != seen) {
+          habit.paid();
+          return true;
+        }
         pause();
       }
       habit.in_vain();
     }
+    const auto begin = steady::now();
+    auto now = begin;
     sleepers_.fetch_add(1, std::memory_order_seq_cst);
-    while (value_.load(std::memory_order_seq_cst) == seen && steady::now() < deadline) sleep(seen, deadline);
+    while (value_.load(std::memory_order_seq_cst) == seen && now < deadline) {
+      sleep(seen, deadline);
+      now = steady::now();
+    }
     sleepers_.fetch_sub(1, std::memory_order_relaxed);
+    habit.slept(now - begin);
     return value_.load(std::memory_order_seq_cst) != seen;
   }
 

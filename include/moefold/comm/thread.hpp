@@ -26,7 +26,8 @@ class thread_comm {
   int rank() const { return rank_; }
   int size() const { return group_->size(); }
   const comm_label& label() const { return group_->label(); }
-  /// CPU time this rank has spent inside calls of all its communicators, in seconds; sleeping for peers is not in it.
+  /// CPU time this rank has spent inside calls of all its communicators, in seconds; sleeping for peers is not in it. Where every rank has a
+  /// core it is time awake: what another process takes of that core meanwhile counts too.
   double cpu_seconds() const { return world().cpu_seconds(world_rank()); }
   void set_hook(void (*hook)(void*), void* context) { hook_ = hook, context_ = context; }
 
@@ -118,9 +119,8 @@ class thread_comm {
     collective(
         {operation::all_gather, dtype_of<T>, "", -1, source.size()}, [&](post& mine) { show<T>(mine, source); },
         [&](const signature& what) {
-          read(what, [&] {
-            each_rank([&](int r) { copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, what), to.size_bytes()); });
-          });
+          read_each(what,
+                    [&](int r) { copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, what), to.size_bytes()); });
         });
     return {};
   }
@@ -136,9 +136,7 @@ class thread_comm {
         {operation::all_gather_v, dtype_of<T>},
         [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
         [&](const signature& what) {
-          read(what, [&] {
-            each_rank([&](int r) { copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, what), to.size_bytes()); });
-          });
+          read_each(what, [&](int r) { copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, what), to.size_bytes()); });
         });
     return {};
   }
@@ -180,10 +178,8 @@ class thread_comm {
     collective(
         {operation::all_to_all, dtype_of<T>, "", -1, part}, [&](post& mine) { show<T>(mine, source); },
         [&](const signature& what) {
-          read(what, [&] {
-            each_rank([&](int r) {
-              copy(to.subspan(std::size_t(r) * part, part), from<T>(r, what) + std::size_t(rank_) * part, 2 * to.size_bytes());
-            });
+          read_each(what, [&](int r) {
+            copy(to.subspan(std::size_t(r) * part, part), from<T>(r, what) + std::size_t(rank_) * part, 2 * to.size_bytes());
           });
         });
     return {};
@@ -205,12 +201,10 @@ class thread_comm {
           std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
         },
         [&](const signature& what) {
-          read(what, [&] {
-            each_rank([&](int r) {
-              const std::span<const std::size_t> theirs = group_->post_of(r, what.seq).send_counts;
-              copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, what) + before(theirs, rank_),
-                   2 * to.size_bytes());
-            });
+          read_each(what, [&](int r) {
+            const std::span<const std::size_t> theirs = group_->post_of(r, what.seq).send_counts;
+            copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, what) + before(theirs, rank_),
+                 2 * to.size_bytes());
           });
         });
     return {};
@@ -325,9 +319,10 @@ class thread_comm {
   template <class Body>
   void call(const signature& what, Body&& body) {
     if (world().failed()) group_->throw_failure(rank_, what);
-    const double cpu_before = thread_seconds();
+    const auto begin = steady::now();
+    const double busy_before = busy_seconds(begin);
     thread_world::call& now = world().last_call(world_rank());
-    now = {label(), what, steady::now(), true, true};
+    now = {label(), what, begin, true, true};
     try {
       body(what);
     } catch (...) {
@@ -337,7 +332,7 @@ class thread_comm {
       throw;
     }
     now.inside = false;
-    world().cpu_seconds(world_rank()) += thread_seconds() - cpu_before;
+    world().cpu_seconds(world_rank()) += busy_seconds(steady::now()) - busy_before;
   }
   /// A collective call: shows the post, meets the peers, then moves data.
   template <class Show, class Move>
@@ -356,12 +351,24 @@ class thread_comm {
   /// Reads the peers' memory; they wait until everybody has. Small inputs lie in the posts, nobody waits.
   template <class Body>
   void read(const signature& what, Body&& body) {
-    if (group_->eager(what.seq)) return body();
+    gather(what, std::forward<Body>(body), [] {});
+  }
+  /// The same for each rank's part: this rank's own comes last, when the peers know already that it has read them.
+  template <class Part>
+  void read_each(const signature& what, Part&& part) {
+    gather(
+        what, [&] { each_peer(part); }, [&] { part(rank_); });
+  }
+  template <class Peers, class Own>
+  void gather(const signature& what, Peers&& peers, Own&& own) {
+    if (group_->eager(what.seq)) return peers(), own();
     {
       const thread_group::access scope(*group_, rank_, what);
-      body();
+      peers();
     }
-    group_->arrive(rank_, what, false);
+    const std::uint32_t seen = group_->announce(rank_, what, false);
+    own();
+    group_->await(rank_, what, seen);
   }
 
   template <class T>
@@ -436,8 +443,11 @@ class thread_comm {
     group_->leave(rank_);
     spans.clear();
   }
-  static double thread_seconds() {
+  /// A clock that stands while this rank sleeps. The thread's CPU clock is a system call, which takes as long as copying 30 KiB: it is read
+  /// where ranks take turns on the cores and a call is slow anyway. Where each has its own core, time awake is CPU time.
+  double busy_seconds(steady::time_point now) const {
 #if defined(CLOCK_THREAD_CPUTIME_ID)
+    if (world().spins() > 0) return std::chrono::duration<double>(now.time_since_epoch() - group_->asleep(rank_)).count();
     timespec t{};
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return double(t.tv_sec) + 1e-9 * double(t.tv_nsec);

@@ -190,8 +190,8 @@ class thread_world {
     return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
   }
 
-  // Longer than waking a sleeper takes (some 10 us): with less, two ranks that slept once would mostly sleep again.
-  static constexpr int most_spins = 500;
+  // Some 50 us, several times what waking a sleeper takes: with less, ranks that slept once are late for each other and sleep again.
+  static constexpr int most_spins = 2000;
 
   thread_options options_;
   int spins_ = 0;
