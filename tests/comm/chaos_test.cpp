@@ -1,6 +1,7 @@
 #include <moefold/comm/chaos.hpp>
 
 #include "../support/communicator_suite.hpp"
+#include "../support/packed_comm.hpp"
 #include "../support/run_ranks.hpp"
 
 #include <moefold/comm/recording.hpp>
@@ -12,6 +13,7 @@ using namespace moefold;
 using namespace std::chrono_literals;
 
 static_assert(communicator<chaos<self_comm>> && peer_readable<chaos<thread_comm>>);
+static_assert(fetching<chaos<self_comm>> && fetching<chaos<recording<thread_comm>>> && !fetching<chaos<test::packed_comm>>);
 static_assert(communicator<chaos<recording<thread_comm>>> && communicator<recording<chaos<thread_comm>>>);
 
 namespace {
@@ -29,6 +31,23 @@ void play(std::string_view text) {
       world.barrier(e);
     }
   });
+}
+// Three fetches of one element from each of three ranks under a plan; returns how many elements arrived as they were shown, of 27.
+int fetch(std::string_view text) {
+  const auto plan = parse_faults(text);
+  std::atomic<int> right{0};
+  run_ranks<3>([&](thread_comm& inner) {
+    host_context context;
+    chaos<thread_comm> world(std::move(inner), plan);
+    const std::vector<std::size_t> counts(3, 1);
+    for (int round = 0; round < 3; ++round) {
+      const std::vector<std::int32_t> mine(1, 10 * round + world.rank());
+      world.fetch_v<std::int32_t>(host_exec(context), mine.data(), counts, counts, [&](auto&& peer) {
+        for (int p = 0; p < 3; ++p) right += *peer(p) == 10 * round + p;
+      });
+    }
+  });
+  return right;
 }
 }  // namespace
 
@@ -104,5 +123,17 @@ TEST_SUITE("comm/chaos") {
         CHECK(std::count(mine.begin(), mine.end(), 8) == 4);  // the caller's input is not touched
       });
     }
+  }
+  TEST_CASE("fetch_v is an all_to_all_v to a plan: it throws and waits in every phase, and counts as a call") {
+    for (const char* phase : {"before", "inside", "after"}) {
+      CHECK_THROWS_AS(fetch(sentence("rank=2 op=all_to_all_v seq=1 do=throw phase=", phase)), injected_fault);
+      const auto begin = steady::now();
+      CHECK(fetch(sentence("rank=1 op=all_to_all_v seq=1 do=slow:30ms phase=", phase)) == 27);
+      CHECK(steady::now() - begin >= 30ms);
+    }
+    CHECK(fetch("op=all_to_all_v seq=3 do=throw\nop=all_to_all do=throw") == 27);
+  }
+  TEST_CASE("fetch_v: lies do not reach memory that peers fetch themselves") {
+    for (const char* lie : {"count:+1", "dtype", "bitflip:payload"}) CHECK(fetch(sentence("rank=1 op=all_to_all_v do=", lie)) == 27);
   }
 }

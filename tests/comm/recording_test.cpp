@@ -1,6 +1,7 @@
 #include <moefold/comm/recording.hpp>
 
 #include "../support/communicator_suite.hpp"
+#include "../support/packed_comm.hpp"
 #include "../support/run_ranks.hpp"
 
 #include <moefold/comm/self.hpp>
@@ -10,6 +11,7 @@
 using namespace moefold;
 
 static_assert(communicator<recording<self_comm>> && peer_readable<recording<thread_comm>> && hookable<recording<thread_comm>>);
+static_assert(fetching<recording<self_comm>> && fetching<recording<thread_comm>> && !fetching<recording<test::packed_comm>>);
 
 TEST_SUITE("comm/recording") {
   TEST_CASE("a recorded communicator is a communicator") {
@@ -61,6 +63,34 @@ TEST_SUITE("comm/recording") {
       is(operation::recv, 1, 0, 0);
       CHECK(log.total("world").calls == 12);
     });
+  }
+  TEST_CASE("fetch_v counts exactly as the all_to_all_v it stands for, before it fetches") {
+    run_ranks<4>([](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      traffic_log log;
+      recording<thread_comm> c(std::move(world), log);
+      recording<thread_comm> packed = c.split(0, c.rank(), "packed"), fetched = c.split(0, c.rank(), "fetched");
+      const auto me = std::size_t(c.rank());
+      const std::vector<std::size_t> counts{5, 0, 2, 3}, from(4, counts[me]);
+      const std::vector<double> ten(10, 1.0 + c.rank());
+      std::vector<double> out(4 * counts[me]);
+      packed.all_to_all_v(e, ten, counts, out, from);
+      double sum = 0;
+      fetched.fetch_v<double>(e, ten.data(), counts, from, [&](auto&& peer) {
+        CHECK(log("fetched", operation::all_to_all_v).calls == 1);
+        for (int p = 0; p < 4; ++p) sum += peer(p)[0];
+      });
+      CHECK(sum == 10);
+      CHECK(log("fetched", operation::all_to_all_v) == log("packed", operation::all_to_all_v));
+      CHECK(log("fetched", operation::all_to_all_v) == traffic_count{1, counts[me] ? 2u : 3u, (10 - counts[me]) * 8});
+    });
+    traffic_log log;
+    recording<self_comm> alone(self_comm{}, log);
+    host_context context;
+    const std::vector<std::size_t> three{3};
+    alone.fetch_v<float>(host_exec(context), 0, three, three, [](auto&&) {});
+    CHECK(log.total() == traffic_count{});  // nothing travels
   }
   TEST_CASE("counting follows the labels of a split and leaves groups of one rank out") {
     run_ranks<4>([](thread_comm& world) {

@@ -10,6 +10,38 @@
 using namespace moefold;
 using namespace std::chrono_literals;
 
+namespace {
+
+/// What a rank shows its peers in fetch_v: its elements, and where those for each of them begin.
+struct basket {
+  const std::int32_t* elements;
+  const std::size_t* first;  // [ranks]
+};
+std::size_t for_peer(int from, int to) { return std::size_t(from + 2 * to) % 3; }
+std::int32_t letter(int from, int to, std::size_t i, int round) { return ((round * 16 + from) * 16 + to) * 16 + std::int32_t(i); }
+
+struct parcels {
+  std::vector<std::size_t> send, recv, first;
+  std::vector<std::int32_t> elements;
+
+  parcels(const thread_comm& c, int round) {
+    for (int p = 0; p < c.size(); ++p) {
+      send.push_back(for_peer(c.rank(), p)), recv.push_back(for_peer(p, c.rank()));
+      first.push_back(elements.size());
+      for (std::size_t i = 0; i < send.back(); ++i) elements.push_back(letter(c.rank(), p, i, round));
+    }
+  }
+  ~parcels() { std::fill(elements.begin(), elements.end(), -1); }  // seen by whoever reads too late
+  basket show() const { return {elements.data(), first.data()}; }
+};
+bool mine_in(const basket& from, int peer, int me, int round) {
+  bool same = true;
+  for (std::size_t i = 0; i < for_peer(peer, me); ++i) same = same && from.elements[from.first[me] + i] == letter(peer, me, i, round);
+  return same;
+}
+
+}  // namespace
+
 TEST_SUITE("comm/thread") {
   TEST_CASE("threads are a communicator, whatever their number") {
     for (int ranks : {1, 2, 3, 4, 8}) {
@@ -211,6 +243,133 @@ TEST_SUITE("comm/thread") {
         world.barrier(host_exec(context));
       });
     }
+  }
+  TEST_CASE("fetch_v: every rank reads its peers' memory, and its own, through the pointers they show") {
+    for (const int ranks : {1, 2, 3, 5})
+      run_ranks(ranks, [](thread_comm& world) {
+        host_context context;
+        for (int round = 0; round < 20; ++round) {
+          const parcels own(world, round);
+          int fetched = 0;
+          world.fetch_v<std::int32_t>(host_exec(context), own.show(), own.send, own.recv, [&](auto&& peer) {
+            for (int p = 0; p < world.size(); ++p) fetched += mine_in(peer(p), p, world.rank(), round);
+            CHECK(peer(world.rank()).elements == own.elements.data());
+          });
+          CHECK(fetched == world.size());
+        }
+      });
+  }
+  TEST_CASE("fetch_v: what is shown is there until the slowest reader has fetched, though its owner clears it right after the call") {
+    run_ranks<3>([](thread_comm& world) {
+      host_context context;
+      for (int round = 0; round < 6; ++round) {
+        const parcels own(world, round);  // cleared at the end of the round
+        int fetched = 0;
+        world.fetch_v<std::int32_t>(host_exec(context), own.show(), own.send, own.recv, [&](auto&& peer) {
+          if (world.rank() == round % 3) std::this_thread::sleep_for(20ms);
+          for (int p = 0; p < world.size(); ++p) fetched += mine_in(peer(p), p, world.rank(), round);
+        });
+        CHECK(fetched == world.size());
+      }
+    });
+  }
+  TEST_CASE("fetch_v: a struct of the largest size is shown whole") {
+    struct large {
+      std::array<std::byte, most_shown> bytes;
+    };
+    run_ranks<3>([](thread_comm& world) {
+      host_context context;
+      const std::vector<std::size_t> none(3, 0);
+      large mine;
+      mine.bytes.fill(std::byte(world.rank() + 1));
+      world.fetch_v<float>(host_exec(context), mine, none, none, [&](auto&& peer) {
+        for (int p = 0; p < 3; ++p) CHECK(all_equal(peer(p).bytes, [&](std::size_t) { return std::byte(p + 1); }));
+      });
+    });
+  }
+  TEST_CASE("fetch_v: counts or types that disagree are a signature mismatch on every rank, and nobody fetches") {
+    for (const bool types : {false, true}) {
+      CAPTURE(types);
+      std::atomic<int> caught{0}, fetched{0};
+      CHECK_THROWS_WITH_AS(run_ranks<3>([&](thread_comm& world) {
+                             host_context context;
+                             const host_exec e(context);
+                             const auto fetch = [&](auto&&) { ++fetched; };
+                             std::vector<std::size_t> send(3, 4), recv(3, 4);
+                             if (world.rank() == 1 && !types) send[2] = 5;  // rank 2 expects 4
+                             try {
+                               if (world.rank() == 1 && types)
+                                 world.fetch_v<double>(e, 0, send, recv, fetch);
+                               else
+                                 world.fetch_v<float>(e, 0, send, recv, fetch);
+                             } catch (const signature_mismatch& failure) {
+                               CHECK(failure.cause().op == operation::all_to_all_v);
+                               ++caught;
+                               throw;
+                             }
+                           }),
+                           doctest::Contains("all_to_all_v"), signature_mismatch);
+      CHECK(caught == 3);
+      CHECK(fetched == 0);
+    }
+  }
+  TEST_CASE("fetch_v: an exception while fetching is thrown to the caller, and the peers learn who and where") {
+    const auto begin = steady::now();
+    for (int victim = 0; victim < 4; ++victim) {
+      std::atomic<int> told{0};
+      CHECK_THROWS_WITH_AS(run_ranks<4>([&](thread_comm& world) {
+                             host_context context;
+                             const host_exec e(context);
+                             const parcels own(world, 0);
+                             world.barrier(e);
+                             try {
+                               world.fetch_v<std::int32_t>(e, own.show(), own.send, own.recv, [&](auto&&) {
+                                 if (world.rank() == victim) throw std::runtime_error("no room for these rows");
+                               });
+                             } catch (const peer_failed& failure) {
+                               CHECK(failure.cause().rank == victim);
+                               CHECK(failure.cause().op == operation::all_to_all_v);
+                               CHECK(failure.cause().seq == 1);
+                               CHECK(std::string(failure.what()).find("no room for these rows") != std::string::npos);
+                               ++told;
+                               throw;
+                             }
+                           }),
+                           "no room for these rows", std::runtime_error);
+      CHECK(told == 3);
+    }
+    CHECK(steady::now() - begin < 5s);
+  }
+  TEST_CASE("fetch_v: a rank that fails keeps its memory until nobody reads it any more") {
+    std::atomic<int> wrong{0};
+    for (int round = 0; round < 10; ++round) {
+      std::atomic<int> reading{0}, read{0};
+      CHECK_THROWS_WITH_AS(run_ranks<3>([&](thread_comm& world) {
+                             host_context context;
+                             const parcels own(world, round);  // cleared when the exception unwinds
+                             world.fetch_v<std::int32_t>(host_exec(context), own.show(), own.send, own.recv, [&](auto&& peer) {
+                               if (world.rank() == 0) {
+                                 while (reading < 2) std::this_thread::yield();
+                                 throw std::runtime_error("gone");
+                               }
+                               ++reading;
+                               std::this_thread::sleep_for(5ms);
+                               wrong += !mine_in(peer(0), 0, world.rank(), round);
+                               ++read;
+                             });
+                           }),
+                           "gone", std::runtime_error);
+      CHECK(read == 2);
+    }
+    CHECK(wrong == 0);
+  }
+  TEST_CASE("fetch_v: a count for each rank, or an error that says how many") {
+    CHECK_THROWS_WITH_AS(run_ranks<2>([](thread_comm& world) {
+                           host_context context;
+                           const std::vector<std::size_t> two(2), three(3);
+                           world.fetch_v<float>(host_exec(context), 0, two, three, [](auto&&) {});
+                         }),
+                         "moefold: fetch_v needs a count for each of 2 ranks, given 2 to send and 3 to receive", error);
   }
   TEST_CASE("CPU time inside calls grows, and waiting is not in it, with a core per rank and without") {
     for (int ranks : {1, 2, 4})

@@ -6,7 +6,9 @@
 #include "../support/random.hpp"
 #include "../support/run_ranks.hpp"
 
+#include <atomic>
 #include <string>
+#include <utility>
 
 using namespace moefold;
 
@@ -117,7 +119,8 @@ TEST_SUITE("moe/tokens") {
         const token_rule rule{percent, true, by_position, false};
         const auto expected = of_one_rank(all, rule);
         CHECK(std::count(expected.begin(), expected.end(), -1) > 5);
-        for (const auto& [tp, cp] : {std::pair{2, 1}, {1, 2}, {2, 2}, {4, 1}, {1, 4}, {4, 2}, {8, 1}}) {
+        for (const auto& cut : {std::pair{2, 1}, {1, 2}, {2, 2}, {4, 1}, {1, 4}, {4, 2}, {8, 1}}) {
+          const int tp = cut.first, cp = cut.second;
           CAPTURE(tp);
           CAPTURE(cp);
           CAPTURE(percent);
