@@ -7,30 +7,21 @@
 //   one pair   all_to_all x calls, barrier | copy x calls, barrier      same threads, same buffers: each reads and writes 2 * chunk bytes
 #include <moefold/comm/thread.hpp>
 
-#include <benchmark/benchmark.h>
+#include "../support/paired.hpp"
 
-#include <algorithm>
 #include <atomic>
-#include <cstdio>
 #include <cstring>
-#include <string>
-#include <thread>
-#include <vector>
 
 namespace {
 
 using namespace moefold;
+using namespace moefold::bench;
 constexpr int ranks = 2, pairs = 101, fewest_pairs = 51;
 constexpr std::size_t kib = 1024, mib = 1024 * kib;
 
 using copy_function = void (*)(void* to, const void* from, std::size_t bytes);
 void plain(void* to, const void* from, std::size_t bytes) { std::memcpy(to, from, bytes); }
 void past_the_cache(void* to, const void* from, std::size_t bytes) { bulk_copy(to, from, bytes, bulk_footprint + 1); }
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
 
 /// Seconds a cache line takes from one core to the other, there and back halved; both ranks call it.
 double line_seconds(int rank) {
@@ -54,23 +45,6 @@ double line_seconds(int rank) {
   return std::chrono::duration<double>(steady::now() - begin).count() / (2 * rounds);
 }
 
-bool gate_failed = false;
-void fail_unless(bool good, const std::string& text) {
-  if (good || std::thread::hardware_concurrency() < unsigned(ranks)) return;
-  gate_failed = true;
-  std::fprintf(stderr, "gate: %s\n", text.c_str());
-}
-
-/// Seconds that `calls` calls of f take on all ranks together, as rank 0 sees it; collective.
-template <class F>
-double seconds_of(thread_comm& world, host_exec e, int calls, F&& f) {
-  world.barrier(e);
-  const auto begin = steady::now();
-  for (int i = 0; i < calls; ++i) f();
-  world.barrier(e);
-  return std::chrono::duration<double>(steady::now() - begin).count();
-}
-
 void against_copy(benchmark::State& state, std::size_t chunk, copy_function twin) {
   const std::size_t bytes = ranks * chunk;
   const int calls = int(std::max<std::size_t>(4, 64 * mib / bytes));
@@ -82,11 +56,8 @@ void against_copy(benchmark::State& state, std::size_t chunk, copy_function twin
     std::vector<float> in(bytes / sizeof(float), float(world.rank())), out(in.size());
     for (int pair = -1; pair < pairs; ++pair) {  // the first warms up
       const double line = line_seconds(world.rank());
-      const double a = seconds_of(world, e, calls, [&] { world.all_to_all(e, in, out); });
-      const double b = seconds_of(world, e, calls, [&] {
-        twin(out.data(), in.data(), bytes);
-        benchmark::ClobberMemory();
-      });
+      const double a = seconds_together(world, e, calls, [&] { world.all_to_all(e, in, out); });
+      const double b = seconds_together(world, e, calls, [&] { twin(out.data(), in.data(), bytes); });
       if (world.rank() != 0 || pair < 0) continue;
       exchange.push_back(a), copy.push_back(b), all_ratios.push_back(b / a), lines.push_back(line);
       if (line <= longest_line) ratios.push_back(b / a);
@@ -95,7 +66,7 @@ void against_copy(benchmark::State& state, std::size_t chunk, copy_function twin
   auto next = exchange.begin();
   for (auto _ : state) state.SetIterationTime(*next++);
   const bool enough = ratios.size() >= fewest_pairs;
-  const double moved = double(ranks) * double(bytes) * calls, ratio = median(enough ? ratios : all_ratios);
+  const double moved = double(ranks) * double(bytes), ratio = median(enough ? ratios : all_ratios);
   state.counters["ratio"] = ratio;
   state.counters["pairs"] = double(ratios.size());
   state.counters["line_ns"] = 1e9 * median(lines);
@@ -103,7 +74,7 @@ void against_copy(benchmark::State& state, std::size_t chunk, copy_function twin
   state.counters["copy_GB/s"] = 1e-9 * moved / median(copy);
   const std::string what = sentence("all_to_all of ", chunk, " bytes per peer reaches ", ratio, " of the rate of a copy");
   if (enough)
-    fail_unless(ratio >= 0.8, what + ", needed is 0.8");
+    fail_unless(ratio >= 0.8, what + ", needed is 0.8", ranks);
   else
     std::fprintf(stderr, "not gated: %s, but the cores were free and near each other in too few pairs\n", what.c_str());
 }
@@ -115,15 +86,15 @@ void barrier(benchmark::State& state) {
     host_context context;
     const host_exec e(context);
     for (int i = 0; i < pairs; ++i) {
-      const double t = seconds_of(world, e, calls, [&] { world.barrier(e); });
-      if (world.rank() == 0) times.push_back(t / calls);
+      const double t = seconds_together(world, e, calls, [&] { world.barrier(e); });
+      if (world.rank() == 0) times.push_back(t);
     }
   });
   auto next = times.begin();
   for (auto _ : state) state.SetIterationTime(*next++);
   const double us = 1e6 * median(times);
   state.counters["us"] = us;
-  fail_unless(us <= 10, sentence("a barrier of ", ranks, " ranks takes ", us, " us, allowed is 10"));
+  fail_unless(us <= 10, sentence("a barrier of ", ranks, " ranks takes ", us, " us, allowed is 10"), ranks);
 }
 
 }  // namespace
@@ -141,7 +112,5 @@ int main(int argc, char** argv) {
     if (2 * ranks * ranks * chunk > bulk_footprint)  // memcpy is not the fastest copy there
       add(name + "/past_the_cache", [=](benchmark::State& s) { against_copy(s, chunk, past_the_cache); });
   }
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return gate_failed ? 1 : 0;
+  return run_all();
 }

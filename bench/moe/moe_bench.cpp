@@ -57,7 +57,8 @@ struct routed {
 struct copy_twin {
   std::shared_ptr<tensor<float>> from, to;
   explicit copy_twin(std::size_t bytes)
-      : from(std::make_shared<tensor<float>>(shape{extent_t(bytes / 8)}, 1.f)), to(std::make_shared<tensor<float>>(shape{extent_t(bytes / 8)}, 2.f)) {}
+      : from(std::make_shared<tensor<float>>(shape{extent_t(bytes / 8)}, 1.f)),
+        to(std::make_shared<tensor<float>>(shape{extent_t(bytes / 8)}, 2.f)) {}
   void operator()() const { std::memcpy(to->data(), from->data(), from->size() * sizeof(float)); }
 };
 
@@ -68,9 +69,9 @@ auto router_pair(const proportions& m) {
       tensor<std::int32_t> expert;
       std::vector<std::int32_t> order;
     };
-    auto d = std::make_shared<data>(data{numbers({tokens, m.experts}, 3), tensor<float>({tokens, m.top_k}), tensor<float>({tokens, m.top_k}),
-                                         tensor<float>({tokens, m.experts}), tensor<std::int32_t>({tokens, m.top_k}),
-                                         std::vector<std::int32_t>(std::size_t(m.experts))});
+    auto d = std::make_shared<data>(data{numbers({tokens, m.experts}, 3), tensor<float>({tokens, m.top_k}),
+                                         tensor<float>({tokens, m.top_k}), tensor<float>({tokens, m.experts}),
+                                         tensor<std::int32_t>({tokens, m.top_k}), std::vector<std::int32_t>(std::size_t(m.experts))});
     route_rule rule;
     rule.top_k = m.top_k;
     return std::pair{[=] {
@@ -102,7 +103,8 @@ auto index_pair(const proportions& m) {
     return std::pair{[=] { r->build(e); },
                      [=] {
                        std::iota(order->begin(), order->end(), 0);
-                       std::stable_sort(order->begin(), order->end(), [&](int a, int b) { return r->expert[std::size_t(a)] < r->expert[std::size_t(b)]; });
+                       std::stable_sort(order->begin(), order->end(),
+                                        [&](int a, int b) { return r->expert[std::size_t(a)] < r->expert[std::size_t(b)]; });
                      }};
   };
 }
@@ -140,8 +142,8 @@ struct exchange {
   arena keep;
   host_exec e;
   exchange(thread_comm& world, host_exec exec, const proportions& m)
-      : ep(world.split(0, world.rank(), "ep")), etp(world.split(world.rank(), 0, "etp")), x(numbers({tokens, m.hidden})), choice(m, exec), e(exec),
-        dispatcher(m.experts, m.top_k, ep, etp) {}
+      : ep(world.split(0, world.rank(), "ep")), etp(world.split(world.rank(), 0, "etp")), x(numbers({tokens, m.hidden})), choice(m, exec),
+        e(exec), dispatcher(m.experts, m.top_k, ep, etp) {}
   all_to_all_dispatcher<float, Comm> dispatcher;
   void operator()() {
     keep.clear();
@@ -186,9 +188,12 @@ struct layer_case {
       : model(shape_of(m)), ep(world.split(0, world.rank(), "ep")), etp(world.split(world.rank(), 0, "etp")), e(exec),
         router(numbers({m.experts, m.hidden})), gate(numbers({own(), m.ffn, m.hidden})), up(numbers({own(), m.ffn, m.hidden})),
         down(numbers({own(), m.hidden, m.ffn})), drouter(router.shape(), 0.f), dgate(gate.shape(), 0.f), dup(up.shape(), 0.f),
-        ddown(down.shape(), 0.f), x(numbers({tokens, m.hidden}, 9)), y(x.shape()), dx(x.shape()), rows(numbers({tokens * m.top_k, m.hidden}, 10)),
-        act(numbers({tokens * m.top_k, m.ffn}, 11)), out(rows.shape()), logits(numbers({tokens, m.experts})),
-        layer(model, {{router.view(), drouter.view()}, {gate.view(), dgate.view()}, {up.view(), dup.view()}, {down.view(), ddown.view()}, {}}, ep, etp) {
+        ddown(down.shape(), 0.f), x(numbers({tokens, m.hidden}, 9)), y(x.shape()), dx(x.shape()),
+        rows(numbers({tokens * m.top_k, m.hidden}, 10)), act(numbers({tokens * m.top_k, m.ffn}, 11)), out(rows.shape()),
+        logits(numbers({tokens, m.experts})),
+        layer(model,
+              {{router.view(), drouter.view()}, {gate.view(), dgate.view()}, {up.view(), dup.view()}, {down.view(), ddown.view()}, {}}, ep,
+              etp) {
     tap.even = true;
   }
   extent_t own() const { return model.experts / ep.size(); }
@@ -201,7 +206,8 @@ struct layer_case {
     detail::one_blas_thread();
     const int H = int(model.hidden), F = int(model.ffn), n = int(tokens), E = int(model.experts), each = int(rows.extent(0) / own());
     const auto gemm = [](bool ta, bool tb, int m, int n_, int k, const float* a, const float* b, float beta, float* c) {
-      cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n_, k, 1.f, a, ta ? m : k, b, tb ? k : n_, beta, c, n_);
+      cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, m, n_, k, 1.f, a, ta ? m : k, b,
+                  tb ? k : n_, beta, c, n_);
     };
     gemm(false, true, n, E, H, x.data(), router.data(), 0, logits.data());
     for (extent_t i = 0; i < own(); ++i) {

@@ -23,11 +23,11 @@ inline bool& gate_failed() {
   static bool failed = false;
   return failed;
 }
-/// Fails the program unless the ratio holds; only where the machine has `cores`.
-inline void gate(const std::string& what, double ratio, double least, unsigned cores = 1) {
-  if (ratio >= least || std::thread::hardware_concurrency() < cores) return;
+/// Fails the program with the text unless it is good; only where the machine has `cores`.
+inline void fail_unless(bool good, const std::string& text, int cores) {
+  if (good || int(std::thread::hardware_concurrency()) < cores) return;
   gate_failed() = true;
-  std::fprintf(stderr, "gate: %s reaches %.2f of its reference, needed is %.2f\n", what.c_str(), ratio, least);
+  std::fprintf(stderr, "gate: %s\n", text.c_str());
 }
 
 struct paired_times {
@@ -79,7 +79,8 @@ void add_paired(const std::string& name, int ranks, int pairs, int calls, double
                                  state.counters["ratio"] = times.ratio();
                                  state.counters["twin_us"] = 1e6 * median(times.twin);
                                  state.counters["median_us"] = 1e6 * median(times.ours);
-                                 if (least > 0) gate(name, times.ratio(), least, unsigned(ranks));
+                                 fail_unless(times.ratio() >= least,
+                                             sentence(name, " reaches ", times.ratio(), " of its reference, needed is ", least), ranks);
                                })
       ->UseManualTime()
       ->Iterations(pairs)

@@ -1,15 +1,8 @@
 // What oversubscription and folding cost: wall time of a step on 8 thread ranks against the same global batch on 2, in pairs within one run.
 // The gate of the main claim: dp 8 takes at most 1.5 x the time of dp 2 on 2 cores (median of the paired ratios; fails the program otherwise).
-#include <moefold/comm/thread.hpp>
 #include <moefold/train/trainer.hpp>
 
-#include <benchmark/benchmark.h>
-
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
-#include <thread>
+#include "../support/paired.hpp"
 
 namespace {
 
@@ -44,13 +37,6 @@ double seconds_per_step(const folding_extents& fold) {
   return seconds;
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
-
-bool gate_failed = false;
-
 void against_two_ranks(benchmark::State& state, folding_extents fold, double gate) {
   using enum axis_id;
   const folding_extents two = make_folding({{dp, 2}}, {{edp, 2}});
@@ -61,13 +47,11 @@ void against_two_ranks(benchmark::State& state, folding_extents fold, double gat
     ratios.push_back(many / few);
     reference.push_back(few);
   }
-  const double ratio = median(ratios);
+  const double ratio = bench::median(ratios);
   state.counters["ratio"] = ratio;
-  state.counters["reference_ms"] = 1e3 * median(reference);
-  if (gate > 0 && std::thread::hardware_concurrency() >= 2 && ratio > gate) {
-    gate_failed = true;
-    std::fprintf(stderr, "gate: %d ranks take %.2f x the time of 2, allowed is %.2f x\n", int(fold.world()), ratio, gate);
-  }
+  state.counters["reference_ms"] = 1e3 * bench::median(reference);
+  bench::fail_unless(gate == 0 || ratio <= gate, sentence(fold.world(), " ranks take ", ratio, " x the time of 2, allowed is ", gate, " x"),
+                     2);
 }
 
 }  // namespace
@@ -85,7 +69,5 @@ int main(int argc, char** argv) {
   add("step/dp8_vs_dp2", make_folding({{dp, 8}}, {{edp, 8}}), 1.5);
   add("step/dp8_ep8_vs_dp2", make_folding({{dp, 8}}, {{ep, 8}}), 0);
   add("step/tp2_cp2_pp2_ep4_vs_dp2", make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}), 0);
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return gate_failed ? 1 : 0;
+  return bench::run_all();
 }

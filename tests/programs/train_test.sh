@@ -44,11 +44,12 @@ refused 2 "cannot write metrics file" --metrics "$work/no/such/folder/m.jsonl" -
 "$train" --dry-run >"$work/dry" || fail "--dry-run failed"
 grep -q "optimizer" "$work/dry" || fail "--dry-run shows no memory table"
 grep -q "{0 1 2 3} {4 5 6 7}" "$work/dry" || fail "--dry-run shows no groups"
-grep -q "loss" "$work/dry" && fail "--dry-run trained"
+grep -q "moe: all_to_all, dropless; balance losses: 0.01 micro_batch" "$work/dry" || fail "--dry-run does not say what the MoE layers do"
+grep -q "| loss" "$work/dry" && fail "--dry-run trained"
 
 "$train" --steps 3 --data "$work/letters" --metrics "$work/m.jsonl" --seed 5 --learning-rate 1e-3 >"$work/out" || fail "three steps failed"
 grep -q "of a single rank" "$work/out" || fail "no word about the single rank"
-grep -qE "step +3/3 \| loss [0-9.]+ .*\| gnorm .*\| lr .*tok/s \| moe [0-9.]+x \| comm [0-9]+% cpu \| eta" "$work/out" || fail "no live line"
+grep -qE "step +3/3 \| loss [0-9.]+ .*\| gnorm .*\| lr .*tok/s \| moe [0-9.]+x aux [0-9.]+ \| comm [0-9]+% cpu \| eta" "$work/out" || fail "no live line"
 grep -q "order-0 entropy" "$work/out" || fail "no closing line"
 [[ $(grep -c '"step":' "$work/m.jsonl") -eq 3 ]] || fail "not one metrics line per step"
 head -1 "$work/m.jsonl" | grep -q '"run":"folded_8","world":8' || fail "no head line in the metrics"
@@ -63,9 +64,21 @@ for i, s in enumerate(steps):
     assert {"loss", "grad_norm", "lr", "tokens_per_second", "comm_bytes"} <= s.keys()
     assert len(s["expert_load"]) == 4 and all(sum(layer) == 2 * 8 * 256 for layer in s["expert_load"])
     assert s["comm_bytes"]["ep"] > 0 and s["comm_bytes"]["tp"] > 0
+    assert len(s["load_max_over_mean"]) == 4 and max(s["load_max_over_mean"]) == s["moe_max_over_mean"]
+    assert len(s["balance_losses"]["micro_batch"]) == 4 and "dropped_share" not in s
 assert "eval_loss" in steps[-1] and "eval_loss" not in steps[0]
 PY
 fi
+
+# The heatmap, and a routing that is recorded and replayed; a file that is none is refused
+"$train" --steps 2 --data "$work/letters" --heatmap "$work/load.svg" --record-routing "$work/routing" >"$work/out" || fail "recording failed"
+grep -q "expert-load heatmap: $work/load.svg" "$work/out" || fail "no word about the heatmap"
+grep -q "<svg" "$work/load.svg" || fail "the heatmap is no SVG"
+"$train" --steps 3 --seed 9 --data "$work/letters" --replay-routing "$work/routing" --record-routing "$work/again" >"$work/out" || fail "replay failed"
+grep -q "2 steps replayed" "$work/out" || fail "no word about the replay"
+cmp -s <(tail -n +2 "$work/routing") <(tail -n +2 "$work/again" | head -c $(tail -n +2 "$work/routing" | wc -c)) || fail "the replayed routing is another"
+refused 2 "$work/letters" --replay-routing "$work/letters" --data "$work/letters"
+refused 2 "no/load.svg" --heatmap "$work/no/load.svg" --data "$work/letters"
 
 # Ctrl-C: the running step ends, a summary follows, exit code 0
 "$train" --steps 100000 --data "$work/letters" >"$work/long" 2>&1 &
