@@ -299,7 +299,8 @@ void check_moe_layer(const char* name, const std::vector<layout>& where = layout
   std::vector<moe_problem> problems;
   for (const moe_case& c : moe_cases()) problems.emplace_back(c);
   double worst = 0;
-  int runs = 0;
+  int runs = 0, twins = 0;
+  std::map<std::pair<std::size_t, extent_t>, std::vector<std::vector<double>>> whole;  // by case and dp: what a full sequence gave so far
   for (const layout& l : where) {
     CAPTURE(l.name());
     std::vector<moe_outcome> outcomes;
@@ -322,8 +323,24 @@ void check_moe_layer(const char* name, const std::vector<layout>& where = layout
     for (std::size_t i = 0; i < problems.size(); ++i, ++runs) {
       CAPTURE(problems[i].what.name());
       judge(outcomes[i], problems[i].answers(l), worst);
+      if (problems[i].what.facts.tokens.full_sequence) {  // the same result in every mapping
+        const auto [known, fresh] = whole.try_emplace({i, l.dp}, outcomes[i].y);
+        for (std::size_t d = 0; d < known->second.size(); ++d) CHECK(largest_error(outcomes[i].y[d], known->second[d]) < 1e-12);
+      }
+      for (std::size_t j = 0; j < i; ++j) {  // padded equals unpadded
+        moe_case other = problems[j].what;
+        if (!problems[i].what.facts.tokens.padded || other.facts.tokens.padded) continue;
+        other.facts.tokens.padded = true;
+        if (other.facts != problems[i].what.facts || other.model != problems[i].what.model) continue;
+        for (std::size_t d = 0; d < outcomes[i].y.size(); ++d) {
+          CHECK(largest_error(outcomes[i].y[d], outcomes[j].y[d]) < 1e-12);
+          CHECK(largest_error(outcomes[i].dx[d], outcomes[j].dx[d]) < 1e-12);
+        }
+        ++twins;
+      }
     }
   }
+  CHECK(twins == 6 * int(where.size()));
   std::printf("%-28s %d layouts x %d cases = %d runs equal the single rank, largest error %.1e\n", name, int(where.size()),
               int(problems.size()), runs, worst);
 }
