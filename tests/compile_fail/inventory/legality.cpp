@@ -23,6 +23,12 @@ struct run : defaults {
 // fails FFN: the expert ffn width must be a multiple of ETP; choose an ETP that divides it
 #elif defined(FFN)
   using fold = folding<mesh<dp<5>>, mesh<etp<5>>>;
+// fails SHARED_FFN: the shared expert's ffn width must be a multiple of TP; choose a TP that divides it
+#elif defined(SHARED_FFN)
+  static constexpr model_shape model{.shared_ffn = 97};
+// fails SINGLE_CHOICE: with top_k = 1 softmax over the chosen is always 1
+#elif defined(SINGLE_CHOICE)
+  static constexpr model_shape model{.top_k = 1};
 // fails SEQUENCE: the sequence must be a multiple of TP\*CP, and of 2\*CP\*TP when CP > 1
 #elif defined(SEQUENCE)
   static constexpr extent_t sequence = 255;
