@@ -16,7 +16,7 @@ class all_reduce_dispatcher {
   static constexpr dispatch_kind kind = dispatch_kind::other;
 
   struct ticket {
-    extent_t first, all;                          // where this rank's tokens begin among all N of the ranks [ep][etp]
+    extent_t first, n, all;                       // this rank's n tokens begin there among all N of the ranks [ep][etp]
     view<std::int32_t> row_of_slot, slot_of_row;  // [N, k] row of the batch, -1: not here; [R], -1: filler
     view<std::int64_t> offsets;                   // [local experts + 1]
     view<T> batch, weight;                        // [R, H], [R]
@@ -32,7 +32,7 @@ class all_reduce_dispatcher {
     const view<std::int64_t> tokens = local.template take<std::int64_t>(sources_);
     for (extent_t r = 0; r < sources_; ++r) tokens(r) = r == me ? n : 0;
     add_up(e, tokens);
-    ticket t{0, 0, {}, {}, {}, {}, {}};
+    ticket t{0, n, 0, {}, {}, {}, {}, {}};
     for (extent_t r = 0; r < sources_; t.all += tokens(r++)) t.first += r < me ? tokens(r) : 0;
     meanwhile();  // nothing travels while this rank computes: a better dispatcher would call it between start and wait
 
@@ -63,7 +63,7 @@ class all_reduce_dispatcher {
     const view<T> all = local.template take<T>(t.all, y.extent(1));
     combine_rows(e, y_batch, t.row_of_slot, all);
     add_up(e, all);
-    copy(e, all.rows(t.first, y.extent(0)), y);
+    copy(e, all.rows(t.first, t.n), y);
   }
   template <class Exec, class Meanwhile = idle>
   void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
@@ -78,7 +78,7 @@ class all_reduce_dispatcher {
     const view<T> all = local.template take<T>(t.all, k_);
     for (std::size_t i = 0; i < all.size(); ++i) all[i] = t.row_of_slot[i] < 0 ? T(0) : dweight[std::size_t(t.row_of_slot[i])];
     add_up(e, all);
-    copy(e, all.rows(t.first, dchoice.extent(0)), dchoice);
+    copy(e, all.rows(t.first, t.n), dchoice);
   }
 
  private:
@@ -90,7 +90,7 @@ class all_reduce_dispatcher {
   view<U> everybody(Exec e, view<const U> rows, const ticket& t, scratch<Exec>& local) const {
     const view<U> all = local.template take<U>(t.all, rows.extent(1));
     fill(e, all, U(0));
-    copy(e, rows, all.rows(t.first, rows.extent(0)));
+    copy(e, rows, all.rows(t.first, t.n));
     add_up(e, all);
     return all;
   }

@@ -78,8 +78,9 @@ int main() {
     decltype(attention)::base::saved attention_saved;
     decltype(moe)::base::saved moe_saved;
     attention.forward(exec, x, h, keep, attention_saved);
-    accumulate(exec, x.view(), h.view());  // the residual
-    moe.forward(exec, h, y, keep, moe_saved);
+    accumulate(exec, x.view(), h.view());                                                // the residual
+    const batch_place place{0, 0, 1, {my_model::sequence, 2, cp.rank(), 2, tp.rank()}};  // which tokens these are: some policies need it
+    moe.forward(exec, h, y, keep, moe_saved, 0, {.place = place});
     moe.backward(exec, y, dh, moe_saved);  // the gradient of |y|^2 / 2 is y
     attention.backward(exec, dh, dx, attention_saved);
     accumulate(exec, dh.view(), dx.view());

@@ -1,6 +1,7 @@
 #pragma once
 // Many small experts, as DeepSeek-V3 routes them: sigmoid scores, groups, a bias that balances without a loss, a shared expert; experts take at most
 // 1.25 x their even share of a whole sequence, padded, so that no shape depends on the routing. EP is folded over TP x CP, as many ranks as there are.
+// Nothing balances the untrained router: it drops a third of the pairs and more until the bias has moved, within some fifty steps.
 #include <moefold/train/run.hpp>
 
 struct fine_grained_moe : moefold::moe_defaults {

@@ -92,5 +92,9 @@ TEST_SUITE("core/moe_facts") {
     for (const double bad : {-0.01, 1.0, inf, not_a_number}) CHECK_THROWS_AS(check(moe_facts{.jitter = bad}), config_error);
     CHECK_THROWS_WITH_AS(check(moe_facts{.jitter = 1}), "moefold: jitter lies in [0, 1) (given 1); 0.01 is usual, 0 is off", config_error);
     CHECK_NOTHROW(check(moe_facts{.jitter = 0.999}));
+    for (const extent_t bad : {-1, 100001})
+      CHECK_THROWS_WITH_AS(check(moe_facts{{bad}}), doctest::Contains("between 1 and 100000 percent of the even share"), config_error);
+    CHECK_NOTHROW(check(moe_facts{{100000, true, true, true}}));
+    CHECK_THROWS_WITH_AS(check(moe_facts{{0, false, false, true}}), doctest::Contains("belong to a capacity"), config_error);
   }
 }

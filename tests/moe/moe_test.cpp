@@ -323,6 +323,34 @@ TEST_SUITE("moe/moe") {
     layer.backward(host_exec(context), x.view(), dx.view(), saved);
     CHECK(order == std::vector<std::string>{"begin ep", "meanwhile", "wait ep", "begin ep", "wait ep"});  // combine, dispatch
   }
+  TEST_CASE("activations and router states of the wrong size are refused by name, before anything is read or written") {
+    const dense_moe dense(model);
+    slices own(dense, {}, 0);
+    self_comm one;
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    moe_layer<fp64, self_comm>::saved saved;
+    const moe_layer<fp64, self_comm> layer(model, own.weights(), one, one);
+    tensor<double> x({4, model.hidden}, 1.0), few({3, model.hidden}), narrow({4, model.hidden - 1}), y(x.shape());
+    CHECK_THROWS_WITH_AS(layer.forward(e, x, few.view(), keep, saved), doctest::Contains("moe forward needs y [4, 6]"), error);
+    CHECK_THROWS_WITH_AS(layer.forward(e, narrow, y.view(), keep, saved), doctest::Contains("moe forward needs x [4, 6]"), error);
+    layer.forward(e, x, y.view(), keep, saved);
+    CHECK_THROWS_WITH_AS(layer.backward(e, few, y.view(), saved), doctest::Contains("moe backward needs dy [4, 6]"), error);
+    CHECK_THROWS_WITH_AS(layer.backward(e, x, few.view(), saved), doctest::Contains("moe backward needs dx [4, 6]"), error);
+
+    const std::vector<double> four(4, 0.1);
+    tensor<std::int64_t> running({2, 4}, 0);
+    const auto with = [&](router_state<double> state, const balance_losses& balance) {
+      moe_layer<fp64, self_comm>(model, own.weights(), {&one, &one, &one, &one, &one}, state, moe_facts{{}, balance});
+    };
+    CHECK_THROWS_WITH_AS(with({{}, std::span<const double>(four), {}}, {.global = 1}), doctest::Contains("a share for each of 8 experts"),
+                         config_error);
+    CHECK_THROWS_WITH_AS(with({}, {.global_running = 1}), doctest::Contains("needs router_state::running [micro-batches of a step, 8]"),
+                         config_error);
+    CHECK_THROWS_AS(with({{}, {}, running.view()}, {.global_running = 1}), config_error);
+    CHECK_THROWS_WITH_AS(with({}, {.z = -1}), doctest::Contains("coefficients of balance losses"), config_error);
+  }
   TEST_CASE("gradients of two passes add up") {
     dense_moe dense(model);
     slices own(dense, {}, 0);

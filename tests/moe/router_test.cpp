@@ -156,6 +156,16 @@ TEST_SUITE("moe/router") {
     const routing<double> forced = r.choose(x, &tap, {1, 0, 1, {tokens}});
     for (extent_t t = 0; t < tokens; ++t) CHECK((forced.expert(t, 0) == 4 && forced.expert(t, 1) == 0));
   }
+  TEST_CASE("a trace with another number of choices, or with one expert twice for a token, is refused") {
+    const tensor<double> x({1, hidden}, 1.0);
+    routing_trace three(1, 1, 1, 1, 3), twice(1, 1, 1, 1, 2);
+    twice.at({0, 0, 1, {1}}, 0, 0)[0] = twice.at({0, 0, 1, {1}}, 0, 0)[1] = 3;
+    routing_tap other{nullptr, &three, 0}, same{nullptr, &twice, 0}, record{&three, nullptr, 0};
+    router r(2);
+    CHECK_THROWS_WITH_AS(r.choose(x, &other, {0, 0, 1, {1}}), doctest::Contains("holds 3 choices of a token, the router makes 2"), error);
+    CHECK_THROWS_WITH_AS(r.choose(x, &record, {0, 0, 1, {1}}), doctest::Contains("holds 3 choices"), error);
+    CHECK_THROWS_WITH_AS(r.choose(x, &same, {0, 0, 1, {1}}), doctest::Contains("has expert 3 twice for one token"), error);
+  }
   TEST_CASE("a trace of another model is refused") {
     const tensor<double> x({1, hidden}, 1.0);
     routing_trace trace(1, 1, 1, 1, 2);

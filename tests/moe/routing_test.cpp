@@ -42,10 +42,16 @@ TEST_SUITE("moe/routing") {
   }
   TEST_CASE("what lies outside a trace is refused with its limits") {
     routing_trace trace(1, 2, 3, 4, 2);
-    CHECK_THROWS_WITH_AS(trace.at({1, 0, 1, {4}}, 0, 0),
-                         "moefold: the routing trace holds 1 steps of 2 layers and 3 sequences; asked for step 1, layer 0, sequence 0",
-                         error);
+    CHECK_THROWS_WITH_AS(
+        trace.at({1, 0, 1, {4}}, 0, 0),
+        "moefold: the routing trace holds 1 steps of 2 layers and 3 sequences of 4 tokens; asked for step 1, layer 0, sequence 0, "
+        "position 0",
+        error);
     CHECK_THROWS_AS(trace.at({0, 0, 1, {4}}, 2, 0), error);
     CHECK_THROWS_AS(trace.at({0, 3, 1, {4}}, 0, 0), error);
+    CHECK_THROWS_WITH_AS(trace.at({0, 0, 1, {8}}, 0, 4),
+                         doctest::Contains("sequences of 4 tokens; asked for step 0, layer 0, sequence 0, position 4"), error);
+    CHECK_NOTHROW(trace.require_top_k(2));
+    CHECK_THROWS_WITH_AS(trace.require_top_k(1), doctest::Contains("holds 2 choices of a token, the router makes 1"), error);
   }
 }

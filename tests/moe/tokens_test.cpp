@@ -174,6 +174,15 @@ TEST_SUITE("moe/tokens") {
       CHECK(kept.padded_rows == 0);
     });
   }
+  TEST_CASE("a full sequence whose tokens have no place is refused on every rank: they would all be the first") {
+    const micro_batch all;
+    CHECK_THROWS_WITH_AS(run_ranks<2>([&](thread_comm& group) {
+                           part own(all, {sequence, 1, 0, 2, group.rank()});
+                           own.place = {};
+                           own.apply({100, true, false, false}, &group);
+                         }),
+                         doctest::Contains("pass routing_context::place"), error);
+  }
   TEST_CASE("a full sequence without its group is refused") {
     const micro_batch all;
     part one(all, whole);

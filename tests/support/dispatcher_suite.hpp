@@ -154,6 +154,29 @@ void check_dispatcher(extent_t ep_ranks, extent_t etp_ranks, bool etp_first) {
   }
 }
 
+/// Outputs that do not fit the ticket are refused: peers read this memory, and a dispatcher that only copied would write past its end.
+template <template <class, class> class Dispatcher, class Comm>
+void check_sizes() {
+  run_threads(1, [](thread_comm& threads) {
+    Comm world(std::move(threads));
+    Comm etp = world.split(0, 0, "etp");
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    tensor<double> x({3, 4}, 1.0), few({2, 4}, 1.0), weight({3, 2}, 0.5), one_weight({2, 2}), rows({6, 4}), five({5, 4}), six({6}, 1.0);
+    tensor<std::int32_t> expert({3, 2});
+    for (std::int32_t i = 0; i < 6; ++i) expert[std::size_t(i)] = i % 2;
+    const Dispatcher<double, Comm> d(2, 2, world, etp);
+    const auto t = d.dispatch(e, view<const double>(x), routing<double>{expert.view(), weight.view()}, keep);
+    CHECK_THROWS_AS(d.combine(e, view<const double>(rows), few.view(), t), error);
+    CHECK_THROWS_AS(d.combine(e, view<const double>(five), x.view(), t), error);
+    CHECK_THROWS_AS(d.combine_backward(e, view<const double>(few), rows.view(), t), error);
+    CHECK_THROWS_AS(d.combine_backward(e, view<const double>(x), five.view(), t), error);
+    CHECK_THROWS_AS(d.dispatch_backward(e, view<const double>(rows), view<const double>(six), few.view(), one_weight.view(), t), error);
+    CHECK_THROWS_AS(d.dispatch_backward(e, view<const double>(five), view<const double>(six), x.view(), weight.view(), t), error);
+  });
+}
+
 /// All splits of up to 8 ranks that 8 experts allow.
 template <class Dispatcher, class Comm>
 void check_dispatcher() {
@@ -255,6 +278,8 @@ void dispatcher_suite(const char* name) {
   check_dispatcher<Dispatcher<double, thread_comm>, thread_comm>();
   check_dispatcher<Dispatcher<double, packed_comm>, packed_comm>();
   check_dispatcher<Dispatcher<float, thread_comm>, thread_comm>(2, 2, true);
+  check_sizes<Dispatcher, thread_comm>();
+  check_sizes<Dispatcher, packed_comm>();
   check_moe_layer<Dispatcher>(name);
   check_moe_layer<Dispatcher, packed_comm>(sentence(name, ", packed").c_str(),
                                            {{1, 1, 1, 1, 1}, {2, 2, 1, 2, 2}, {2, 2, 2, 4, 2}, {2, 2, 2, 8, 1}});

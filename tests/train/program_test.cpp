@@ -29,6 +29,12 @@ struct dropping_moe : moe_defaults {
 struct dropping : fixed {
   using moe = dropping_moe;
 };
+struct by_rank_moe : moe_defaults {
+  using tokens = capacity<50>;
+};
+struct by_rank : fixed {
+  using moe = by_rank_moe;
+};
 struct any_world : tiny {
   using fold = run_defaults::fold;
 };
@@ -234,6 +240,20 @@ TEST_SUITE("train/program") {
     CHECK(run_program<tiny>(options_of(f, 1), dropless) == 0);
     CHECK_FALSE(has(dropless.statuses.back(), "drop"));
     CHECK(has(dropless.statuses.back(), " aux "));
+  }
+  TEST_CASE("a run whose choices depend on the mapping is not held against a single rank, and says why") {
+    const folder f;
+    string_sink log;
+    program_options options = options_of(f, 3);
+    options.train.learning_rate = 0.02;
+    CHECK(run_program<by_rank>(options, log) == 0);
+    CHECK(place(log, "not compared with a single rank: its capacity or balance loss looks at the tokens of single ranks") > 0);
+    const moe_facts running{{}, {.global_running = 0.1}}, part{{50}}, whole{{50, true}};
+    CHECK(depends_on_mapping(running, 1, 2));
+    CHECK_FALSE(depends_on_mapping(running, 4, 1));
+    CHECK(depends_on_mapping(part, 2, 1));
+    CHECK_FALSE(depends_on_mapping(part, 1, 4));
+    CHECK_FALSE(depends_on_mapping(whole, 4, 4));
   }
   TEST_CASE("even routing gives every expert its share, and a perfectly even load costs exactly the coefficient") {
     const folder f;

@@ -47,8 +47,9 @@ int main(int argc, char** argv) {
   app.add_option("--heatmap", options.heatmap, "draw the load of every expert over the steps into this file (SVG)");
   app.add_option("--record-routing", options.record_routing, "write every token's experts to this file");
   app.add_option("--replay-routing", options.replay_routing,
-                 "use the experts of this file instead of the router's own choices, as far as it goes");
-  app.add_flag("--even-routing", options.even_routing, "for benchmarks: give every expert the same number of tokens, whatever its scores");
+                 "use the experts of this file instead of the router's own choices, as far as it goes; evaluation chooses freely");
+  app.add_flag("--even-routing", options.even_routing,
+               "for benchmarks: give every expert the same number of tokens, whatever its scores; in training, not in evaluation");
   app.add_option("--seed", options.train.seed, "seed of weights and data order")->capture_default_str();
   app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")
       ->check(CLI::NonNegativeNumber)

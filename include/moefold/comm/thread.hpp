@@ -6,8 +6,8 @@
 //     auto tp = world.split(world.rank() / 2, world.rank(), "tp");
 //     tp.all_reduce(exec, in, out, sum{});
 //   });                                            // throws what the first rank to fail threw
-#include <moefold/core/bulk_copy.hpp>
 #include <moefold/comm/thread_group.hpp>
+#include <moefold/core/bulk_copy.hpp>
 
 namespace moefold {
 

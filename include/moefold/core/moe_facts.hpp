@@ -53,9 +53,14 @@ using balance_values = std::array<double, balance_kinds>;
 inline constexpr std::array<const char*, balance_kinds> balance_names = {"micro_batch", "sequence", "global", "global_running", "z"};
 constexpr balance_values coefficients(const balance_losses& b) { return {b.micro_batch, b.sequence, b.global, b.global_running, b.z}; }
 
+constexpr bool coefficient_holds(double c) { return c >= 0 && c < 1e300; }
+constexpr bool holds(const balance_losses& b) {
+  return coefficient_holds(b.micro_batch) && coefficient_holds(b.sequence) && coefficient_holds(b.global) &&
+         coefficient_holds(b.global_running) && coefficient_holds(b.z) && coefficient_holds(b.bias_step);
+}
 constexpr void check(const balance_losses& b) {
   for (const double c : {b.micro_batch, b.sequence, b.global, b.global_running, b.z, b.bias_step})
-    require<config_error>(c >= 0 && c < 1e300, "moefold: coefficients of balance losses are finite and 0 (off) or above (given ", c, ")");
+    require<config_error>(coefficient_holds(c), "moefold: coefficients of balance losses are finite and 0 (off) or above (given ", c, ")");
 }
 
 /// How tokens reach their experts, as far as traffic and memory depend on it.
@@ -69,9 +74,21 @@ struct moe_facts {
   constexpr bool operator==(const moe_facts&) const = default;
 };
 
+constexpr bool jitter_holds(double jitter) { return jitter >= 0 && jitter < 1; }
 constexpr void check(const moe_facts& f) {
   check(f.balance);
-  require<config_error>(f.jitter >= 0 && f.jitter < 1, "moefold: jitter lies in [0, 1) (given ", f.jitter, "); 0.01 is usual, 0 is off");
+  require<config_error>(jitter_holds(f.jitter), "moefold: jitter lies in [0, 1) (given ", f.jitter, "); 0.01 is usual, 0 is off");
+  require<config_error>(f.tokens.percent >= 0 && f.tokens.percent <= 100000,
+                        "moefold: a capacity lies between 1 and 100000 percent of the even share, 0 is dropless (given ", f.tokens.percent,
+                        ")");
+  require<config_error>(f.tokens.drops() || f.tokens == token_rule{},
+                        "moefold: full_sequence, by_position and padded belong to a capacity; give it a percentage, 100 is the even share");
+}
+
+/// Whether a run of these choices is another one in another mapping: sub-sequence capacity looks at the tokens of one rank of TP x CP, the running
+/// balance loss at the micro-batches of all DP ranks.
+constexpr bool depends_on_mapping(const moe_facts& f, extent_t tp_cp, extent_t dp) {
+  return (f.tokens.drops() && !f.tokens.full_sequence && tp_cp > 1) || (f.balance.global_running > 0 && dp > 1);
 }
 
 /// "dropless"; "capacity 125%, sub-sequence, by probability, padded"

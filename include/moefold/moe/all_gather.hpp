@@ -110,6 +110,8 @@ class all_gather_dispatcher {
   /// Collective over ep and etp. y_batch [R, H] partial over etp -> y [n, H], assigned.
   template <class Exec>
   void combine(Exec e, view<const T> y_batch, view<T> y, const ticket& t) const {
+    require_matrix("combine", "y_batch", y_batch, t.batch.extent(0), t.batch.extent(1));
+    require_matrix("combine", "y", y, own_tokens(t), t.batch.extent(1));
     scratch local(e);
     const view<T> all = local.template take<T>(t.row_of_slot.extent(0), y.extent(1));
     combine_rows(e, y_batch, t.row_of_slot, all);
@@ -119,6 +121,7 @@ class all_gather_dispatcher {
   /// Collective over etp and ep. dy [n, H] -> dy_batch [R, H], assigned.
   template <class Exec, class Meanwhile = idle>
   void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
+    require_matrix("combine_backward", "dy", dy, own_tokens(t), t.batch.extent(1));
     scratch local(e);
     permute_rows(e, gather(e, dy, t, local, meanwhile), t.slot_of_row.span(), top_k_, dy_batch);
   }
@@ -126,7 +129,11 @@ class all_gather_dispatcher {
   /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
   template <class Exec>
   void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
-    const extent_t n = dx.extent(0), hidden = dx.extent(1), width = hidden + top_k_;
+    const extent_t n = own_tokens(t), hidden = t.batch.extent(1), width = hidden + top_k_;
+    require_matrix("dispatch_backward", "dbatch", dbatch, t.batch.extent(0), hidden);
+    require_count("dispatch_backward", "dweight", dweight.size(), t.batch.extent(0));
+    require_matrix("dispatch_backward", "dx", dx, n, hidden);
+    require_matrix("dispatch_backward", "dchoice", dchoice, n, top_k_);
     scratch local(e);
     const view<T> all = local.template take<T>(t.row_of_slot.extent(0), width), mine = local.template take<T>(n, width);
     for (extent_t i = 0; i < all.extent(0); ++i) {
@@ -144,6 +151,7 @@ class all_gather_dispatcher {
   }
 
  private:
+  extent_t own_tokens(const ticket& t) const { return extent_t(t.inner(etp_->rank())); }
   static extent_t sum_of(view<const std::size_t> counts) { return extent_t(std::accumulate(counts.begin(), counts.end(), std::size_t{0})); }
 
   template <class Exec>

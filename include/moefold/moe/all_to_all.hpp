@@ -71,7 +71,7 @@ class all_to_all_dispatcher {
     t.sent = row_counts(keep, t.counts.as({ep, own}));
     t.received = row_counts(keep, all.rows(etp_->rank(), 1).as({ep, own}));
     t.shared = row_counts(keep, all.as({etp, ep * own}));
-    sort(t, all, keep);
+    sort(e, t, all, keep);
     const extent_t arriving = t.exchange_of_batch.extent(0);
     t.batch = keep.template take<T>(arriving, hidden);
     t.weight = keep.template take<A>(arriving);
@@ -79,11 +79,13 @@ class all_to_all_dispatcher {
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       if (etp == 1) {
-        fetch_rows(e, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local, [&](extent_t row, const T* from, A weight) {
-          put_row(from, t.batch.data() + row * hidden, hidden);
-          t.weight(row) = weight;
-        });
-        meanwhile();
+        fetch_rows(
+            e, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local,
+            [&](extent_t row, const T* from, A weight) {
+              put_row(from, t.batch.data() + row * hidden, hidden);
+              t.weight(row) = weight;
+            },
+            meanwhile);
         return t;
       }
     }
@@ -95,7 +97,10 @@ class all_to_all_dispatcher {
   /// Collective over ep and etp. y_batch [R, H] partial over etp -> y [n, H], assigned.
   template <class Exec>
   void combine(Exec e, view<const T> y_batch, view<T> y, const ticket& t) const {
-    const extent_t hidden = y.extent(1);
+    const extent_t hidden = t.batch.extent(1);
+    require_sizes("combine", t, y_batch.extent(0), y.extent(0));
+    require_matrix("combine", "y_batch", y_batch, y_batch.extent(0), hidden);
+    require_matrix("combine", "y", y, y.extent(0), hidden);
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       const view<const T> rows = etp_->size() == 1 ? y_batch : own_sums(e, y_batch, t, local);
@@ -110,14 +115,17 @@ class all_to_all_dispatcher {
   /// Collective over ep and etp. dy [n, H] -> dy_batch [R, H], assigned.
   template <class Exec, class Meanwhile = idle>
   void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
-    const extent_t hidden = dy.extent(1);
+    const extent_t hidden = t.batch.extent(1);
+    require_sizes("combine_backward", t, dy_batch.extent(0), dy.extent(0));
+    require_matrix("combine_backward", "dy", dy, dy.extent(0), hidden);
+    require_matrix("combine_backward", "dy_batch", dy_batch, dy_batch.extent(0), hidden);
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       const bool direct = etp_->size() == 1;
       const view<T> rows = direct ? dy_batch : local.template take<T>(sum_of(t.received), hidden);
-      fetch_rows(e, t, hidden, {dy.data(), nullptr, hidden}, local,
-                 [&](extent_t row, const T* from, A) { put_row(from, rows.data() + row * hidden, hidden); });
-      meanwhile();
+      fetch_rows(
+          e, t, hidden, {dy.data(), nullptr, hidden}, local,
+          [&](extent_t row, const T* from, A) { put_row(from, rows.data() + row * hidden, hidden); }, meanwhile);
       if (!direct) gather_rows(e, share(e, view<const T>(rows), t, local), t.exchange_of_batch.span(), dy_batch);
     } else {
       view<T> rows = local.template take<T>(t.slot_of_row.extent(0), hidden);
@@ -129,7 +137,12 @@ class all_to_all_dispatcher {
   /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
   template <class Exec>
   void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
-    const extent_t hidden = dx.extent(1);
+    const extent_t hidden = t.batch.extent(1);
+    require_sizes("dispatch_backward", t, dbatch.extent(0), dx.extent(0));
+    require_matrix("dispatch_backward", "dbatch", dbatch, dbatch.extent(0), hidden);
+    require_count("dispatch_backward", "dweight", dweight.size(), dbatch.extent(0));
+    require_matrix("dispatch_backward", "dx", dx, dx.extent(0), hidden);
+    require_matrix("dispatch_backward", "dchoice", dchoice, dx.extent(0), top_k_);
     scratch local(e);
     const bool direct = etp_->size() == 1;
     view<const T> rows = dbatch;
@@ -174,27 +187,26 @@ class all_to_all_dispatcher {
   }
 
   /// put(row, token's row, weight) for every row that comes here, fillers with a null pointer: taken from the peers' memory. Collective over ep.
-  template <class Exec, class Put>
-  void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put) const {
+  template <class Exec, class Put, class Meanwhile>
+  void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put, Meanwhile&& meanwhile) const {
     mine.slot_of_row = t.slot_of_row.data(), mine.counts = t.counts.data();
-    ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local),
-                             [&](auto&& peer) {
-                               const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
-                               for (extent_t step = 0; step < ranks;
-                                    ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
-                                 const extent_t source = (me + step) % ranks;
-                                 const way_there& from = peer(int(source));
-                                 const std::int32_t* slot =
-                                     from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
-                                 for (extent_t x = 0; x < own; ++x) {
-                                   const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
-                                   for (extent_t row = begin; row < end; ++row, ++slot)
-                                     put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width,
-                                         from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
-                                 }
-                               }
-                             })
-        .wait(e);
+    const auto travelling =
+        ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local), [&](auto&& peer) {
+          const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
+          for (extent_t step = 0; step < ranks; ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
+            const extent_t source = (me + step) % ranks;
+            const way_there& from = peer(int(source));
+            const std::int32_t* slot = from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
+            for (extent_t x = 0; x < own; ++x) {
+              const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
+              for (extent_t row = begin; row < end; ++row, ++slot)
+                put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width,
+                    from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
+            }
+          }
+        });
+    meanwhile();
+    travelling.wait(e);
   }
 
   /// take(token, row_of, weight_of): row_of(j) points at the row of slot j in the memory of its expert's rank, null where dropped. Collective over ep.
@@ -241,23 +253,26 @@ class all_to_all_dispatcher {
 
   /// Where each row of the batch, ordered by (expert, ep source, etp source), stands among the exchange rows [etp][ep][expert]; and where the rows
   /// of (expert, ep source) begin in what travels over ep.
-  template <class Arena>
-  void sort(ticket& t, view<const std::int64_t> counts, Arena& keep) const {
+  template <class Exec, class Arena>
+  void sort(Exec e, ticket& t, view<const std::int64_t> counts, Arena& keep) const {
+    scratch local(e);
     const extent_t etp = counts.extent(0), ep = counts.extent(1), own = counts.extent(2);
     const std::int64_t total = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
     t.offsets = keep.template take<std::int64_t>(own + 1);
     t.first = keep.template take<std::int64_t>(own, ep);
     t.exchange_of_batch = keep.template take<std::int32_t>(total);
+    // Blocks of exchange rows in the order [etp][ep][expert]: where each begins, left to right.
+    const view<std::int64_t> begin = local.template take<std::int64_t>(etp, ep, own);
+    std::exclusive_scan(counts.begin(), counts.end(), begin.begin(), std::int64_t{0});
+    const std::int64_t first_own = etp == 1 ? 0 : *begin.rows(etp_->rank(), 1).data();
     std::int64_t row = 0;
     for (extent_t expert = 0; expert < own; ++expert) {
       t.offsets(expert) = row;
       for (extent_t r = 0; r < ep; ++r)
         for (extent_t q = 0; q < etp; ++q) {
-          const std::int64_t* const block = &counts(q, r, expert);
-          std::int64_t from = std::accumulate(counts.data(), block, std::int64_t{0});
-          if (q == etp_->rank())
-            t.first(expert, r) = etp == 1 ? row : from - std::accumulate(counts.data(), &counts(q, 0, 0), std::int64_t{0});
-          for (std::int64_t i = 0; i < *block; ++i) t.exchange_of_batch[std::size_t(row++)] = std::int32_t(from++);
+          if (q == etp_->rank()) t.first(expert, r) = etp == 1 ? row : begin(q, r, expert) - first_own;
+          for (std::int64_t i = 0; i < counts(q, r, expert); ++i)
+            t.exchange_of_batch[std::size_t(row++)] = std::int32_t(begin(q, r, expert) + i);
         }
     }
     t.offsets(own) = row;
@@ -270,11 +285,13 @@ class all_to_all_dispatcher {
     const extent_t hidden = x.extent(1), width = hidden + 1;
     if constexpr (fetching<Comm, Exec>) {
       const view<T> rows = local.template take<T>(sum_of(t.received), width);
-      fetch_rows(e, t, width, {x.data(), weight.data(), hidden}, local, [&](extent_t row, const T* from, A p) {
-        put_row(from, rows.data() + row * width, hidden);
-        rows(row, hidden) = p;
-      });
-      meanwhile();
+      fetch_rows(
+          e, t, width, {x.data(), weight.data(), hidden}, local,
+          [&](extent_t row, const T* from, A p) {
+            put_row(from, rows.data() + row * width, hidden);
+            rows(row, hidden) = p;
+          },
+          meanwhile);
       return rows;
     } else {
       view<T> rows = local.template take<T>(t.slot_of_row.extent(0), width);
@@ -322,6 +339,13 @@ class all_to_all_dispatcher {
     view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
     for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
     return counts.span();
+  }
+
+  /// What goes in and out of the three later passes has the sizes of the ticket: peers read this memory.
+  void require_sizes(const char* pass, const ticket& t, extent_t rows, extent_t tokens) const {
+    require(rows == t.exchange_of_batch.extent(0) && tokens == t.row_of_slot.extent(0), "moefold: ", pass, " of a ticket for ",
+            t.row_of_slot.extent(0), " tokens and ", t.exchange_of_batch.extent(0), " rows was given ", tokens, " tokens and ", rows,
+            " rows");
   }
 
   extent_t experts_;

@@ -9,6 +9,7 @@
 // Every rank of ep x etp calls each of the four, in this order, also with n = 0 or R = 0. Rows of the batch stand by (local expert, ep source,
 // etp source, token); with routing::padded_rows every expert has as many of every source, fillers with x = 0, weight = 0 and gradient 0.
 // `meanwhile` is work that needs nothing of the travelling rows: the dispatcher calls it once, after it has started an exchange and before it waits.
+// (Thread ranks finish an exchange where it starts: on the host the order shows what overlaps on streams.)
 // The choices (routing::expert) must live as long as the ticket.
 #include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>

@@ -56,13 +56,17 @@ class moe_layer {
   /// x [n, H] -> y [n, H], assigned. Collective over ep and etp, and over what shared expert, dropping and balance losses need; also with n = 0.
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer = 0, const routing_context& where = {}) const {
-    const extent_t n = x.extent(0), hidden = x.extent(1), experts = router_.weight.value.extent(0);
+    const extent_t n = x.extent(0), hidden = router_.weight.value.extent(1), experts = router_.weight.value.extent(0);
+    require_matrix("moe forward", "x", x, n, hidden);
+    require_matrix("moe forward", "y", y, n, hidden);
     router_.forward(e, x, keep, s.router, layer, where, groups_);
     s.kept = keep_pairs<A>(e, tokens_, s.router.choice, experts, where.place, groups_.sequence, keep);
     s.dropped = dropped(s.kept.expert, where.padding);
-    if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps())
+    if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps()) {
+      where.tap->kept->require_top_k(s.kept.expert.extent(1));
       for (extent_t i = 0; i < n; ++i)
         std::copy_n(&s.kept.expert(i, 0), s.kept.expert.extent(1), where.tap->kept->at(where.place, layer, i));
+    }
     scratch local(e);
     const view<T> beside = local.template take<T>(has_shared_ ? n : 0, hidden);
     s.ticket = dispatcher_.dispatch(e, x, s.kept, keep, [&] {
@@ -79,7 +83,9 @@ class moe_layer {
   /// over tp with a shared expert; also with n = 0.
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
-    const extent_t n = dy.extent(0), rows = s.ticket.batch.extent(0), hidden = dy.extent(1);
+    const extent_t n = s.router.x.extent(0), rows = s.ticket.batch.extent(0), hidden = router_.weight.value.extent(1);
+    require_matrix("moe backward", "dy", dy, n, hidden);
+    require_matrix("moe backward", "dx", dx, n, hidden);
     scratch local(e);
     const view<T> dout = local.template take<T>(rows, hidden), dbatch = local.template take<T>(rows, hidden);
     const view<T> beside = local.template take<T>(has_shared_ ? n : 0, hidden);
@@ -136,6 +142,13 @@ class moe_layer {
     if (facts.balance.counts_sets())
       require_group(groups.sequence, "sequence", "tp x cp", "a balance loss over a micro-batch or a sequence");
     if (facts.balance.global_running > 0) require_group(groups.batch, "batch", "tp x cp x dp", "the running balance loss");
+    require<config_error>(state.previous.empty() || extent_t(state.previous.size()) == model.experts,
+                          "moefold: router_state::previous holds a share for each of ", model.experts, " experts, or none, given ",
+                          state.previous.size());
+    require<config_error>(facts.balance.global_running == 0 ||
+                              (state.running.rank() == 2 && state.running.extent(0) > 0 && state.running.extent(1) == model.experts),
+                          "moefold: the running balance loss needs router_state::running [micro-batches of a step, ", model.experts,
+                          "]; router_states (moe/balance.hpp) keeps one for every layer");
     require<config_error>(extent_t(state.bias.size()) == (model.expert_bias ? model.experts : 0), "moefold: a router ",
                           model.expert_bias ? "with an expert bias needs " : "without expert bias takes ",
                           model.expert_bias ? model.experts : 0, " numbers in router_state::bias, given ", state.bias.size());

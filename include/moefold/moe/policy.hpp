@@ -37,9 +37,11 @@ concept moe_choices = token_policy<typename P::tokens> && std::convertible_to<de
 };
 static_assert(moe_choices<moe_defaults>);
 
-/// The plain numbers of a policy.
+/// The plain numbers of a policy. Numbers that cannot work do not compile.
 template <moe_choices P>
 constexpr moe_facts facts_of() {
+  static_assert(holds(P::balance), "moefold: coefficients of balance losses are finite and 0 (off) or above");
+  static_assert(jitter_holds(P::jitter), "moefold: jitter lies in [0, 1); 0.01 is usual, 0 is off");
   return {P::tokens::rule, P::balance, P::jitter, P::template dispatcher<float, self_comm>::kind};
 }
 

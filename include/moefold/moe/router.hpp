@@ -68,7 +68,11 @@ struct router_layer {
     const view<std::int64_t> counts = local.template take<std::int64_t>(batch, experts + 1);
     count(s.choice.expert, where, counts);
     add_sequences(counts, s.load);
-    if (corrected()) {
+    const bool forced =
+        where.tap && (where.tap->even || where.tap->replay);  // then the losses see what was done, in every mapping the same
+    if (corrected() && forced) {
+      std::copy(s.load.begin(), s.load.end(), s.aux_load.begin());
+    } else if (corrected()) {
       const view<std::int32_t> plain = local.template take<std::int32_t>(n, k);
       if (rule.score == score_function::sigmoid) {
         route_rule free = rule;
@@ -145,6 +149,8 @@ struct router_layer {
   void follow(routing_tap& tap, extent_t layer, const batch_place& place, view<const A> scores, view<std::int32_t> expert,
               view<const A> chosen) const {
     const extent_t experts = scores.extent(1), k = rule.top_k;
+    if (tap.replay) tap.replay->require_top_k(k);
+    if (tap.record) tap.record->require_top_k(k);
     for (extent_t i = 0; i < scores.extent(0); ++i) {
       const bool stored = tap.replay && place.step >= tap.replay_from && place.step < tap.replay->steps();
       const std::int32_t* const choice = stored ? tap.replay->at(place, layer, i) : nullptr;
@@ -152,6 +158,8 @@ struct router_layer {
         for (extent_t s = 0; s < k; ++s) {
           require(choice[s] >= 0 && choice[s] < experts, "moefold: the replayed trace has expert ", choice[s], " of ", experts, " at step ",
                   place.step, ", layer ", layer, "; record it with the same model, batch and steps");
+          require(std::find(choice, choice + s, choice[s]) == choice + s, "moefold: the replayed trace has expert ", choice[s],
+                  " twice for one token, at step ", place.step, ", layer ", layer, "; the choices of a token are distinct");
           expert(i, s) = choice[s];
         }
       } else if (tap.even) {

@@ -15,7 +15,9 @@ template <class A>
 struct routing {
   view<std::int32_t> expert;  // [n, k] global expert index; -1: this pair was dropped
   view<A> weight;             // [n, k] combine weight
-  extent_t padded_rows = -1;  // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it
+  extent_t padded_rows =
+      -1;  // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it. Padded, all ranks
+           // of ep x etp have the same n: then no count need travel
 };
 
 /// Which global tokens a micro-batch of one rank holds: local token i is sequence first_sample + i % batch at a true position of `part`.
@@ -49,14 +51,20 @@ class routing_trace {
   const std::int32_t* at(const batch_place& place, extent_t layer, extent_t token) const {
     return choice_.data() + index(place, layer, token);
   }
+  /// Throws unless tokens here have k choices.
+  void require_top_k(extent_t k) const {
+    require(k == top_k_, "moefold: the routing trace holds ", top_k_, " choices of a token, the router makes ", k,
+            "; use a trace of the same top_k");
+  }
   bool operator==(const routing_trace&) const = default;
 
  private:
   std::size_t index(const batch_place& place, extent_t layer, extent_t token) const {
-    require(place.step < steps_ && layer < layers_ && place.sample(token) < samples_, "moefold: the routing trace holds ", steps_,
-            " steps of ", layers_, " layers and ", samples_, " sequences; asked for step ", place.step, ", layer ", layer, ", sequence ",
-            place.sample(token));
-    return std::size_t((((place.step * layers_ + layer) * samples_ + place.sample(token)) * sequence_ + place.position(token)) * top_k_);
+    const extent_t sample = place.sample(token), position = place.position(token);
+    require(place.step < steps_ && layer < layers_ && sample < samples_ && position < sequence_, "moefold: the routing trace holds ",
+            steps_, " steps of ", layers_, " layers and ", samples_, " sequences of ", sequence_, " tokens; asked for step ", place.step,
+            ", layer ", layer, ", sequence ", sample, ", position ", position);
+    return std::size_t((((place.step * layers_ + layer) * samples_ + sample) * sequence_ + position) * top_k_);
   }
   extent_t layers_, samples_, sequence_, top_k_;
   std::vector<std::int32_t> choice_;
@@ -69,7 +77,8 @@ struct routing_tap {
   const routing_trace* replay = nullptr;                    // steps beyond the trace choose for themselves
   extent_t replay_from = 0;                                 // first step that is replayed
   double margin = std::numeric_limits<double>::infinity();  // smallest gap seen between the k-th and the next score
-  bool even = false;  // for benchmarks: token number i takes experts i*k .. i*k + k-1 (mod E), whatever its scores; replay goes first
+  bool even = false;  // for benchmarks: token number i takes experts i*k .. i*k + k-1 (mod E), whatever its scores; replay goes first.
+                      // Balance losses then count what was replayed or even, not what the scores would choose
   routing_trace* kept = nullptr;  // records what was not dropped: -1 where a pair was
 };
 

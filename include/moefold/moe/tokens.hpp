@@ -17,7 +17,7 @@ struct sub_sequence {};    // the tokens of one rank (the default): no communica
 struct full_sequence {};   // all tokens of the micro-batch: the result does not depend on TP and CP
 struct by_probability {};  // the largest weights (the default); ties: the lower token
 struct by_position {};     // the first tokens
-struct padded {};          // every expert gets exactly min(C, n) rows of each rank: shapes known before routing
+struct padded {};          // every expert gets exactly min(C, n) rows of each rank: shapes known before routing; n is the same on all ranks
 
 MOEFOLD_RULE(
     capacity_percent, percent, most, percent >= 1 && percent <= most,
@@ -73,6 +73,9 @@ routing<A> keep_pairs(Exec e, const token_rule& rule, const routing<A>& choice, 
     keep_within_capacity<A>(e, choice.expert, choice.weight, number, experts, capacity, rule.by_position, kept.expert);
     return kept;
   }
+  require(place.part.sequence * place.batch == tokens, "moefold: full-sequence dropping over ", ranks, " ranks of ", n,
+          " tokens needs to know which tokens these are; pass routing_context::place with the sequence (given ", place.part.sequence,
+          "), the batch (given ", place.batch, ") and this rank's part of it");
   const view<std::int32_t> mine = local.template take<std::int32_t>(n, 1 + k), all = local.template take<std::int32_t>(tokens, 1 + k);
   for (extent_t t = 0; t < n; ++t) {
     mine(t, 0) = std::int32_t(place.number(t));

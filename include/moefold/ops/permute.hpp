@@ -163,7 +163,7 @@ inline void build_padded_permutation(host_exec e, view<const std::int32_t> index
   }
 }
 
-/// out[r] = x[slot_of_row[r] / k], or zeros for a filler:  x [n, H] -> out [R, H]. Also the backward of combine_rows.
+/// out[r] = x[slot_of_row[r] / k], or zeros for a filler; a slot is named at most once:  x [n, H] -> out [R, H]. Also the backward of combine_rows.
 template <class T>
 void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
   const detail::row_list from(x);

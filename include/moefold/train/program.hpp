@@ -226,7 +226,8 @@ int run_program(const program_options& options, log_sink& log) {
   std::optional<routing_trace> recorded;
   if (!options.record_routing.empty()) {
     recorded.emplace(detail::trace_of(options.train.steps, model, Run::sequence, options.train.global_batch));
-    write_routing(options.record_routing, *recorded, model.experts);  // now, so that a path that cannot be written is known before the run
+    write_routing(options.record_routing, detail::trace_of(1, model, 1, 1),
+                  model.experts);  // a path that cannot be written is known before the run
   }
   std::optional<load_heatmap> heatmap;
   if (!options.heatmap.empty()) heatmap.emplace(options.run).write(options.heatmap);
@@ -242,14 +243,18 @@ int run_program(const program_options& options, log_sink& log) {
 
   const int compared = int(std::min<std::int64_t>(3, options.train.steps));
   constexpr double comparable = 2e10;  // parameters x tokens of a step that one rank trains in a moment
-  const bool compare =
-      fold.world() > 1 && double(count_parameters(model)) * double(options.train.global_batch * Run::sequence) <= comparable;
+  const std::string incomparable = depends_on_mapping(facts, fold.attention.of(axis_id::tp) * fold.attention.of(axis_id::cp), dp)
+                                     ? "its capacity or balance loss looks at the tokens of single ranks, and so depends on the mapping"
+                                 : double(count_parameters(model)) * double(options.train.global_batch * Run::sequence) > comparable
+                                     ? "the model or the batch is too large for one rank to train in a moment"
+                                     : "";
+  const bool compare = fold.world() > 1 && incomparable.empty();
   std::vector<double> alone, together;
   if (compare) {
     log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
     alone = detail::single_rank_losses<Run>(train, data, compared);
   } else if (fold.world() > 1) {
-    log.line("not compared with a single rank: the model or the batch is too large for one rank to train in a moment");
+    log.line("not compared with a single rank: " + incomparable);
   }
   bool trusted = true;
 
@@ -261,7 +266,7 @@ int run_program(const program_options& options, log_sink& log) {
       sent_by;  // of every rank, for metrics; two, so that a fast rank overwrites nothing that is still read
   if (metrics) sent_by.fill(std::vector<traffic_log>(cpu.size()));
   const auto begin = clock::now();
-  run_threads(int(world_size), [&](thread_comm& world) {
+  const auto train_rank = [&](thread_comm& world) {
     const std::size_t rank = std::size_t(world.rank());
     routing_tap own = tap;  // margins are noted by each rank for itself
     trainer_options mine = train;
@@ -324,7 +329,17 @@ int run_program(const program_options& options, log_sink& log) {
         done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
         held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
     log.line(closing_sentence(last.loss, entropy));
-  });
+  };
+  try {
+    run_threads(int(world_size), train_rank);
+  } catch (...) {
+    try {  // what was seen until then may tell why
+      if (heatmap) heatmap->write(options.heatmap);
+      if (recorded) write_routing(options.record_routing, *recorded, model.experts);
+    } catch (const error&) {  // the first failure is the one to hear of
+    }
+    throw;
+  }
   if (heatmap) log.line(sentence("expert-load heatmap: ", options.heatmap));
   if (recorded) {
     write_routing(options.record_routing, *recorded, model.experts);
