@@ -57,6 +57,7 @@
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/rope.hpp>
 #include <moefold/ops/route.hpp>
+#include <moefold/ops/row_copy.hpp>
 #include <moefold/ops/rows.hpp>
 #include <moefold/ops/softmax.hpp>
 #include <moefold/ops/top_k.hpp>

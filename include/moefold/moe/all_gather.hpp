@@ -52,15 +52,15 @@ class all_gather_dispatcher {
     t.inner = keep.template take<std::size_t>(etp_->size());
     t.outer = keep.template take<std::size_t>(ep_->size());
     gather_token_counts(e, n, padded, t);
-    const extent_t all = sum_of(t.outer), width = hidden + 2 * k;
+    const extent_t all = total_rows(t.outer), width = hidden + 2 * k;
 
     scratch local(e);
     const view<T> mine = local.template take<T>(n, width);
     for (extent_t i = 0; i < n; ++i) {
       T* const row = mine.data() + i * width;
-      detail::copy_row(x.data() + i * hidden, row, hidden);
+      copy_row(x.data() + i * hidden, row, hidden);
       for (extent_t j = 0; j < k; ++j) {
-        detail::require_choice(choice.expert(i, j), experts_, i);
+        require_choice(choice.expert(i, j), experts_, i);
         row[hidden + j] = T(choice.expert(i, j));
         row[hidden + k + j] = choice.weight(i, j);
       }
@@ -96,12 +96,12 @@ class all_gather_dispatcher {
       const std::int32_t slot = t.slot_of_row(r);
       T* const to = t.batch.data() + r * hidden;
       if (slot < 0) {
-        detail::zero_row(to, hidden);
+        zero_row(to, hidden);
         t.weight(r) = A(0);
         continue;
       }
       const T* const row = tokens.data() + slot / k * width;
-      detail::copy_row(row, to, hidden);
+      copy_row(row, to, hidden);
       t.weight(r) = row[hidden + k + slot % k];
     }
     return t;
@@ -139,20 +139,19 @@ class all_gather_dispatcher {
     for (extent_t i = 0; i < all.extent(0); ++i) {
       const std::int32_t* const row = t.row_of_slot.data() + i * top_k_;
       T* const to = all.data() + i * width;
-      detail::sum_rows(
+      sum_rows(
           hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
       for (extent_t j = 0; j < top_k_; ++j) to[hidden + j] = row[j] < 0 ? T(0) : dweight[std::size_t(row[j])];
     }
     reduce(e, view<const T>(all), mine, t, local);
     for (extent_t i = 0; i < n; ++i) {
-      detail::copy_row(mine.data() + i * width, dx.data() + i * hidden, hidden);
-      detail::copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
+      copy_row(mine.data() + i * width, dx.data() + i * hidden, hidden);
+      copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
     }
   }
 
  private:
   extent_t own_tokens(const ticket& t) const { return extent_t(t.inner(etp_->rank())); }
-  static extent_t sum_of(view<const std::size_t> counts) { return extent_t(std::accumulate(counts.begin(), counts.end(), std::size_t{0})); }
 
   template <class Exec>
   void gather_token_counts(Exec e, extent_t n, bool padded, ticket& t) const {
@@ -180,8 +179,8 @@ class all_gather_dispatcher {
     for (Comm* comm : {etp_, ep_}) {
       if (comm->size() == 1) continue;
       const view<const std::size_t> counts = comm == etp_ ? t.inner : t.outer;
-      const view<T> out = local.template take<T>(sum_of(counts), width);
-      const auto travelling = comm->all_gather_v(e, rows.span(), elements(counts, width, local), out.span());
+      const view<T> out = local.template take<T>(total_rows(counts), width);
+      const auto travelling = comm->all_gather_v(e, rows.span(), elements_of_rows(counts, width, local), out.span());
       if (!std::exchange(met, true)) meanwhile();
       travelling.wait(e);
       rows = out;
@@ -197,16 +196,10 @@ class all_gather_dispatcher {
       if (comm->size() == 1) continue;
       const view<const std::size_t> counts = comm == etp_ ? t.inner : t.outer;
       const view<T> part = local.template take<T>(extent_t(counts(comm->rank())), width);
-      comm->reduce_scatter_v(e, rows.span(), elements(counts, width, local), part.span(), sum{}).wait(e);
+      comm->reduce_scatter_v(e, rows.span(), elements_of_rows(counts, width, local), part.span(), sum{}).wait(e);
       rows = part;
     }
     if (rows.size() > 0) std::memcpy(out.data(), rows.data(), rows.bytes());
-  }
-  template <class Exec>
-  static std::span<const std::size_t> elements(view<const std::size_t> rows, extent_t width, scratch<Exec>& local) {
-    view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
-    for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
-    return counts.span();
   }
 
   extent_t experts_;

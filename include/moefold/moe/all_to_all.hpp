@@ -105,7 +105,7 @@ class all_to_all_dispatcher {
     if constexpr (fetching<Comm, Exec>) {
       const view<const T> rows = etp_->size() == 1 ? y_batch : own_sums(e, y_batch, t, local);
       sum_from_peers(e, t, hidden, {rows.data(), nullptr, t.first.data(), hidden, 0}, local,
-                     [&](extent_t token, auto row_of, auto) { detail::sum_rows(hidden, top_k_, row_of, y.data() + token * hidden); });
+                     [&](extent_t token, auto row_of, auto) { sum_rows(hidden, top_k_, row_of, y.data() + token * hidden); });
     } else {
       const view<const T> rows = own_sums(e, y_batch, t, local);
       combine_rows(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, y);
@@ -122,7 +122,7 @@ class all_to_all_dispatcher {
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       const bool direct = etp_->size() == 1;
-      const view<T> rows = direct ? dy_batch : local.template take<T>(sum_of(t.received), hidden);
+      const view<T> rows = direct ? dy_batch : local.template take<T>(total_rows(t.received), hidden);
       fetch_rows(
           e, t, hidden, {dy.data(), nullptr, hidden}, local,
           [&](extent_t row, const T* from, A) { put_row(from, rows.data() + row * hidden, hidden); }, meanwhile);
@@ -156,7 +156,7 @@ class all_to_all_dispatcher {
                                    : way_back{rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
       sum_from_peers(e, t, hidden + 1, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
         for (extent_t j = 0; j < top_k_; ++j) dchoice(token, j) = weight_of(j);
-        detail::sum_rows(hidden, top_k_, row_of, dx.data() + token * hidden);
+        sum_rows(hidden, top_k_, row_of, dx.data() + token * hidden);
       });
     } else {
       combine_weighted(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, dx, dchoice);
@@ -181,17 +181,17 @@ class all_to_all_dispatcher {
 
   static void put_row(const T* from, T* to, extent_t width) {
     if (from == nullptr)
-      detail::zero_row(to, width);
+      zero_row(to, width);
     else
-      detail::copy_row(from, to, width);
+      copy_row(from, to, width);
   }
 
   /// put(row, token's row, weight) for every row that comes here, fillers with a null pointer: taken from the peers' memory. Collective over ep.
   template <class Exec, class Put, class Meanwhile>
   void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put, Meanwhile&& meanwhile) const {
     mine.slot_of_row = t.slot_of_row.data(), mine.counts = t.counts.data();
-    const auto travelling =
-        ep_->template fetch_v<T>(e, mine, elements(t.sent, width, local), elements(t.received, width, local), [&](auto&& peer) {
+    const auto travelling = ep_->template fetch_v<T>(
+        e, mine, elements_of_rows(t.sent, width, local), elements_of_rows(t.received, width, local), [&](auto&& peer) {
           const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
           for (extent_t step = 0; step < ranks; ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
             const extent_t source = (me + step) % ranks;
@@ -212,7 +212,7 @@ class all_to_all_dispatcher {
   /// take(token, row_of, weight_of): row_of(j) points at the row of slot j in the memory of its expert's rank, null where dropped. Collective over ep.
   template <class Exec, class Take>
   void sum_from_peers(Exec e, const ticket& t, extent_t width, const way_back& mine, scratch<Exec>& local, Take take) const {
-    ep_->template fetch_v<T>(e, mine, elements(t.received, width, local), elements(t.sent, width, local),
+    ep_->template fetch_v<T>(e, mine, elements_of_rows(t.received, width, local), elements_of_rows(t.sent, width, local),
                              [&](auto&& peer) {
                                const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank(), n = t.row_of_slot.extent(0);
                                const view<std::int64_t> shift =
@@ -249,7 +249,6 @@ class all_to_all_dispatcher {
     }
     return rows;
   }
-  static extent_t sum_of(view<const std::size_t> rows) { return extent_t(std::accumulate(rows.begin(), rows.end(), std::size_t{0})); }
 
   /// Where each row of the batch, ordered by (expert, ep source, etp source), stands among the exchange rows [etp][ep][expert]; and where the rows
   /// of (expert, ep source) begin in what travels over ep.
@@ -284,7 +283,7 @@ class all_to_all_dispatcher {
                                     Meanwhile&& meanwhile) const {
     const extent_t hidden = x.extent(1), width = hidden + 1;
     if constexpr (fetching<Comm, Exec>) {
-      const view<T> rows = local.template take<T>(sum_of(t.received), width);
+      const view<T> rows = local.template take<T>(total_rows(t.received), width);
       fetch_rows(
           e, t, width, {x.data(), weight.data(), hidden}, local,
           [&](extent_t row, const T* from, A p) {
@@ -312,8 +311,9 @@ class all_to_all_dispatcher {
   view<const T> exchange(Exec e, view<const T> rows, view<const std::size_t> sent, view<const std::size_t> received, scratch<Exec>& local,
                          Meanwhile&& meanwhile = {}) const {
     const extent_t width = rows.extent(1);
-    view<T> out = local.template take<T>(sum_of(received), width);
-    const auto travelling = ep_->all_to_all_v(e, rows.span(), elements(sent, width, local), out.span(), elements(received, width, local));
+    view<T> out = local.template take<T>(total_rows(received), width);
+    const auto travelling =
+        ep_->all_to_all_v(e, rows.span(), elements_of_rows(sent, width, local), out.span(), elements_of_rows(received, width, local));
     meanwhile();
     travelling.wait(e);
     return out;
@@ -323,7 +323,7 @@ class all_to_all_dispatcher {
   view<const T> share(Exec e, view<const T> rows, const ticket& t, scratch<Exec>& local) const {
     if (etp_->size() == 1) return rows;
     view<T> out = local.template take<T>(t.exchange_of_batch.extent(0), rows.extent(1));
-    etp_->all_gather_v(e, rows.span(), elements(t.shared, rows.extent(1), local), out.span()).wait(e);
+    etp_->all_gather_v(e, rows.span(), elements_of_rows(t.shared, rows.extent(1), local), out.span()).wait(e);
     return out;
   }
   /// ReduceScatter-V over etp; one rank: the rows themselves.
@@ -331,14 +331,8 @@ class all_to_all_dispatcher {
   view<const T> reduce_shared(Exec e, view<const T> rows, const ticket& t, scratch<Exec>& local) const {
     if (etp_->size() == 1) return rows;
     view<T> out = local.template take<T>(extent_t(t.shared(etp_->rank())), rows.extent(1));
-    etp_->reduce_scatter_v(e, rows.span(), elements(t.shared, rows.extent(1), local), out.span(), sum{}).wait(e);
+    etp_->reduce_scatter_v(e, rows.span(), elements_of_rows(t.shared, rows.extent(1), local), out.span(), sum{}).wait(e);
     return out;
-  }
-  template <class Exec>
-  static std::span<const std::size_t> elements(view<const std::size_t> rows, extent_t width, scratch<Exec>& local) {
-    view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
-    for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
-    return counts.span();
   }
 
   /// What goes in and out of the three later passes has the sizes of the ticket: peers read this memory.

@@ -18,6 +18,7 @@
 #include <moefold/tensor/arena.hpp>
 
 #include <concepts>
+#include <numeric>
 
 namespace moefold {
 
@@ -25,6 +26,15 @@ namespace moefold {
 struct idle {
   constexpr void operator()() const {}
 };
+
+/// Rows of all groups together; and rows of `width` elements each, counted in elements, as v-operations want them.
+inline extent_t total_rows(view<const std::size_t> rows) { return extent_t(std::accumulate(rows.begin(), rows.end(), std::size_t{0})); }
+template <class Exec>
+std::span<const std::size_t> elements_of_rows(view<const std::size_t> rows, extent_t width, scratch<Exec>& local) {
+  const view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
+  for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
+  return counts.span();
+}
 
 template <class D, class Exec>
 concept dispatcher = requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,

@@ -11,11 +11,17 @@
 // a filler; permute_rows fills those with zeros.
 // A view of rank 1 is a list of rows of one element.
 #include <moefold/core/bulk_copy.hpp>
-#include <moefold/ops/rows.hpp>
+#include <moefold/ops/row_copy.hpp>
 
 #include <algorithm>
 
 namespace moefold {
+
+/// Throws unless the expert is one of `experts`, or -1: dropped.
+inline void require_choice(std::int32_t expert, extent_t experts, extent_t token) {
+  require(expert >= -1 && expert < experts, "moefold: token ", token, " chose expert ", expert, ", of ", experts,
+          "; experts are numbered from 0, -1 means dropped");
+}
 
 namespace detail {
 
@@ -28,15 +34,6 @@ struct row_list {
 inline void require_rows(const char* op, const char* name, row_list x, extent_t rows, extent_t width) {
   require(x.rows == rows && x.width == width, "moefold: ", op, " needs ", name, " [", rows, ", ", width,
           "] to fit its other arguments, given [", x.rows, ", ", x.width, "]");
-}
-
-template <class T>
-inline void copy_row(const T* from, T* to, extent_t width) {
-  std::memcpy(to, from, std::size_t(width) * sizeof(T));
-}
-template <class T>
-inline void zero_row(T* to, extent_t width) {
-  for (extent_t c = 0; c < width; ++c) to[c] = T(0);
 }
 
 /// f(row, token, slot) for every row, fillers with slot -1: token by token, so that a token is read once from memory and k times from the nearest cache.
@@ -60,46 +57,6 @@ inline void require_slots(const char* op, std::span<const std::int32_t> slot_of_
     require(slot_of_row[r] >= -1 && slot_of_row[r] < slots, "moefold: ", op, ": row ", r, " names slot ", slot_of_row[r], " of ", slots);
 }
 
-/// out = sum of the rows row_of(0) .. row_of(k - 1), in that order, in accumulate_t; a null pointer adds nothing. Two rows at a time into out where
-/// it can hold the sum (nothing is faster on the host); else column block by column block in registers.
-template <class T, class RowOf>
-inline void sum_rows(extent_t width, extent_t k, RowOf row_of, T* out) {
-  using A = accumulate_t<T>;
-  if constexpr (std::is_same_v<T, A>) {
-    extent_t j = 0;
-    const auto next = [&]() -> const T* {
-      const T* row = nullptr;
-      while (row == nullptr && j < k) row = row_of(j++);
-      return row;
-    };
-    const T *a = next(), *b = next();
-    if (a == nullptr) return zero_row(out, width);
-    if (b == nullptr) return copy_row(a, out, width);
-    for (extent_t c = 0; c < width; ++c) out[c] = a[c] + b[c];
-    while ((a = next()) != nullptr) {
-      if ((b = next()) != nullptr)
-        for (extent_t c = 0; c < width; ++c) out[c] = (out[c] + a[c]) + b[c];
-      else
-        for (extent_t c = 0; c < width; ++c) out[c] += a[c];
-    }
-  } else {
-    constexpr extent_t block = 256 / sizeof(A);
-    for (extent_t first = 0; first < width; first += block) {
-      const extent_t count = std::min(block, width - first);
-      A sum[block] = {};
-      for (extent_t j = 0; j < k; ++j)
-        if (const T* const in = row_of(j))
-          for (extent_t c = 0; c < count; ++c) sum[c] += A(in[first + c]);
-      for (extent_t c = 0; c < count; ++c) out[first + c] = T(sum[c]);
-    }
-  }
-}
-
-inline void require_choice(std::int32_t expert, extent_t experts, extent_t token) {
-  require(expert >= -1 && expert < experts, "moefold: token ", token, " chose expert ", expert, ", of ", experts,
-          "; experts are numbered from 0, -1 means dropped");
-}
-
 }  // namespace detail
 
 /// Sorts the slots by expert, stably: O(n k + E), no comparisons. Assigns counts, row_of_slot and the first `kept` entries of slot_of_row;
@@ -115,7 +72,7 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
   std::fill(counts.begin(), counts.end(), 0);
   for (extent_t s = 0; s < slots; ++s) {
     const std::int32_t expert = index.data()[s];
-    detail::require_choice(expert, experts, s / k);
+    require_choice(expert, experts, s / k);
     if (expert >= 0) ++counts[std::size_t(expert)];
   }
   scratch<host_exec> local(e);
@@ -151,7 +108,7 @@ inline void build_padded_permutation(host_exec e, view<const std::int32_t> index
     std::fill(used.begin(), used.end(), 0);
     for (extent_t s = source * each; s < (source + 1) * each; ++s) {
       const std::int32_t expert = index.data()[s];
-      detail::require_choice(expert, experts, s / k);
+      require_choice(expert, experts, s / k);
       row_of_slot.data()[s] = -1;
       if (expert < 0) continue;
       require(used(expert) < rows, "moefold: expert ", expert, " has more than the ", rows,
@@ -174,7 +131,7 @@ void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of
   const auto put = [&](auto&& copy) {
     return [&, copy](extent_t row, extent_t token, extent_t) {
       T* const to = out.data() + row * width;
-      token < 0 ? detail::zero_row(to, width) : copy(to, x.data() + token * width, std::size_t(width) * sizeof(T));
+      token < 0 ? zero_row(to, width) : copy(to, x.data() + token * width, std::size_t(width) * sizeof(T));
     };
   };
   if (out.bytes() <= bulk_footprint)
@@ -197,7 +154,7 @@ void combine_rows(host_exec, input<T> rows, view<const std::int32_t> row_of_slot
     const std::int32_t* const row = row_of_slot.data() + t * k;
     for (extent_t j = 0; j < k; ++j)
       require(row[j] < from.rows, "moefold: combine_rows: token ", t, " asks for row ", row[j], " of ", from.rows);
-    detail::sum_rows(
+    sum_rows(
         width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * width; }, y.data() + t * width);
   }
 }
@@ -210,7 +167,7 @@ void gather_rows(host_exec, input<T> in, std::span<const std::int32_t> row, view
   detail::require_rows("gather_rows", "out", detail::row_list(out), extent_t(row.size()), width);
   for (std::size_t r = 0; r < row.size(); ++r) {
     require(row[r] >= 0 && row[r] < from.rows, "moefold: gather_rows: row ", row[r], " of ", from.rows);
-    detail::copy_row(in.data() + row[r] * width, out.data() + extent_t(r) * width, width);
+    copy_row(in.data() + row[r] * width, out.data() + extent_t(r) * width, width);
   }
 }
 
@@ -222,7 +179,7 @@ void scatter_rows(host_exec, input<T> in, std::span<const std::int32_t> row, vie
   detail::require_rows("scatter_rows", "in", detail::row_list(in), extent_t(row.size()), width);
   for (std::size_t r = 0; r < row.size(); ++r) {
     require(row[r] >= 0 && row[r] < to.rows, "moefold: scatter_rows: row ", row[r], " of ", to.rows);
-    detail::copy_row(in.data() + extent_t(r) * width, out.data() + row[r] * width, width);
+    copy_row(in.data() + extent_t(r) * width, out.data() + row[r] * width, width);
   }
 }
 

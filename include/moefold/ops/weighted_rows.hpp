@@ -27,8 +27,8 @@ void permute_weighted(host_exec e, input<T> x, input<T> weight, std::span<const 
   detail::require_slots("permute_weighted", slot_of_row, rows_of(x) * k);
   detail::for_rows_by_token(e, slot_of_row, k, rows_of(x), [&](extent_t row, extent_t token, extent_t slot) {
     T* const to = out.data() + row * (width + 1);
-    if (slot < 0) return detail::zero_row(to, width + 1);
-    detail::copy_row(x.data() + token * width, to, width);
+    if (slot < 0) return zero_row(to, width + 1);
+    copy_row(x.data() + token * width, to, width);
     to[width] = weight.data()[slot];
   });
 }
@@ -43,7 +43,7 @@ void gather_weighted(host_exec, input<T> in, std::span<const std::int32_t> row, 
   for (std::size_t r = 0; r < row.size(); ++r) {
     require(row[r] >= 0 && row[r] < rows_of(in), "moefold: gather_weighted: row ", row[r], " of ", rows_of(in));
     const T* const from = in.data() + extent_t(row[r]) * (width + 1);
-    detail::copy_row(from, x.data() + extent_t(r) * width, width);
+    copy_row(from, x.data() + extent_t(r) * width, width);
     weight.data()[r] = from[width];
   }
 }
@@ -58,7 +58,7 @@ void scatter_weighted(host_exec, input<T> x, input<T> weight, std::span<const st
   for (std::size_t r = 0; r < row.size(); ++r) {
     require(row[r] >= 0 && row[r] < rows_of(out), "moefold: scatter_weighted: row ", row[r], " of ", rows_of(out));
     T* const to = out.data() + extent_t(row[r]) * (width + 1);
-    detail::copy_row(x.data() + extent_t(r) * width, to, width);
+    copy_row(x.data() + extent_t(r) * width, to, width);
     to[width] = weight.data()[r];
   }
 }
@@ -77,7 +77,7 @@ void combine_weighted(host_exec, input<T> rows, view<const std::int32_t> row_of_
       require(row[j] < rows_of(rows), "moefold: combine_weighted: token ", t, " asks for row ", row[j], " of ", rows_of(rows));
       weight.data()[t * k + j] = row[j] < 0 ? T(0) : rows.data()[row[j] * (width + 1) + width];
     }
-    detail::sum_rows(
+    sum_rows(
         width, k, [&](extent_t j) { return row[j] < 0 ? nullptr : rows.data() + row[j] * (width + 1); }, y.data() + t * width);
   }
 }
