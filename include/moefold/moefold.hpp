@@ -99,6 +99,7 @@
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
 #include <moefold/moe/routing_file.hpp>
+#include <moefold/moe/row_fetch.hpp>
 #include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/tokens.hpp>
 

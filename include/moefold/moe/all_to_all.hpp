@@ -11,7 +11,7 @@
 // 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward).
 // Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
-#include <moefold/moe/dispatcher.hpp>
+#include <moefold/moe/row_fetch.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/weighted_rows.hpp>
 
@@ -79,8 +79,8 @@ class all_to_all_dispatcher {
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       if (etp == 1) {
-        fetch_rows(
-            e, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local,
+        fetch_rows<T>(
+            e, *ep_, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local,
             [&](extent_t row, const T* from, A weight) {
               put_row(from, t.batch.data() + row * hidden, hidden);
               t.weight(row) = weight;
@@ -104,8 +104,8 @@ class all_to_all_dispatcher {
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       const view<const T> rows = etp_->size() == 1 ? y_batch : own_sums(e, y_batch, t, local);
-      sum_from_peers(e, t, hidden, {rows.data(), nullptr, t.first.data(), hidden, 0}, local,
-                     [&](extent_t token, auto row_of, auto) { sum_rows(hidden, top_k_, row_of, y.data() + token * hidden); });
+      sum_from_peers<T>(e, *ep_, t, hidden, {rows.data(), nullptr, t.first.data(), hidden, 0}, local,
+                        [&](extent_t token, auto row_of, auto) { sum_rows(hidden, top_k_, row_of, y.data() + token * hidden); });
     } else {
       const view<const T> rows = own_sums(e, y_batch, t, local);
       combine_rows(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, y);
@@ -123,8 +123,8 @@ class all_to_all_dispatcher {
     if constexpr (fetching<Comm, Exec>) {
       const bool direct = etp_->size() == 1;
       const view<T> rows = direct ? dy_batch : local.template take<T>(total_rows(t.received), hidden);
-      fetch_rows(
-          e, t, hidden, {dy.data(), nullptr, hidden}, local,
+      fetch_rows<T>(
+          e, *ep_, t, hidden, {dy.data(), nullptr, hidden}, local,
           [&](extent_t row, const T* from, A) { put_row(from, rows.data() + row * hidden, hidden); }, meanwhile);
       if (!direct) gather_rows(e, share(e, view<const T>(rows), t, local), t.exchange_of_batch.span(), dy_batch);
     } else {
@@ -152,9 +152,9 @@ class all_to_all_dispatcher {
       rows = reduce_shared(e, exchanged, t, local);
     }
     if constexpr (fetching<Comm, Exec>) {
-      const way_back mine = direct ? way_back{rows.data(), dweight.data(), t.first.data(), hidden, 1}
-                                   : way_back{rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
-      sum_from_peers(e, t, hidden + 1, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
+      const row_way_back<T> mine = direct ? row_way_back<T>{rows.data(), dweight.data(), t.first.data(), hidden, 1}
+                                          : row_way_back<T>{rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
+      sum_from_peers<T>(e, *ep_, t, hidden + 1, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
         for (extent_t j = 0; j < top_k_; ++j) dchoice(token, j) = weight_of(j);
         sum_rows(hidden, top_k_, row_of, dx.data() + token * hidden);
       });
@@ -164,81 +164,12 @@ class all_to_all_dispatcher {
   }
 
  private:
-  /// What a rank shows of its tokens on the way to the experts, and of its experts' rows on the way back.
-  struct way_there {
-    const T* rows;    // [n, H]
-    const A* weight;  // [n, k], or null
-    extent_t width;
-    const std::int32_t* slot_of_row = nullptr;
-    const std::int64_t* counts = nullptr;  // [E]
-  };
-  struct way_back {
-    const T* rows;
-    const A* weight;            // of row r at r * weight_stride, or null
-    const std::int64_t* first;  // [local experts, EP]
-    extent_t stride, weight_stride;
-  };
-
-  static void put_row(const T* from, T* to, extent_t width) {
+  static void put_row(const T* from, T* to, extent_t width) {  // a filler is zeros
     if (from == nullptr)
       zero_row(to, width);
     else
       copy_row(from, to, width);
   }
-
-  /// put(row, token's row, weight) for every row that comes here, fillers with a null pointer: taken from the peers' memory. Collective over ep.
-  template <class Exec, class Put, class Meanwhile>
-  void fetch_rows(Exec e, const ticket& t, extent_t width, way_there mine, scratch<Exec>& local, Put put, Meanwhile&& meanwhile) const {
-    mine.slot_of_row = t.slot_of_row.data(), mine.counts = t.counts.data();
-    const auto travelling = ep_->template fetch_v<T>(
-        e, mine, elements_of_rows(t.sent, width, local), elements_of_rows(t.received, width, local), [&](auto&& peer) {
-          const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank();
-          for (extent_t step = 0; step < ranks; ++step) {  // itself first, then its right neighbours: no two ranks start at the same peer
-            const extent_t source = (me + step) % ranks;
-            const way_there& from = peer(int(source));
-            const std::int32_t* slot = from.slot_of_row + std::accumulate(from.counts, from.counts + me * own, std::int64_t{0});
-            for (extent_t x = 0; x < own; ++x) {
-              const extent_t begin = t.first(x, source), end = begin + from.counts[me * own + x];
-              for (extent_t row = begin; row < end; ++row, ++slot)
-                put(row, *slot < 0 ? nullptr : from.rows + *slot / top_k_ * from.width,
-                    from.weight && *slot >= 0 ? from.weight[*slot] : A(0));
-            }
-          }
-        });
-    meanwhile();
-    travelling.wait(e);
-  }
-
-  /// take(token, row_of, weight_of): row_of(j) points at the row of slot j in the memory of its expert's rank, null where dropped. Collective over ep.
-  template <class Exec, class Take>
-  void sum_from_peers(Exec e, const ticket& t, extent_t width, const way_back& mine, scratch<Exec>& local, Take take) const {
-    ep_->template fetch_v<T>(e, mine, elements_of_rows(t.received, width, local), elements_of_rows(t.sent, width, local),
-                             [&](auto&& peer) {
-                               const extent_t ranks = ep_->size(), own = experts_ / ranks, me = ep_->rank(), n = t.row_of_slot.extent(0);
-                               const view<std::int64_t> shift =
-                                   local.template take<std::int64_t>(experts_);  // from a row here to the row at the expert
-                               for (extent_t x = 0, before = 0; x < experts_; before += t.counts(x++))
-                                 shift(x) = peer(int(x / own)).first[x % own * ranks + me] - before;
-                               for (extent_t token = 0; token < n; ++token) {
-                                 const std::int32_t* const row = t.row_of_slot.data() + token * top_k_;
-                                 const std::int32_t* const expert = t.expert.data() + token * top_k_;
-                                 take(
-                                     token,
-                                     [&](extent_t j) -> const T* {
-                                       if (row[j] < 0) return nullptr;
-                                       const way_back& from = peer(int(expert[j] / own));
-                                       return from.rows + (row[j] + shift(expert[j])) * from.stride;
-                                     },
-                                     [&](extent_t j) {
-                                       if (row[j] < 0) return A(0);
-                                       const way_back& from = peer(int(expert[j] / own));
-                                       return from.weight[(row[j] + shift(expert[j])) * from.weight_stride];
-                                     });
-                               }
-                             })
-        .wait(e);
-  }
-
   /// [groups, m] counts -> rows of each group.
   template <class Arena>
   static view<std::size_t> row_counts(Arena& keep, view<const std::int64_t> counts) {
@@ -284,8 +215,8 @@ class all_to_all_dispatcher {
     const extent_t hidden = x.extent(1), width = hidden + 1;
     if constexpr (fetching<Comm, Exec>) {
       const view<T> rows = local.template take<T>(total_rows(t.received), width);
-      fetch_rows(
-          e, t, width, {x.data(), weight.data(), hidden}, local,
+      fetch_rows<T>(
+          e, *ep_, t, width, {x.data(), weight.data(), hidden}, local,
           [&](extent_t row, const T* from, A p) {
             put_row(from, rows.data() + row * width, hidden);
             rows(row, hidden) = p;
