@@ -44,7 +44,8 @@ void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape
     CHECK((facts.tokens.drops() || a.rows_of_source() == a.rows()));
     CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
     CHECK(rows == a.worst_rows());
-    CHECK(extent_t(trainer.scratch_peak()) <= scratch_bound<Precision>(a));
+    CHECK(extent_t(trainer.scratch_peak()) <=
+          scratch_bound<Precision>(a) - (4 << 20));  // without the slack, which holds all of a small model
   });
 }
 

@@ -36,7 +36,7 @@ model_shape deepseek_like() {
   model_shape m = small_model().model;
   m.score = score_function::sigmoid;
   m.weight_scale = 2.5;
-  m.expert_groups = 4, m.chosen_groups = 2;
+  m.expert_groups = 2, m.chosen_groups = 1;  // fewer than k: only then do groups forbid what the scores would choose
   m.expert_bias = true;
   m.shared_ffn = 16, m.shared_gate = true;
   return m;

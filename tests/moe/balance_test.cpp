@@ -140,7 +140,7 @@ TEST_SUITE("moe/balance") {
   TEST_CASE("over ranks, sets are counted together and the ranks' shares add up to the loss of all tokens") {
     const balance_losses balance{.micro_batch = 0.5, .sequence = 0.25, .global_running = 3, .z = 0.125};
     micro_batch all(12, 2);
-    all.choose([](extent_t t) { return t * t / 2; });
+    all.choose([](extent_t t) { return t * t / 3; });  // no two ranks alike: the sets' shares are not a rank's own
     tensor<std::int64_t> running({1, experts});
     router_state<double> state;
     state.running = running;
@@ -151,7 +151,7 @@ TEST_SUITE("moe/balance") {
     run_ranks<3>([&](thread_comm& world) {
       micro_batch part(4, 2);
       std::copy_n(&all.logits.view()(4 * world.rank(), 0), 4 * experts, part.logits.begin());
-      part.choose([&](extent_t t) { return (t + 4 * world.rank()) * (t + 4 * world.rank()) / 2; });
+      part.choose([&](extent_t t) { return (t + 4 * world.rank()) * (t + 4 * world.rank()) / 3; });
       tensor<std::int64_t> own_running({1, experts});
       router_state<double> own;
       own.running = own_running;

@@ -121,10 +121,11 @@ void check_folded(extent_t ep_ranks, extent_t etp_ranks, const folded_case& c) {
   CHECK(test::largest_error(drouter, dense.drouter) < 1e-12);
 }
 
-/// One rank whose all_to_all_v only begins when it is called, and ends when it is waited for.
-struct patient_comm : self_comm {
+/// A rank whose all_to_all_v and all_gather_v only begin when they are called, and end when they are waited for.
+template <class Base>
+struct patient : Base {
   std::vector<std::string>* order;
-  patient_comm(self_comm one, std::vector<std::string>* log) : self_comm(std::move(one)), order(log) {}
+  patient(Base inner, std::vector<std::string>* log) : Base(std::move(inner)), order(log) {}
 
   struct ticket {
     std::vector<std::string>* order = nullptr;
@@ -134,60 +135,66 @@ struct patient_comm : self_comm {
       if (order) order->push_back("wait " + label);
     }
   };
-  patient_comm split(int colour, int key, comm_label label = {}) { return {self_comm::split(colour, key, label), order}; }
+  patient split(int colour, int key, comm_label label = {}) { return {Base::split(colour, key, label), order}; }
   template <class... Arguments>
   void fetch_v(Arguments&&...) = delete;
   template <class... Arguments>
   ticket all_to_all_v(Arguments&&... arguments) {
-    self_comm::all_to_all_v(arguments...);
-    order->push_back("begin " + std::string(label().view()));
-    return {order, std::string(label().view())};
+    Base::all_to_all_v(arguments...);
+    return begun();
   }
   template <class... A>
   ticket barrier(A&&... a) {
-    return self_comm::barrier(a...), ticket{};
+    return Base::barrier(a...), ticket{};
   }
   template <class... A>
   ticket broadcast(A&&... a) {
-    return self_comm::broadcast(a...), ticket{};
+    return Base::broadcast(a...), ticket{};
   }
   template <class... A>
   ticket reduce(A&&... a) {
-    return self_comm::reduce(a...), ticket{};
+    return Base::reduce(a...), ticket{};
   }
   template <class... A>
   ticket all_reduce(A&&... a) {
-    return self_comm::all_reduce(a...), ticket{};
+    return Base::all_reduce(a...), ticket{};
   }
   template <class... A>
   ticket all_gather(A&&... a) {
-    return self_comm::all_gather(a...), ticket{};
+    return Base::all_gather(a...), ticket{};
   }
   template <class... A>
   ticket all_gather_v(A&&... a) {
-    return self_comm::all_gather_v(a...), ticket{};
+    return Base::all_gather_v(a...), begun();
   }
   template <class... A>
   ticket reduce_scatter(A&&... a) {
-    return self_comm::reduce_scatter(a...), ticket{};
+    return Base::reduce_scatter(a...), ticket{};
   }
   template <class... A>
   ticket reduce_scatter_v(A&&... a) {
-    return self_comm::reduce_scatter_v(a...), ticket{};
+    return Base::reduce_scatter_v(a...), ticket{};
   }
   template <class... A>
   ticket all_to_all(A&&... a) {
-    return self_comm::all_to_all(a...), ticket{};
+    return Base::all_to_all(a...), ticket{};
   }
   template <class... A>
   ticket send(A&&... a) {
-    return self_comm::send(a...), ticket{};
+    return Base::send(a...), ticket{};
   }
   template <class... A>
   ticket recv(A&&... a) {
-    return self_comm::recv(a...), ticket{};
+    return Base::recv(a...), ticket{};
+  }
+
+ private:
+  ticket begun() {
+    order->push_back("begin " + std::string(this->label().view()));
+    return {order, std::string(this->label().view())};
   }
 };
+using patient_comm = patient<self_comm>;
 static_assert(communicator<patient_comm> && !fetching<patient_comm>);
 
 /// The AllToAll dispatcher, noting when it does other work in the meantime.
@@ -350,6 +357,28 @@ TEST_SUITE("moe/moe") {
                          config_error);
     CHECK_THROWS_AS(with({{}, {}, running.view()}, {.global_running = 1}), config_error);
     CHECK_THROWS_WITH_AS(with({}, {.z = -1}), doctest::Contains("coefficients of balance losses"), config_error);
+  }
+  TEST_CASE("so it is with the AllGather dispatcher: once, while the first of its exchanges is under way, both ways") {
+    run_threads(4, [](thread_comm& world) {
+      const int rank = world.rank();
+      std::vector<std::string> order;
+      patient<thread_comm> etp{world.split(rank / 2, rank % 2, "etp"), &order}, ep{world.split(rank % 2, rank / 2, "ep"), &order};
+      host_context context;
+      const host_exec e(context);
+      arena keep;
+      const auto x = random_tensor<double>({3, 2}, 1);
+      tensor<std::int32_t> expert({3, 1}, rank);
+      tensor<double> weight({3, 1}, 1.0);
+      const auto meanwhile = [&] { order.push_back("meanwhile"); };
+      const std::vector<std::string> right{"begin etp", "meanwhile", "wait etp", "begin ep", "wait ep"};
+      const all_gather_dispatcher<double, patient<thread_comm>> dispatcher(4, 1, ep, etp);
+      const auto ticket = dispatcher.dispatch(e, view<const double>(x), routing<double>{expert, weight}, keep, meanwhile);
+      CHECK(order == right);
+      order.clear();
+      tensor<double> dout(ticket.batch.shape());
+      dispatcher.combine_backward(e, view<const double>(x), dout.view(), ticket, meanwhile);
+      CHECK(order == right);
+    });
   }
   TEST_CASE("gradients of two passes add up") {
     dense_moe dense(model);

@@ -166,6 +166,35 @@ TEST_SUITE("moe/router") {
     CHECK_THROWS_WITH_AS(r.choose(x, &record, {0, 0, 1, {1}}), doctest::Contains("holds 3 choices"), error);
     CHECK_THROWS_WITH_AS(r.choose(x, &same, {0, 0, 1, {1}}), doctest::Contains("has expert 3 twice for one token"), error);
   }
+  TEST_CASE("outside training there is no jitter and no balance loss, and nobody is asked for their groups") {
+    const auto x = random_tensor<double>({tokens, hidden}, 2), dweight = random_tensor<double>({tokens, 2}, 3);
+    router plain(2), r(2);
+    const routing<double>& expected = plain.choose(x);
+    router_layer<fp64> layer = r.layer();
+    layer.balance = {.micro_batch = 1, .z = 1};
+    layer.jitter = 0.5;
+    layer.forward(host_exec(r.context), x.view(), r.keep, r.saved, 0, {.training = false}, moe_groups<self_comm>{});
+    CHECK(test::largest_error(r.saved.choice.weight, expected.weight) == 0);
+    CHECK(r.saved.losses == balance_values{});
+    tensor<double> dx({tokens, hidden}, 0.0), expected_dx({tokens, hidden}, 0.0);
+    layer.backward(host_exec(r.context), dweight.view(), dx.view(), r.saved);
+    plain.layer().backward(host_exec(plain.context), dweight.view(), expected_dx.view(), plain.saved);
+    CHECK(test::largest_error(dx, expected_dx) == 0);
+    CHECK(test::largest_error(r.gradient, plain.gradient) == 0);
+  }
+  TEST_CASE("even choices go round by the token's number in the micro-batch, whichever rank holds it") {
+    const auto x = random_tensor<double>({8, hidden}, 2);
+    routing_tap tap;
+    tap.even = true;
+    for (const extent_t cp_rank : {0, 1}) {
+      const batch_place place{0, 0, 2, {8, 2, cp_rank, 1, 0}};
+      router r(2);
+      const routing<double>& choice = r.choose(x, &tap, place);
+      for (extent_t t = 0; t < 8; ++t)
+        for (extent_t s = 0; s < 2; ++s) CHECK(choice.expert(t, s) == (place.number(t) * 2 + s) % experts);
+      CHECK(choice.expert(0, 0) == (cp_rank == 0 ? 0 : 8 % experts));  // positions 0 1 6 7 and 2 3 4 5, two sequences
+    }
+  }
   TEST_CASE("a trace of another model is refused") {
     const tensor<double> x({1, hidden}, 1.0);
     routing_trace trace(1, 1, 1, 1, 2);

@@ -190,6 +190,54 @@ void check_dispatcher() {
     }
 }
 
+/// Padded to 3 rows of every expert and source, of which one is a token's: fillers are zeros, with weight and gradient 0, over whatever memory held
+/// before.
+template <class Dispatcher, class Comm>
+void check_fillers(extent_t ep_ranks, extent_t etp_ranks) {
+  using T = typename Dispatcher::value_type;
+  using A = typename Dispatcher::weight_type;
+  constexpr extent_t experts = 8, k = 2, hidden = 3, n = experts / k, rows = 3;
+  const extents mesh{{axis_id::etp, etp_ranks}, {axis_id::ep, ep_ranks}};
+  run_threads(int(mesh.ranks()), [&](thread_comm& threads) {
+    Comm world(std::move(threads));
+    const int rank = world.rank();
+    const auto split = [&](axis_id axis) {
+      return world.split(int(group_index(mesh, axis, rank)), int(group_of(mesh, axis, rank).index_of(rank)), name_of(axis));
+    };
+    Comm ep = split(axis_id::ep), etp = split(axis_id::etp);
+    const auto x = random_tensor<T>({n, hidden}, 1 + std::uint64_t(rank));
+    tensor<std::int32_t> expert({n, k});
+    tensor<A> weight({n, k}, A(0.5));
+    for (extent_t slot = 0; slot < experts; ++slot) expert[std::size_t(slot)] = std::int32_t((slot + rank) % experts);
+    host_context context;
+    const host_exec e(context);
+    arena keep;
+    const auto spoil = [](auto& memory) {
+      const view<T> all = memory.template take<T>(10'000);
+      std::fill(all.begin(), all.end(), std::numeric_limits<T>::quiet_NaN());
+    };
+    spoil(keep), keep.clear();
+    {
+      scratch local(e);
+      spoil(local);
+    }
+    const Dispatcher dispatcher(experts, k, ep, etp);
+    const auto ticket = dispatcher.dispatch(e, view<const T>(x), routing<A>{expert.view(), weight.view(), rows}, keep);
+    const view<const T> batch = ticket.batch;
+    REQUIRE(batch.extent(0) == experts * etp_ranks * rows);
+    tensor<T> dout(batch.shape(), std::numeric_limits<T>::quiet_NaN());
+    dispatcher.combine_backward(e, view<const T>(x), dout.view(), ticket);
+    for (extent_t r = 0; r < batch.extent(0); ++r) {
+      const bool filler = r % rows > 0;
+      CHECK(ticket.weight(r) == (filler ? A(0) : A(0.5)));
+      for (extent_t h = 0; h < hidden; ++h) {
+        CHECK((batch(r, h) == 0) == filler);
+        CHECK((dout.view()(r, h) == 0) == filler);
+      }
+    }
+  });
+}
+
 /// Every way to starve some of 8 experts, on ranks that hold different numbers of tokens, one of them none: outputs and gradients are right, and those
 /// of starved experts exactly zero, also where they held garbage before. k = 1, so that one expert may take all.
 template <template <class, class> class Dispatcher>
@@ -280,6 +328,10 @@ void dispatcher_suite(const char* name) {
   check_dispatcher<Dispatcher<float, thread_comm>, thread_comm>(2, 2, true);
   check_sizes<Dispatcher, thread_comm>();
   check_sizes<Dispatcher, packed_comm>();
+  for (const std::pair<int, int>& split : {std::pair{1, 1}, {4, 1}, {2, 2}}) {
+    check_fillers<Dispatcher<double, thread_comm>, thread_comm>(split.first, split.second);
+    check_fillers<Dispatcher<double, packed_comm>, packed_comm>(split.first, split.second);
+  }
   check_moe_layer<Dispatcher>(name);
   check_moe_layer<Dispatcher, packed_comm>(sentence(name, ", packed").c_str(),
                                            {{1, 1, 1, 1, 1}, {2, 2, 1, 2, 2}, {2, 2, 2, 4, 2}, {2, 2, 2, 8, 1}});

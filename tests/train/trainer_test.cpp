@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 #include "../support/counting_new.hpp"
+#include "../support/random.hpp"
 
 #include <atomic>
 #include <cmath>
@@ -100,6 +101,49 @@ TEST_SUITE("train/trainer") {
     basic_trainer<policies_of<run>, self_comm> still(self_comm(), model, sequence, {}, even, data, {}, facts);
     still.step();
     for (const double b : still.routers().bias()) CHECK(b == 0);
+
+    step_result none = trainer.compute();
+    none.tokens = 0;
+    const tensor<double> before = test::copy_of(trainer.routers().bias());
+    trainer.apply(none);
+    CHECK(std::equal(before.begin(), before.end(), trainer.routers().bias().begin()));  // a step without tokens changes nothing
+  }
+  TEST_CASE("where a bias may choose otherwise, the next step's shares are what the scores alone would choose") {
+    model_shape model = small;
+    model.score = score_function::sigmoid, model.expert_bias = true;
+    const dataset data = data_of();
+    routing_tap tap;
+    tap.even = true;
+    trainer_options options = options_of();
+    options.tap = &tap;
+    moe_facts facts;
+    facts.balance.global = 0.1;
+    basic_trainer<policies_of<run>, self_comm> trainer(self_comm(), model, sequence, {}, options, data, {}, facts);
+    trainer.step();
+    for (extent_t l = 0; l < model.layers; ++l) {
+      const auto share = trainer.routers().previous().rows(l, 1);
+      CHECK(std::accumulate(share.begin(), share.end(), 0.0) == doctest::Approx(model.top_k));
+      CHECK(std::any_of(share.begin(), share.end(), [](double s) { return s != 0.5; }));  // the tap makes the load even; the scores are not
+    }
+  }
+  TEST_CASE("jitter follows the run's seed, and evaluation has none") {
+    const dataset data = data_of();
+    moe_facts facts;
+    facts.jitter = 0.5;
+    trainer_options other = options_of();
+    other.seed = 99;
+    one_rank plain(self_comm(), small, sequence, {}, options_of(), data);
+    one_rank jittered(self_comm(), small, sequence, {}, options_of(), data, {}, facts);
+    one_rank reseeded(self_comm(), small, sequence, {}, other, data, {}, facts);
+    for (std::size_t f = 0; f < plain.parameters().flats().size(); ++f) {  // the same weights: the seed draws them too
+      const auto& from = plain.parameters().flats()[f].values;
+      std::copy(from.begin(), from.end(), reseeded.parameters().flats()[f].values.begin());
+    }
+    CHECK(jittered.evaluate() == plain.evaluate());
+    CHECK(reseeded.evaluate() == plain.evaluate());
+    const double loss = jittered.compute().loss;
+    CHECK(loss != plain.compute().loss);
+    CHECK(loss != reseeded.compute().loss);
   }
   TEST_CASE("perfect balance gives exactly the coefficient of every balance loss, in the step's result and by layer") {
     const dataset data = data_of();
@@ -117,6 +161,46 @@ TEST_SUITE("train/trainer") {
         for (std::size_t kind = 0; kind < 4; ++kind)
           CHECK(trainer.balance(l)[kind] == doctest::Approx(coefficients(facts.balance)[kind]).epsilon(1e-12));
     }
+  }
+  TEST_CASE("the running counts of the last micro-batch are the load of the whole step, in every step") {
+    const dataset data = data_of();
+    moe_facts facts;
+    facts.balance.global_running = 0.1;
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data, {}, facts);
+    for (int i = 0; i < 2; ++i) {
+      trainer.step();
+      for (extent_t l = 0; l < small.layers; ++l) {
+        const auto load = trainer.load().rows(l, 1);
+        const auto running = trainer.routers().of(l).running.rows(trainer.micro_batches() - 1, 1);
+        CHECK(std::equal(load.begin(), load.end(), running.begin()));
+      }
+    }
+  }
+  TEST_CASE("a balance loss is a mean over the tokens that are not padding: its gradient is the same, however many labels count") {
+    const auto gradient_of_z = [](extent_t ignored) {
+      dataset data = data_of();
+      data.set_edit([=](extent_t, std::span<std::int32_t>, std::span<std::int32_t> labels) { std::fill_n(labels.begin(), ignored, -1); });
+      std::vector<double> mean;
+      for (const double z : {0.0, 0.1}) {
+        moe_facts facts;
+        facts.balance.z = z;
+        basic_trainer<policies_of<run>, self_comm> trainer(self_comm(), small, sequence, {}, options_of(), data, {}, facts);
+        const step_result now = trainer.compute();
+        std::size_t i = 0;
+        for (std::size_t f = 0; f < trainer.parameters().flats().size(); ++f)
+          for (const double g : trainer.optimizer().own_gradients(f)) {
+            if (z == 0) mean.push_back(0);
+            mean[i++] += (z == 0 ? -g : g) / double(now.tokens);
+          }
+      }
+      return mean;
+    };
+    const std::vector<double> all = gradient_of_z(0), some = gradient_of_z(sequence - 3);
+    double most = 0, difference = 0;
+    for (std::size_t i = 0; i < all.size(); ++i)
+      most = std::max(most, std::abs(all[i])), difference = std::max(difference, std::abs(all[i] - some[i]));
+    CHECK(most > 1e-3);
+    CHECK(difference < 1e-10 * most);
   }
   TEST_CASE("balance losses spread the load that a run without them piles up") {
     const dataset data = data_of(6000);
@@ -140,7 +224,10 @@ TEST_SUITE("train/trainer") {
       tokens[sequence - 1] = -1;  // padding, and its label with it
       labels[sequence - 2] = -1;
     });
-    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data);
+    moe_facts facts;
+    facts.tokens.percent = 50;
+    facts.balance = {.micro_batch = 0.01, .z = 0.01};
+    one_rank trainer(self_comm(), small, sequence, {}, options_of(), data, {}, facts);
     const step_result step = trainer.step();
     CHECK(step.tokens == 8 * (sequence - 3));
     CHECK(trainer.pairs() == 8 * (sequence - 1) * small.top_k);
@@ -148,6 +235,21 @@ TEST_SUITE("train/trainer") {
       const auto row = trainer.load().rows(l, 1);
       CHECK(std::accumulate(row.begin(), row.end(), std::int64_t{0}) == trainer.pairs());
     }
+    double balance = 0, dropped = 0;  // a mean and a share of the tokens that are not padding, ignored or not
+    for (extent_t l = 0; l < small.layers; ++l) {
+      for (const double loss : trainer.balance(l)) balance += loss;
+      dropped += trainer.dropped(l) / double(trainer.pairs() * small.layers);
+    }
+    CHECK(dropped > 0.1);
+    CHECK(step.dropped == doctest::Approx(dropped).epsilon(1e-12));
+    CHECK(step.balance == doctest::Approx(balance).epsilon(1e-12));
+    REQUIRE(trainer.evaluate());
+    for (extent_t l = 0; l < small.layers; ++l) {  // of the last step, whatever was evaluated since
+      for (const double loss : trainer.balance(l)) balance -= loss;
+      dropped -= trainer.dropped(l) / double(trainer.pairs() * small.layers);
+    }
+    CHECK(std::abs(balance) < 1e-12);
+    CHECK(std::abs(dropped) < 1e-12);
   }
   TEST_CASE("compute leaves the parameters alone; apply moves them; a step without tokens moves nothing") {
     const dataset data = data_of();
