@@ -214,14 +214,6 @@ TEST_SUITE("train/program") {
     CHECK(smallest_world<folding<mesh<tp<2>, dp<dyn>>, mesh<ep<3>, edp<dyn>>>>() == 6);
     CHECK(smallest_world<folding<mesh<dp<dyn>>, mesh<ep<4>, etp<2>>>>() == 8);
   }
-  TEST_CASE("the fullest expert over the even share, layer by layer; 1 where nothing was routed") {
-    using ratios = std::vector<double>;
-    tensor<std::int64_t> load({2, 4}, 5);
-    CHECK(max_over_mean(load) == ratios{1, 1});
-    load.view()(1, 2) = 35;  // 50 choices, 12.5 each
-    CHECK(max_over_mean(load) == ratios{1, 2.8});
-    CHECK(max_over_mean(tensor<std::int64_t>({2, 4}, 0)) == ratios{1, 1});
-  }
   TEST_CASE("what the MoE layers do is shown: first in words, then by step, and by layer in the metrics") {
     const folder f;
     string_sink log;

@@ -8,6 +8,7 @@
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
+#include <moefold/train/moe_record.hpp>
 #include <moefold/train/progress.hpp>
 #include <moefold/train/trainer.hpp>
 
@@ -59,17 +60,6 @@ text_table memory_table(const activation_shape& a, extent_t micro_batches, int s
                bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + scratch), exact_text(worst)});
   }
   return table;
-}
-
-/// The fullest expert's tokens over the even share, in every layer of load [layers, E].
-inline std::vector<double> max_over_mean(view<const std::int64_t> load) {
-  std::vector<double> ratios;
-  for (extent_t layer = 0; layer < load.extent(0); ++layer) {
-    const auto row = load.rows(layer, 1);
-    const double mean = double(std::accumulate(row.begin(), row.end(), std::int64_t{0})) / double(load.extent(1));
-    ratios.push_back(mean > 0 ? double(*std::max_element(row.begin(), row.end())) / mean : 1);
-  }
-  return ratios;
 }
 
 /// What to say of the first losses of many ranks beside those of one; `same` becomes false where they differ by more than rounding, or are not numbers.
@@ -127,28 +117,6 @@ std::vector<double> single_rank_losses(const trainer_options& options, const dat
     }
   });
   return losses;
-}
-
-/// What a step's MoE layers did, from the trainer's view of it.
-template <class Trainer>
-void add_moe(step_record& record, const Trainer& trainer, const step_result& step, bool by_layer) {
-  const activation_shape a = trainer.activations();
-  const std::vector<double> ratios = max_over_mean(trainer.load());
-  record.moe_max_over_mean = *std::max_element(ratios.begin(), ratios.end());
-  if (a.facts.tokens.drops()) record.dropped = step.dropped;
-  if (a.facts.balance.any()) record.balance = step.balance;
-  if (!by_layer) return;
-  record.load_max_over_mean = ratios;
-  for (extent_t layer = 0; layer < a.model.layers; ++layer) {
-    const auto row = trainer.load().rows(layer, 1);
-    record.expert_load.emplace_back(row.begin(), row.end());
-    if (a.facts.tokens.drops()) record.dropped_share.push_back(trainer.dropped(layer) / double(std::max<std::int64_t>(1, trainer.pairs())));
-  }
-  for (std::size_t i = 0; i < balance_kinds; ++i) {
-    if (coefficients(a.facts.balance)[i] == 0) continue;
-    auto& values = record.balance_losses.emplace_back(balance_names[i], std::vector<double>{}).second;
-    for (extent_t layer = 0; layer < a.model.layers; ++layer) values.push_back(trainer.balance(layer)[i]);
-  }
 }
 
 /// A stored routing, once it fits the run.
@@ -308,7 +276,7 @@ int run_program(const program_options& options, log_sink& log) {
       record.tokens = last.tokens;
       record.tokens_per_second = double(last.tokens) / seconds;
       record.seconds = seconds;
-      detail::add_moe(record, trainer, last, metrics.has_value());
+      add_moe(record, trainer, last, metrics.has_value());
       record.comm_cpu_share = all > 0 ? inside / all : 0;
       record.eval_loss = now;
       if (heatmap) heatmap->add(done, trainer.load());
