@@ -195,6 +195,28 @@ TEST_SUITE("moe/router") {
       CHECK(choice.expert(0, 0) == (cp_rank == 0 ? 0 : 8 % experts));  // positions 0 1 6 7 and 2 3 4 5, two sequences
     }
   }
+  TEST_CASE("where a bias may choose otherwise, losses count the forced choices of replayed steps, and after them the scores' own again") {
+    const auto x = random_tensor<double>({tokens, hidden}, 2);
+    const std::vector<double> bias{0, 0, 0, 10, 20};  // everybody would choose 4 and 3
+    routing_trace trace(1, 1, 1, tokens, 2);
+    for (extent_t t = 0; t < tokens; ++t) trace.at({0, 0, 1, {tokens}}, 0, t)[0] = 0, trace.at({0, 0, 1, {tokens}}, 0, t)[1] = 2;
+    routing_tap tap{nullptr, &trace, 0};
+    router r(2);
+    router_layer<fp64> layer = r.layer();
+    layer.rule.score = score_function::sigmoid;
+    layer.state.bias = std::span<const double>(bias);
+    const auto counts = [&](extent_t step, routing_tap* t) {
+      r.keep.clear();
+      layer.forward(host_exec(r.context), x.view(), r.keep, r.saved, 0, {.place = {step, 0, 1, {tokens}}, .tap = t},
+                    moe_groups<self_comm>{});
+      return std::vector<std::int64_t>(r.saved.aux_load.begin(), r.saved.aux_load.end());
+    };
+    const auto free = counts(0, nullptr);
+    CHECK(counts(0, &tap) == std::vector<std::int64_t>{tokens, 0, tokens, 0, 0});
+    CHECK(counts(1, &tap) == free);
+    CHECK(r.saved.load[3] == tokens);
+    CHECK(free != std::vector<std::int64_t>{0, 0, 0, tokens, tokens});
+  }
   TEST_CASE("a trace of another model is refused") {
     const tensor<double> x({1, hidden}, 1.0);
     routing_trace trace(1, 1, 1, 1, 2);

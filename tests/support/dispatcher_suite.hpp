@@ -177,6 +177,24 @@ void check_sizes() {
   });
 }
 
+/// Padded routing needs the same number of tokens on every rank: else every rank hears of it, and nothing hangs.
+template <template <class, class> class Dispatcher, class Comm>
+void check_uneven_padding() {
+  CHECK_THROWS_AS(run_threads(2,
+                              [](thread_comm& threads) {
+                                Comm world(std::move(threads));
+                                Comm etp = world.split(world.rank(), 0, "etp");
+                                host_context context;
+                                arena keep;
+                                const extent_t n = 2 + world.rank();
+                                tensor<double> x({n, 3}, 1.0), weight({n, 1}, 1.0);
+                                tensor<std::int32_t> expert({n, 1}, 0);
+                                const Dispatcher<double, Comm> dispatcher(2, 1, world, etp);
+                                dispatcher.dispatch(host_exec(context), view<const double>(x), routing<double>{expert, weight, n}, keep);
+                              }),
+                  error);
+}
+
 /// All splits of up to 8 ranks that 8 experts allow.
 template <class Dispatcher, class Comm>
 void check_dispatcher() {
@@ -239,7 +257,7 @@ void check_fillers(extent_t ep_ranks, extent_t etp_ranks) {
 }
 
 /// Every way to starve some of 8 experts, on ranks that hold different numbers of tokens, one of them none: outputs and gradients are right, and those
-/// of starved experts exactly zero, also where they held garbage before. k = 1, so that one expert may take all.
+/// of starved experts exactly zero; outputs are written over NaN. k = 1, so that one expert may take all.
 template <template <class, class> class Dispatcher>
 void check_starved(extent_t ep_ranks, extent_t etp_ranks) {
   using layer_type = moe_layer<fp64, thread_comm, suite_policy<Dispatcher>>;
@@ -326,6 +344,8 @@ void dispatcher_suite(const char* name) {
   check_dispatcher<Dispatcher<double, thread_comm>, thread_comm>();
   check_dispatcher<Dispatcher<double, packed_comm>, packed_comm>();
   check_dispatcher<Dispatcher<float, thread_comm>, thread_comm>(2, 2, true);
+  check_uneven_padding<Dispatcher, thread_comm>();
+  check_uneven_padding<Dispatcher, packed_comm>();
   check_sizes<Dispatcher, thread_comm>();
   check_sizes<Dispatcher, packed_comm>();
   for (const std::pair<int, int>& split : {std::pair{1, 1}, {4, 1}, {2, 2}}) {

@@ -55,12 +55,14 @@ constexpr balance_values coefficients(const balance_losses& b) { return {b.micro
 
 constexpr bool coefficient_holds(double c) { return c >= 0 && c < 1e300; }
 constexpr bool holds(const balance_losses& b) {
-  return coefficient_holds(b.micro_batch) && coefficient_holds(b.sequence) && coefficient_holds(b.global) &&
-         coefficient_holds(b.global_running) && coefficient_holds(b.z) && coefficient_holds(b.bias_step);
+  bool all = coefficient_holds(b.bias_step);
+  for (const double c : coefficients(b)) all = all && coefficient_holds(c);
+  return all;
 }
 constexpr void check(const balance_losses& b) {
-  for (const double c : {b.micro_batch, b.sequence, b.global, b.global_running, b.z, b.bias_step})
+  for (const double c : coefficients(b))
     require<config_error>(coefficient_holds(c), "moefold: coefficients of balance losses are finite and 0 (off) or above (given ", c, ")");
+  require<config_error>(coefficient_holds(b.bias_step), "moefold: the bias step is finite and 0 (off) or above (given ", b.bias_step, ")");
 }
 
 /// How tokens reach their experts, as far as traffic and memory depend on it.

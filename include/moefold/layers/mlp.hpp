@@ -18,7 +18,7 @@ struct mlp_weights {
   linear<Precision, rows_over_tp> gate;     // [F/TP, H]; none for gelu
   linear<Precision, rows_over_tp> up;       // [F/TP, H]
   linear<Precision, columns_over_tp> down;  // [H, F/TP]
-  parameter<Precision, replicated> output;  // [H] the gate of the output; none: {}
+  parameter<Precision, replicated> output;  // [1, H] the gate of the output; none: {}
 };
 
 template <class Precision, class Comm>

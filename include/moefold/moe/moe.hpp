@@ -61,7 +61,7 @@ class moe_layer {
     require_matrix("moe forward", "y", y, n, hidden);
     router_.forward(e, x, keep, s.router, layer, where, groups_);
     s.kept = keep_pairs<A>(e, tokens_, s.router.choice, experts, where.place, groups_.sequence, keep);
-    s.dropped = dropped(s.kept.expert, where.padding);
+    s.dropped = tokens_.drops() ? dropped(s.kept.expert, where.padding) : 0;
     if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps()) {
       where.tap->kept->require_top_k(s.kept.expert.extent(1));
       for (extent_t i = 0; i < n; ++i)

@@ -68,9 +68,7 @@ struct router_layer {
     const view<std::int64_t> counts = local.template take<std::int64_t>(batch, experts + 1);
     count(s.choice.expert, where, counts);
     add_sequences(counts, s.load);
-    const bool forced =
-        where.tap && (where.tap->even || where.tap->replay);  // then the losses see what was done, in every mapping the same
-    if (corrected() && forced) {
+    if (corrected() && where.tap && where.tap->forces(where.place.step)) {  // the losses see what was done
       std::copy(s.load.begin(), s.load.end(), s.aux_load.begin());
     } else if (corrected()) {
       const view<std::int32_t> plain = local.template take<std::int32_t>(n, k);
@@ -152,7 +150,7 @@ struct router_layer {
     if (tap.replay) tap.replay->require_top_k(k);
     if (tap.record) tap.record->require_top_k(k);
     for (extent_t i = 0; i < scores.extent(0); ++i) {
-      const bool stored = tap.replay && place.step >= tap.replay_from && place.step < tap.replay->steps();
+      const bool stored = tap.replays(place.step);
       const std::int32_t* const choice = stored ? tap.replay->at(place, layer, i) : nullptr;
       if (stored && choice[0] >= 0) {
         for (extent_t s = 0; s < k; ++s) {

@@ -80,6 +80,10 @@ struct routing_tap {
   bool even = false;  // for benchmarks: token number i takes experts i*k .. i*k + k-1 (mod E), whatever its scores; replay goes first.
                       // Balance losses then count what was replayed or even, not what the scores would choose
   routing_trace* kept = nullptr;  // records what was not dropped: -1 where a pair was
+
+  bool replays(extent_t step) const { return replay != nullptr && step >= replay_from && step < replay->steps(); }
+  /// Whether the choices of this step are made elsewhere than by the scores.
+  bool forces(extent_t step) const { return even || replays(step); }
 };
 
 /// What a forward pass needs to know of its micro-batch besides the tokens. The default is a bag of tokens without padding, in training.

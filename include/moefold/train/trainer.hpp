@@ -74,8 +74,8 @@ class basic_trainer {
         stage_(model, sequence, fold, world_.rank(), store_, groups_, &states_, facts_),
         optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
                                                       std::min<std::int64_t>(100, options.steps / 10), options.steps},
-        numbers_({3 + model.layers * layer_.count}), load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0),
-        tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
+        numbers_({step_numbers({model, fold, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
+        aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
