@@ -9,6 +9,7 @@
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/precision.hpp>
+#include <moefold/core/recompute.hpp>
 #include <moefold/core/replace_file.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>

@@ -29,12 +29,14 @@ struct gather : moe_defaults {
 
 /// One step with top_k = E, where every expert receives every token, or padded, so that all sizes are known beforehand.
 template <class Precision, class Moe = moe_defaults>
-void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape model = small, const moe_facts& facts = {}) {
+void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape model = small, const moe_facts& facts = {},
+                  const recompute_rule& recompute = {}) {
   if (!facts.tokens.padded) model.top_k = model.experts;
   const dataset data = text();
   trainer_options options;
   options.global_batch = 8;
   options.micro_batch = micro_batch;
+  options.recompute = recompute;
   run_threads(int(fold.world()), [&](thread_comm& world) {
     const extent_t stage = coordinate_of(fold.attention, world.rank())[axis_id::pp];
     trainer_of<Precision, Moe> trainer(std::move(world), model, sequence, fold, options, data, {}, facts);
@@ -43,6 +45,7 @@ void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape
     const extent_t rows = a.rows_of_source() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
     CHECK((facts.tokens.drops() || a.rows_of_source() == a.rows()));
     CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
+    CHECK(extent_t(trainer.recomputed_peak()) == recomputed_by_block<Precision>(a, rows));
     CHECK(rows == a.worst_rows());
     CHECK(extent_t(trainer.scratch_peak()) <=
           scratch_bound<Precision>(a) - (4 << 20));  // without the slack, which holds all of a small model
@@ -94,6 +97,40 @@ TEST_SUITE("inventory/activations") {
       check_engine<fp32, gather>(fold, 2, small, losses);
       check_engine<fp32, gather>(fold, 2, sigmoid, whole);
     }
+  }
+  TEST_CASE("so it is whatever is recomputed, and what is needed for the recomputation as well") {
+    using enum axis_id;
+    using enum recompute_part;
+    model_shape rich = small;
+    rich.shared_ffn = 24, rich.shared_gate = true;
+    model_shape corrected = rich;  // two counts: with groups and a bias
+    corrected.score = score_function::sigmoid, corrected.expert_groups = 4, corrected.chosen_groups = 2, corrected.expert_bias = true;
+    const moe_facts losses{{}, {.micro_batch = 0.1, .sequence = 0.1, .global = 0.1, .global_running = 0.1, .z = 0.1}, 0.1};
+    const moe_facts padded{{75, false, false, true}, {.micro_batch = 0.1}};
+    for (const recompute_rule& rule : {recompute_full, selective<norms>, selective<activation>, selective<core_attention>, selective<moe>,
+                                       selective<norms, activation, core_attention, moe>})
+      for (const folding_extents& fold : {folding_extents{}, make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{etp, 2}, {ep, 2}, {pp, 2}})}) {
+        CAPTURE(describe(rule));
+        check_engine<fp32>(fold, 2, small, {}, rule);
+        check_engine<fp64>(fold, 2, rich, losses, rule);
+        check_engine<fp32, gather>(fold, 2, corrected, padded, rule);
+      }
+  }
+  TEST_CASE("recomputation saves exactly what is no longer kept") {
+    using enum recompute_part;
+    activation_shape a{small, {}, sequence, 1};
+    const extent_t R = a.balanced_rows(), rows = a.rows(), all = kept_by_block<fp32>(a, R);
+    const auto saving = [&](const recompute_rule& rule) {
+      a.recompute = rule;
+      return all - kept_by_block<fp32>(a, R);
+    };
+    CHECK(saving(recompute_none) == 0);
+    CHECK(saving(selective<norms>) == 2 * rows * small.hidden * 4);
+    CHECK(saving(selective<activation>) == R * small.ffn * 4);
+    CHECK(saving(selective<core_attention>) == rows * small.q_width() * 4 + rows * small.heads * 4);
+    CHECK(saving(recompute_full) == all - rows * small.hidden * 4 - (small.experts * 8 + 63) / 64 * 64);
+    CHECK(saving(selective<moe, activation>) == saving(selective<moe>));
+    CHECK(saving(selective<moe, norms>) == saving(selective<moe>) + saving(selective<norms>));
   }
   TEST_CASE("with a capacity no more rows arrive than it allows") {
     const activation_shape a{small, make_folding({{axis_id::dp, 4}}, {{axis_id::ep, 4}}), 32, 1, {{50}}};

@@ -114,4 +114,38 @@ TEST_SUITE("mapping/moe") {
       CHECK(compare_all<all_gather_policies>("AllGather dispatcher", options, one, everywhere) >= 18);
     }
   }
+
+  TEST_CASE("recomputation changes no bit of gradients, losses and weights, and what it sends again was foretold") {
+    using enum axis_id;
+    using enum recompute_part;
+    mapping_options options =
+        with({{110, true}, {.micro_batch = 1e-2, .sequence = 1e-2, .global = 1e-2, .global_running = 1e-2, .z = 1e-3}, 0.1});
+    options.model = deepseek_like();
+    for (const folding_extents& fold :
+         {make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{ep, 4}, {pp, 2}}), make_folding({{tp, 2}, {cp, 2}}, {{etp, 2}, {ep, 2}})}) {
+      const auto compare_rules = [&](auto choose) {
+        using chosen = decltype(choose);
+        const outcome kept = train_mapping<chosen>(fold, options);
+        report(kept);
+        for (const recompute_rule& rule :
+             {recompute_full, selective<norms>, selective<activation>, selective<core_attention>, selective<recompute_part::moe>,
+              selective<norms, activation, core_attention, recompute_part::moe>}) {
+          CAPTURE(describe(rule));
+          mapping_options again = options;
+          again.train.recompute = rule;
+          const outcome twice = train_mapping<chosen>(fold, again);
+          report(twice);
+          CHECK(twice.first == kept.first);
+          CHECK(twice.last_weights == kept.last_weights);
+          CHECK(twice.losses == kept.losses);
+          CHECK(twice.norms == kept.norms);
+          CHECK(twice.balance == kept.balance);
+          CHECK(twice.dropped == kept.dropped);
+          CHECK(twice.bias == kept.bias);
+        }
+      };
+      compare_rules(all_to_all_policies{});
+      compare_rules(all_gather_policies{});
+    }
+  }
 }

@@ -159,6 +159,11 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
     }
 
     const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
+    if (recomputed_by_block<precision>(trainer.activations(), trainer.activations().worst_rows()) < extent_t(trainer.recomputed_peak())) {
+      std::scoped_lock lock(guard);
+      result.disagree(
+          sentence("rank ", rank, " used ", trainer.recomputed_peak(), " bytes for recomputation, more than the inventory's worst case"));
+    }
     if (kept_by_micro_batch<precision>(trainer.activations(), stage, trainer.activations().worst_rows()) < extent_t(trainer.kept_peak())) {
       std::scoped_lock lock(guard);
       result.disagree(

@@ -33,13 +33,15 @@ class attention_layer {
   struct saved {
     view<const T> x;  // [T/TP, H], the caller's
     view<T> q, k, v;  // roped, [S/CP, B, heads or kv over TP, d]
-    view<T> out;      // [S/CP, B, heads/TP, d]
+    view<T> out;      // [S/CP, B, heads/TP, d]; out and lse only where they are kept
     view<A> lse;      // [B, heads/TP, S/CP]
   };
 
   /// Local. `sequence` is S; tp and cp must outlive the layer. Throws config_error if model, sequence or weights do not fit the groups.
-  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp)
-      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), positions_(context_positions(sequence, cp.size())) {
+  /// keep_core: off, attention over the kept q, k and v is computed again in backward (core/recompute.hpp).
+  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
+                  bool keep_core = true)
+      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), keep_core_(keep_core), positions_(context_positions(sequence, cp.size())) {
     check(model);
     require_heads(model.heads, tp.size());
     require_kv_heads(model.kv_heads, tp.size());
@@ -61,8 +63,9 @@ class attention_layer {
          keep.template take<T>(part, batch, heads, d),
          keep.template take<T>(part, batch, kv, d),
          keep.template take<T>(part, batch, kv, d),
-         keep.template take<T>(part, batch, heads, d),
-         keep.template take<A>(batch, heads, part)};
+         {},
+         {}};
+    if (keep_core_) take_core(keep, s);
     {
       scratch local(e);
       view<const T> all = gather_rows_of_group<T>(e, *tp_, x, local);
@@ -72,18 +75,19 @@ class attention_layer {
     }
     rope_forward(e, s.q, own_positions(), model_.rope_theta);
     rope_forward(e, s.k, own_positions(), model_.rope_theta);
-    Context::template forward<T, A>(e, *cp_, positions_, s.q, s.k, s.v, s.out, s.lse);
     scratch local(e);
+    const saved core = core_of(e, s, true, local);
     view<T> partial = partial_rows<T, Exec>(*tp_, y, local);
-    weights_.output.forward(e, view<const T>(s.out.as({tokens, heads * d})), partial);
+    weights_.output.forward(e, view<const T>(core.out.as({tokens, heads * d})), partial);
     sum_and_scatter_rows<T>(e, *tp_, partial, y);
   }
 
   /// dy [T/TP, H] -> dx [T/TP, H], assigned; weight gradients are accumulated. Collective over tp and cp.
   template <class Exec>
-  void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
-    const extent_t tokens = dy.extent(0) * tp_->size(), q_width = s.q.extent(2) * s.q.extent(3), kv_width = s.k.extent(2) * s.k.extent(3);
+  void backward(Exec e, view<const T> dy, view<T> dx, const saved& kept) const {
     scratch local(e);
+    const saved s = core_of(e, kept, false, local);
+    const extent_t tokens = dy.extent(0) * tp_->size(), q_width = s.q.extent(2) * s.q.extent(3), kv_width = s.k.extent(2) * s.k.extent(3);
     view<T> dout = local.template take<T>(s.out.shape()), dq = local.template take<T>(s.q.shape());
     view<T> dk = local.template take<T>(s.k.shape()), dv = local.template take<T>(s.v.shape());
     weights_.output.backward(e, gather_rows_of_group<T>(e, *tp_, dy, local), view<const T>(s.out.as({tokens, q_width})),
@@ -100,12 +104,26 @@ class attention_layer {
   }
 
  private:
+  template <class Arena>
+  static void take_core(Arena& to, saved& s) {
+    s.out = to.template take<T>(s.q.shape());
+    s.lse = to.template take<A>(s.q.extent(1), s.q.extent(2), s.q.extent(0));
+  }
+  /// s with out and lse: computed in forward, and once more in backward where they were not kept.
+  template <class Exec>
+  saved core_of(Exec e, saved s, bool forward, scratch<Exec>& local) const {
+    if (!forward && keep_core_) return s;
+    if (!keep_core_) take_core(local, s);
+    Context::template forward<T, A>(e, *cp_, positions_, s.q, s.k, s.v, s.out, s.lse);
+    return s;
+  }
   std::span<const std::int32_t> own_positions() const { return positions_of_rank(positions_, *cp_); }
 
   model_shape model_;
   attention_weights<Precision> weights_;
   Comm* tp_;
   Comm* cp_;
+  bool keep_core_;
   std::vector<std::int32_t> positions_;  // [S], rank after rank
 };
 

@@ -9,6 +9,7 @@
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
 //   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP]
 #include <moefold/core/moe_facts.hpp>
+#include <moefold/core/recompute.hpp>
 #include <moefold/inventory/parameters.hpp>
 
 namespace moefold {
@@ -20,6 +21,7 @@ struct activation_shape {
   extent_t sequence = 0;     // S
   extent_t micro_batch = 1;  // B
   moe_facts facts{};         // the MoE layers' choices
+  recompute_rule recompute{};
 
   constexpr extent_t rows() const { return sequence / (fold.attention.of(axis_id::cp) * fold.attention.of(axis_id::tp)) * micro_batch; }
   constexpr extent_t tokens() const { return rows() * fold.attention.of(axis_id::tp); }  // T, of the CP part
@@ -58,19 +60,34 @@ struct arena_count {
 
 }  // namespace detail
 
-/// Bytes one block keeps for one micro-batch when `arriving` rows arrive at this rank's experts.
+/// What a block takes for one micro-batch: kept from forward to backward, and taken anew in either pass, for its duration, by what is recomputed.
+struct block_memory {
+  extent_t kept = 0, again = 0;  // bytes
+};
+
+/// Of a block when `arriving` rows arrive at this rank's experts.
 template <class Precision>
-constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
+constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriving) {
+  using enum recompute_part;
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const model_shape& m = a.model;
   const extent_t rows = a.rows(), tokens = a.tokens(), tp = a.fold.attention.of(axis_id::tp), ep = a.fold.moe.of(axis_id::ep);
   const extent_t etp = a.fold.moe.of(axis_id::etp), own = a.own_experts();
-  detail::arena_count keep;
-  for (int i = 0; i < 4; ++i) keep.take(rows * m.hidden, t);                  // two normed, h, y
-  for (int i = 0; i < 2; ++i) keep.take(rows, acc);                           // rstd
-  for (int i = 0; i < 2; ++i) keep.take(tokens * m.q_width() / tp, t);        // q, out
-  for (int i = 0; i < 2; ++i) keep.take(tokens * m.kv_width() / tp, t);       // k, v
-  keep.take(tokens * m.heads / tp, acc);                                      // log-sum-exp
+  detail::arena_count kept, again;
+  kept.take(rows * m.hidden, t);  // y
+  detail::arena_count& block = a.recompute.full ? again : kept;
+  for (int i = 0; i < 2; ++i) (a.recompute.twice(norms) ? again : kept).take(rows * m.hidden, t);  // normed
+  block.take(rows * m.hidden, t);                                                                  // h
+  for (int i = 0; i < 2; ++i) block.take(rows, acc);                                               // rstd
+  block.take(tokens * m.q_width() / tp, t);                                                        // q
+  for (int i = 0; i < 2; ++i) block.take(tokens * m.kv_width() / tp, t);                           // k, v
+  if (!a.recompute.has(core_attention)) {
+    block.take(tokens * m.q_width() / tp, t);  // out
+    block.take(tokens * m.heads / tp, acc);    // log-sum-exp
+  }
+  if (a.recompute.twice(moe))
+    for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) kept.take(m.experts, 8);  // load, once more
+  detail::arena_count& keep = a.recompute.twice(moe) ? again : kept;
   keep.take(rows * m.top_k, 4);                                               // chosen experts
   keep.take(rows * m.top_k, acc);                                             // their weights
   keep.take(rows * m.experts, acc);                                           // logits
@@ -91,15 +108,26 @@ constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
     keep.take(own + 1, 8), keep.take(own * ep, 8);              // offsets, first rows
     keep.take(arriving, 4);                                     // order of the batch
   }
-  keep.take(arriving * m.hidden, t);                                      // batch
-  keep.take(arriving, acc);                                               // its weights
-  const int inner = m.activation == activation_function::swiglu ? 3 : 2;  // gate, up, act
+  keep.take(arriving * m.hidden, t);                                                                           // batch
+  keep.take(arriving, acc);                                                                                    // its weights
+  const int inner = (m.activation == activation_function::swiglu ? 3 : 2) - int(a.recompute.has(activation));  // gate, up, act
   for (int i = 0; i < inner; ++i) keep.take(arriving * m.ffn / etp, t);
   if (m.shared_ffn > 0) {
     for (int i = 0; i < inner; ++i) keep.take(tokens * m.shared_ffn / tp, t);
     if (m.shared_gate) keep.take(rows * m.hidden, t), keep.take(rows, acc);
   }
-  return keep.bytes;
+  return {kept.bytes, again.bytes};
+}
+
+/// Bytes one block keeps for one micro-batch when `arriving` rows arrive at this rank's experts.
+template <class Precision>
+constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
+  return memory_of_block<Precision>(a, arriving).kept;
+}
+/// Bytes a rank needs besides, once, for what is recomputed: of one block at a time.
+template <class Precision>
+constexpr extent_t recomputed_by_block(const activation_shape& a, extent_t arriving) {
+  return memory_of_block<Precision>(a, arriving).again;
 }
 
 /// Bytes a stage keeps for one micro-batch besides its blocks.
@@ -139,7 +167,10 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
   const extent_t moe = experts + travel + router + dropping + shared;
   const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (4 + 4 * cp) * m.kv_width()) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
-  return (moe + attention + loss + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
+  const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
+                                            : rows * m.hidden + a.tokens() * (m.q_width() + m.heads + m.shared_ffn) / tp +
+                                                  a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
+  return (moe + attention + loss + again + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }
 
 }  // namespace moefold

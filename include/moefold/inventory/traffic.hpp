@@ -12,6 +12,7 @@
 //   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1        AllToAll dispatcher; padded: no counts
 //   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
 //   etp, ep      all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1          AllGather: tokens x (H+2k), H | H, H+k
+//   what core/recompute.hpp recomputes has its forward traffic twice
 //   pp           send and recv of [rows, H] along and against the stages
 //   tp x cp x dp                                                                              all_reduce of the token counts
 //   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters
@@ -99,21 +100,26 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   table.add(dense, attention.of(dense), all_reduce, 2, 8);  // tokens that count, and that are not padding
 
   const extent_t blocks = layers.count * micro_batches;
-  const extent_t twins = m.shared_ffn > 0 ? 2 : 1;  // attention, and the shared expert
-  table.add(over_tp, tp, all_gather, activation, t, 3 * twins * blocks + micro_batches * (extent_t(first) + 2 * extent_t(last)));
+  using part = recompute_part;
+  const extent_t blocks_again = a.recompute.full ? blocks : 0, cores_again = a.recompute.twice(part::core_attention) ? blocks : 0,
+                 moes_again = a.recompute.twice(part::moe) ? blocks : 0;
+  const extent_t shared_blocks = m.shared_ffn > 0 ? blocks : 0, shared_again = m.shared_ffn > 0 ? moes_again : 0;
+  table.add(over_tp, tp, all_gather, activation, t,
+            3 * (blocks + shared_blocks) + blocks_again + shared_again + micro_batches * (extent_t(first) + 2 * extent_t(last)));
   table.add(over_tp, tp, all_gather, a.tokens() * 3, acc, micro_batches * extent_t(last));  // max, sum, target of every token
-  table.add(over_tp, tp, reduce_scatter, activation, t, 2 * twins * blocks + micro_batches * (extent_t(first) + extent_t(last)));
-  table.add(over_cp, cp, all_gather, a.tokens() * m.kv_width() / tp, t, 4 * blocks);
+  table.add(over_tp, tp, reduce_scatter, activation, t,
+            2 * (blocks + shared_blocks) + blocks_again + shared_again + micro_batches * (extent_t(first) + extent_t(last)));
+  table.add(over_cp, cp, all_gather, a.tokens() * m.kv_width() / tp, t, 4 * blocks + 2 * cores_again);
   table.add(over_cp, cp, reduce_scatter, a.tokens() * m.kv_width() / tp, t, 2 * blocks);
   const balance_losses& balance = a.facts.balance;
   const token_rule& tokens = a.facts.tokens;
-  table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? blocks : 0);
-  table.add(dense, attention.of(dense), all_reduce, m.experts, 8, balance.global_running > 0 ? blocks : 0);
-  const extent_t gathers = tokens.drops() && tokens.full_sequence ? blocks : 0;
+  table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? blocks + moes_again : 0);
+  table.add(dense, attention.of(dense), all_reduce, m.experts, 8, balance.global_running > 0 ? blocks + moes_again : 0);
+  const extent_t gathers = tokens.drops() && tokens.full_sequence ? blocks + moes_again : 0;
   table.add(over_set, tp * cp, all_gather, a.rows() * (1 + m.top_k), 4, gathers);
   table.add(over_set, tp * cp, all_gather, a.rows() * m.top_k, acc, tokens.by_position ? 0 : gathers);
   const bool everybody = a.facts.dispatch == dispatch_kind::all_gather;
-  const extent_t counted = a.padded() ? 0 : blocks;
+  const extent_t counted = a.padded() ? 0 : blocks + moes_again;
   table.add(over_ep, ep, everybody ? all_gather : all_to_all, everybody ? etp : own, 8, counted);
   table.add(over_etp, etp, all_gather, everybody ? 1 : ep * own, 8, counted);
 
@@ -133,14 +139,16 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   };
   if (everybody) {  // the AllGather dispatcher: all tokens, first over etp, then over ep, and their sums back
     const std::vector<std::size_t> inner(shared.size(), std::size_t(a.rows())), outer(sent.size(), std::size_t(a.rows() * etp));
-    for (extent_t block = 0; block < blocks; ++block)
-      for (const extent_t width : {m.hidden + 2 * m.top_k, m.hidden}) {
-        const extent_t back = width == m.hidden ? width : m.hidden + m.top_k;
-        table.add_v(over_etp, all_gather_v, etp_rank, wide(inner, width), t);
-        table.add_v(over_ep, all_gather_v, ep_rank, wide(outer, width), t);
-        table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, back), t);
-        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, back), t);
-      }
+    const auto gather = [&](extent_t width) {
+      table.add_v(over_etp, all_gather_v, etp_rank, wide(inner, width), t);
+      table.add_v(over_ep, all_gather_v, ep_rank, wide(outer, width), t);
+    };
+    const auto scatter = [&](extent_t width) {
+      table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, width), t);
+      table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, width), t);
+    };
+    for (extent_t forward = 0; forward < blocks + moes_again; ++forward) gather(m.hidden + 2 * m.top_k), scatter(m.hidden);
+    for (extent_t backward = 0; backward < blocks; ++backward) gather(m.hidden), scatter(m.hidden + m.top_k);
   }
   const std::vector<std::int64_t> filled(std::size_t(m.experts), a.rows_of_source());
   const auto rows_of = [&](extent_t layer, extent_t micro, extent_t source) -> std::span<const std::int64_t> {
@@ -158,13 +166,17 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
         for (extent_t source : group_of(moe, over_ep, etp_group[q]))
           shared[std::size_t(q)] += rows_between(rows_of(layer, micro, source), ep_rank);
       }
-      for (const extent_t width :
-           {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
+      const auto to_experts = [&](extent_t width) {
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(sent, width), t);
-        table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
         table.add_v(over_etp, all_gather_v, etp_rank, wide(shared, width), t);
+      };
+      const auto to_tokens = [&](extent_t width) {
         table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, width), t);
-      }
+        table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
+      };
+      const extent_t row = m.hidden, weighted = m.hidden + 1;
+      for (int forward = 0; forward < (moes_again > 0 ? 2 : 1); ++forward) to_experts(weighted), to_tokens(row);
+      to_experts(row), to_tokens(weighted);
     }
 
   const extent_t boundaries = micro_batches * (extent_t(!first) + extent_t(!last));

@@ -28,10 +28,11 @@ struct mlp_layer {
   mlp_weights<Precision> weights;
   activation_function activation = activation_function::swiglu;
   Comm* tp = nullptr;
+  bool keep_act = true;  // or compute it again in backward
 
   struct saved {
     view<const T> x;        // [n, H], the caller's
-    view<T> gate, up, act;  // [T, F/TP]
+    view<T> gate, up, act;  // [T, F/TP]; act only where it is kept
     view<T> z;              // [n, H], with an output gate
     view<A> opening;        // [n] sigmoid(x . w), with an output gate
   };
@@ -46,7 +47,7 @@ struct mlp_layer {
     s = {x,
          gated() ? keep.template take<T>(tokens, width) : view<T>{},
          keep.template take<T>(tokens, width),
-         keep.template take<T>(tokens, width),
+         keep_act ? keep.template take<T>(tokens, width) : view<T>{},
          scaled() ? keep.template take<T>(n, hidden) : view<T>{},
          scaled() ? keep.template take<A>(n) : view<A>{}};
     scratch local(e);
@@ -54,15 +55,11 @@ struct mlp_layer {
     const view<A> ones = local.template take<A>(tokens);
     fill(e, ones, A(1));
     weights.up.forward(e, all, s.up);
-    if (gated()) {
-      weights.gate.forward(e, all, s.gate);
-      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), view<const A>(ones), s.act);
-    } else {
-      gelu_forward(e, view<const T>(s.up), view<const A>(ones), s.act);
-    }
+    if (gated()) weights.gate.forward(e, all, s.gate);
+    const view<const T> act = act_of(e, s, ones, true, local);
     const view<T> z = scaled() ? s.z : y;
     const view<T> partial = partial_rows<T, Exec>(*tp, z, local);
-    weights.down.forward(e, view<const T>(s.act), partial);
+    weights.down.forward(e, act, partial);
     sum_and_scatter_rows<T>(e, *tp, partial, z);
     if (!scaled()) return;
     const T* const w = weights.output.value.data();
@@ -89,7 +86,7 @@ struct mlp_layer {
     const view<T> dact = local.template take<T>(tokens, width), dup = local.template take<T>(tokens, width);
     const view<A> ones = local.template take<A>(tokens), unused = local.template take<A>(tokens);
     fill(e, ones, A(1));
-    weights.down.backward(e, dall, view<const T>(s.act), dact);
+    weights.down.backward(e, dall, act_of(e, s, ones, false, local), dact);
     const view<T> partial = partial_rows<T, Exec>(*tp, dx, local);
     if (gated()) {
       const view<T> dgate = local.template take<T>(tokens, width);
@@ -112,6 +109,19 @@ struct mlp_layer {
         dw[h] += slope * A(row[h]);
       }
     }
+  }
+
+ private:
+  /// act [T, F/TP] from gate and up; in backward nothing is computed where it was kept.
+  template <class Exec>
+  view<const T> act_of(Exec e, const saved& s, view<const A> ones, bool forward, scratch<Exec>& local) const {
+    if (!forward && keep_act) return s.act;
+    const view<T> act = keep_act ? s.act : local.template take<T>(s.up.shape());
+    if (gated())
+      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), ones, act);
+    else
+      gelu_forward(e, view<const T>(s.up), ones, act);
+    return act;
   }
 };
 

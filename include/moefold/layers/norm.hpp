@@ -24,6 +24,11 @@ struct norm_layer {
     s = {x, keep.template take<A>(x.extent(0))};
     rms_norm_forward(e, x, gain.value, eps, y, s.rstd);
   }
+  /// y once more, from what the forward kept: the same bits.
+  template <class Exec>
+  void forward_again(Exec e, view<T> y, const saved& s) const {
+    rms_norm_forward(e, s.x, gain.value, eps, y, s.rstd);
+  }
   /// dx is assigned; the gain's gradient is accumulated.
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {

@@ -2,7 +2,10 @@
 // One transformer block: RMSNorm, attention, residual; RMSNorm, MoE, residual. Rows come in and leave in the sequence-parallel layout.
 //
 //   h = x + attention(norm(x))       y = h + moe(norm(h))       x, h, y: [T/TP, H] of this rank
+// What it keeps for backward goes into one arena; what the rule of core/recompute.hpp recomputes goes into another, which is free again at the end of
+// either pass.
 #include <moefold/attention/attention.hpp>
+#include <moefold/core/recompute.hpp>
 #include <moefold/layers/norm.hpp>
 #include <moefold/moe/moe.hpp>
 #include <moefold/ops/elementwise.hpp>
@@ -17,31 +20,100 @@ class block_layer {
   using moe_type = moe_layer<Precision, Comm, MoePolicy>;
 
   struct saved {
+    view<const T> x;  // [rows, H], the caller's
+    routing_context where{};
+    extent_t layer = 0;
     typename norm_layer<Precision>::saved attention_norm, moe_norm;
     typename attention_type::saved attention;
-    typename moe_type::saved moe;
+    typename moe_type::saved moe;  // its counts (router.load, aux_load) are kept whatever is recomputed
   };
 
-  block_layer(norm_layer<Precision> attention_norm, attention_type attention, norm_layer<Precision> moe_norm, moe_type moe)
-      : attention_norm_(attention_norm), attention_(std::move(attention)), moe_norm_(moe_norm), moe_(std::move(moe)) {}
+  block_layer(norm_layer<Precision> attention_norm, attention_type attention, norm_layer<Precision> moe_norm, moe_type moe,
+              const recompute_rule& recompute = {})
+      : attention_norm_(attention_norm), attention_(std::move(attention)), moe_norm_(moe_norm), moe_(std::move(moe)),
+        recompute_(recompute) {}
 
-  /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp, and what the MoE layer needs besides.
+  /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp, and what the MoE layer needs besides. `again`: of the rank, for what is
+  /// recomputed; untouched, and may be `keep` itself, where nothing is.
+  template <class Exec, class Arena>
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, Arena& again, saved& s, extent_t layer,
+               const routing_context& where) const {
+    s.x = x, s.where = where, s.layer = layer;
+    if (!recompute_.any()) return compute(e, y, keep, keep, keep, s);
+    const auto mark = again.mark();
+    using enum recompute_part;
+    compute(e, y, recompute_.full ? again : keep, recompute_.twice(norms) ? again : keep,
+            recompute_.twice(recompute_part::moe) ? again : keep, s);
+    if (recompute_.twice(recompute_part::moe)) keep_counts(keep, s.moe.router);
+    again.release(mark);
+  }
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, extent_t layer, const routing_context& where) const {
-    const extent_t rows = x.extent(0), hidden = x.extent(1);
-    view<T> normed = keep.template take<T>(rows, hidden), h = keep.template take<T>(rows, hidden);
-    attention_norm_.forward(e, x, normed, keep, s.attention_norm);
-    attention_.forward(e, view<const T>(normed), h, keep, s.attention);
-    accumulate(e, x, h);
-    normed = keep.template take<T>(rows, hidden);
-    moe_norm_.forward(e, view<const T>(h), normed, keep, s.moe_norm);
-    moe_.forward(e, view<const T>(normed), y, keep, s.moe, layer, where);
-    accumulate(e, view<const T>(h), y);
+    require(!recompute_.any(), "moefold: a block that recomputes (", describe(recompute_), ") needs an arena for it beside the kept one");
+    forward(e, x, y, keep, keep, s, layer, where);
   }
 
-  /// dy [rows, H] -> dx [rows, H], assigned; parameter gradients are accumulated. Collective over tp, cp, ep and etp.
+  /// dy [rows, H] -> dx [rows, H], assigned; parameter gradients are accumulated. Collective over tp, cp, ep and etp, and what is recomputed over
+  /// what its forward needs.
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
+    require(!recompute_.any(), "moefold: a block that recomputes (", describe(recompute_), ") needs an arena for it in backward");
+    backward_of(e, dy, dx, s);
+  }
+  template <class Exec, class Arena>
+  void backward(Exec e, view<const T> dy, view<T> dx, Arena& again, const saved& kept) const {
+    if (!recompute_.any()) return backward_of(e, dy, dx, kept);
+    using enum recompute_part;
+    const extent_t rows = dy.extent(0), hidden = dy.extent(1);
+    const auto mark = again.mark();
+    saved s = kept;
+    {
+      scratch local(e);
+      if (recompute_.full) compute(e, local.template take<T>(rows, hidden), again, again, again, s);
+      if (recompute_.has(norms)) {
+        const view<T> first = again.template take<T>(rows, hidden), second = again.template take<T>(rows, hidden);
+        attention_norm_.forward_again(e, first, s.attention_norm);
+        moe_norm_.forward_again(e, second, s.moe_norm);
+        s.attention.x = first, s.moe.router.x = second, s.moe.shared.x = second;
+      }
+      if (recompute_.has(recompute_part::moe)) {
+        const view<const T> normed = s.moe.router.x;
+        moe_.forward(e, normed, local.template take<T>(rows, hidden), again, s.moe, s.layer, s.where);
+      }
+    }
+    backward_of(e, dy, dx, s);
+    again.release(mark);
+  }
+
+ private:
+  /// s.x -> y. What backward needs goes into three arenas: the normed inputs, the MoE layer's, all else.
+  template <class Exec, class Arena>
+  void compute(Exec e, view<T> y, Arena& keep, Arena& norms, Arena& moe, saved& s) const {
+    const extent_t rows = y.extent(0), hidden = y.extent(1);
+    view<T> normed = norms.template take<T>(rows, hidden), h = keep.template take<T>(rows, hidden);
+    attention_norm_.forward(e, s.x, normed, keep, s.attention_norm);
+    attention_.forward(e, view<const T>(normed), h, keep, s.attention);
+    accumulate(e, s.x, h);
+    normed = norms.template take<T>(rows, hidden);
+    moe_norm_.forward(e, view<const T>(h), normed, keep, s.moe_norm);
+    moe_.forward(e, view<const T>(normed), y, moe, s.moe, s.layer, s.where);
+    accumulate(e, view<const T>(h), y);
+  }
+  /// The counts that are asked for after the forward leave the arena of what is recomputed.
+  template <class Arena>
+  static void keep_counts(Arena& keep, typename router_layer<Precision>::saved& router) {
+    const bool one = router.aux_load.data() == router.load.data();
+    const auto kept = [&](view<const std::int64_t> counts) {
+      const view<std::int64_t> to = keep.template take<std::int64_t>(counts.extent(0));
+      std::copy(counts.begin(), counts.end(), to.begin());
+      return to;
+    };
+    router.load = kept(router.load);
+    router.aux_load = one ? router.load : kept(router.aux_load);
+  }
+
+  template <class Exec>
+  void backward_of(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
     const extent_t rows = dy.extent(0), hidden = dy.extent(1);
     scratch local(e);
     view<T> dnormed = local.template take<T>(rows, hidden), dh = local.template take<T>(rows, hidden);
@@ -53,11 +125,11 @@ class block_layer {
     accumulate(e, view<const T>(dh), dx);
   }
 
- private:
   norm_layer<Precision> attention_norm_;
   attention_type attention_;
   norm_layer<Precision> moe_norm_;
   moe_type moe_;
+  recompute_rule recompute_;
 };
 
 }  // namespace moefold

@@ -43,6 +43,7 @@ class transformer_stage {
   /// What one micro-batch in flight keeps between its forward and its backward. Reused from step to step.
   struct saved {
     arena keep;
+    arena* again = nullptr;              // of the rank, for what is recomputed; none needed where nothing is
     const micro_batch* batch = nullptr;  // the caller's
     view<T> input;                       // [T/TP, H], received from the previous stage
     view<T> output;                      // [T/TP, H], sent to the next stage
@@ -55,8 +56,9 @@ class transformer_stage {
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision>& store, group_set<Comm>& groups,
-                    router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>())
-      : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), stage_(stage_of(fold, rank)),
+                    router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
+                    const recompute_rule& recompute = {})
+      : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
         stages_(fold.attention.of(axis_id::pp)), layers_(stage_layers(model.layers, stages_, stage_)) {
     check(model, sequence, fold);
     using enum parameter_kind;
@@ -85,10 +87,13 @@ class transformer_stage {
         m.shared.down = {store.template get<columns_over_tp>(shared_down, l)};
         if (model.shared_gate) m.shared.output = store.template get<replicated>(shared_output_gate, l);
       }
-      blocks_.emplace_back(norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp),
-                           norm(moe_norm, l),
-                           moe_layer<Precision, Comm, MoePolicy>(
-                               model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{}, facts));
+      using enum recompute_part;
+      blocks_.emplace_back(
+          norm(attention_norm, l), attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp, !recompute.has(core_attention)),
+          norm(moe_norm, l),
+          moe_layer<Precision, Comm, MoePolicy>(model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{},
+                                                facts, !recompute.has(activation)),
+          recompute);
     }
     if (last()) {
       norm_ = norm(final_norm, -1);
@@ -114,7 +119,7 @@ class transformer_stage {
     const routing_context where = s.batch->context(tap);
     for (std::size_t b = 0; b < blocks_.size(); ++b) {
       view<T> y = s.keep.template take<T>(rows, model_.hidden);
-      blocks_[b].forward(e, view<const T>(x), y, s.keep, s.blocks[b], layers_.first + extent_t(b), where);
+      blocks_[b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layers_.first + extent_t(b), where);
       x = y;
     }
     s.output = x;
@@ -137,7 +142,10 @@ class transformer_stage {
       copy(e, dy, from);
     }
     for (std::size_t b = blocks_.size(); b-- > 0;) {
-      blocks_[b].backward(e, view<const T>(from), to, s.blocks[b]);
+      if (recompute_.any())
+        blocks_[b].backward(e, view<const T>(from), to, *s.again, s.blocks[b]);
+      else
+        blocks_[b].backward(e, view<const T>(from), to, s.blocks[b]);
       std::swap(from, to);
     }
     if (first())
@@ -162,8 +170,15 @@ class transformer_stage {
   }
 
  private:
+  arena& again_of(saved& s) const {
+    require(s.again != nullptr || !recompute_.any(), "moefold: a stage that recomputes (", describe(recompute_),
+            ") needs an arena for it; point saved::again at one of the rank's");
+    return s.again ? *s.again : s.keep;
+  }
+
   model_shape model_;
   layer_numbers numbers_;
+  recompute_rule recompute_;
   extent_t stage_, stages_;
   layer_range layers_;
   embedding_layer<Precision, Comm> embedding_;

@@ -21,12 +21,13 @@ struct grouped_experts {
   parameter<Precision, expert_rows> up;       // [local experts, F/ETP, H]
   parameter<Precision, expert_columns> down;  // [local experts, H, F/ETP]
   activation_function activation = activation_function::swiglu;
+  bool keep_act = true;  // or compute it again in backward
 
   struct saved {
     view<const T> x;       // [R, H], the ticket's
     view<const A> weight;  // [R], the ticket's
     std::span<const std::int64_t> offsets;
-    view<T> gate, up, act;  // [R, F/ETP]
+    view<T> gate, up, act;  // [R, F/ETP]; act only where it is kept
   };
 
   bool gated() const { return activation == activation_function::swiglu; }
@@ -35,21 +36,11 @@ struct grouped_experts {
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
-    const extent_t rows = x.extent(0), width = up.value.extent(1);
-    s = {x,
-         weight,
-         offsets,
-         gated() ? keep.template take<T>(rows, width) : view<T>{},
-         keep.template take<T>(rows, width),
-         keep.template take<T>(rows, width)};
+    scratch local(e);
+    take(x, weight, offsets, keep, s);
     grouped_gemm_nt(e, x, up.value, offsets, s.up);
-    if (gated()) {
-      grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
-      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), weight, s.act);
-    } else {
-      gelu_forward(e, view<const T>(s.up), weight, s.act);
-    }
-    grouped_gemm_nt(e, view<const T>(s.act), down.value, offsets, y);
+    if (gated()) grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
+    grouped_gemm_nt(e, act_of(e, s, true, local), down.value, offsets, y);
   }
 
   /// dy [R, H] -> dx [R, H] and dweight [R], assigned; weight gradients are accumulated, those of experts without rows untouched. Local.
@@ -59,7 +50,7 @@ struct grouped_experts {
     const extent_t rows = dy.extent(0), width = up.value.extent(1);
     view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
     grouped_gemm_nn(e, dy, down.value, s.offsets, dact);
-    grouped_gemm_tn(e, dy, view<const T>(s.act), s.offsets, down.gradient);
+    grouped_gemm_tn(e, dy, act_of(e, s, false, local), s.offsets, down.gradient);
     if (!gated()) {
       gelu_backward(e, view<const T>(dact), view<const T>(s.up), s.weight, dup, dweight);
     } else {
@@ -70,6 +61,30 @@ struct grouped_experts {
     }
     grouped_gemm_tn(e, view<const T>(dup), s.x, s.offsets, up.gradient);
     grouped_gemm_nn(e, view<const T>(dup), up.value, s.offsets, dx, T(gated() ? 1 : 0));
+  }
+
+ protected:
+  /// Memory for what backward needs.
+  template <class Arena>
+  void take(view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, Arena& keep, saved& s) const {
+    const extent_t rows = x.extent(0), width = up.value.extent(1);
+    s = {x,
+         weight,
+         offsets,
+         gated() ? keep.template take<T>(rows, width) : view<T>{},
+         keep.template take<T>(rows, width),
+         keep_act ? keep.template take<T>(rows, width) : view<T>{}};
+  }
+  /// act [R, F/ETP] from gate and up; in backward nothing is computed where it was kept.
+  template <class Exec>
+  view<const T> act_of(Exec e, const saved& s, bool forward, scratch<Exec>& local) const {
+    if (!forward && keep_act) return s.act;
+    const view<T> act = keep_act ? s.act : local.template take<T>(s.up.shape());
+    if (gated())
+      swiglu_forward(e, view<const T>(s.gate), view<const T>(s.up), s.weight, act);
+    else
+      gelu_forward(e, view<const T>(s.up), s.weight, act);
+    return act;
   }
 };
 

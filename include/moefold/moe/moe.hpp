@@ -44,12 +44,13 @@ class moe_layer {
   };
 
   /// Local. The groups must outlive the layer, the memory behind `state` too. Throws config_error if model, weights, groups and choices do not fit.
+  /// keep_activations: off, what the activation function gives is computed again in backward (core/recompute.hpp).
   moe_layer(const model_shape& model, const moe_weights<Precision>& weights, const moe_groups<Comm>& groups, router_state<A> state = {},
-            const moe_facts& facts = facts_of<Policy>())
+            const moe_facts& facts = facts_of<Policy>(), bool keep_activations = true)
       : groups_(fitting(model, weights, groups, state, facts)),
         tokens_(facts.tokens), router_{weights.router, route_rule(model), facts.balance, facts.jitter, state},
-        experts_(experts_of(model, weights)), shared_{weights.shared, model.activation, groups.tp}, has_shared_(model.shared_ffn > 0),
-        dispatcher_(model.experts, model.top_k, *groups.ep, *groups.etp) {}
+        experts_(experts_of(model, weights, keep_activations)), shared_{weights.shared, model.activation, groups.tp, keep_activations},
+        has_shared_(model.shared_ffn > 0), dispatcher_(model.experts, model.top_k, *groups.ep, *groups.etp) {}
   moe_layer(const model_shape& model, const moe_weights<Precision>& weights, Comm& ep, Comm& etp)
       : moe_layer(model, weights, moe_groups<Comm>{&ep, &etp}) {}
 
@@ -100,8 +101,9 @@ class moe_layer {
   }
 
  private:
-  static experts_type experts_of(const model_shape& model, const moe_weights<Precision>& weights) {
+  static experts_type experts_of(const model_shape& model, const moe_weights<Precision>& weights, bool keep_activations) {
     experts_type experts;
+    experts.keep_act = keep_activations;
     experts.gate = weights.gate, experts.up = weights.up, experts.down = weights.down, experts.activation = model.activation;
     return experts;
   }

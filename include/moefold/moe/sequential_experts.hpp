@@ -17,22 +17,12 @@ struct sequential_experts : grouped_experts<Precision> {
   template <class Exec, class Arena>
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
-    const extent_t rows = x.extent(0), width = this->up.value.extent(1);
-    s = {x,
-         weight,
-         offsets,
-         this->gated() ? keep.template take<T>(rows, width) : view<T>{},
-         keep.template take<T>(rows, width),
-         keep.template take<T>(rows, width)};
+    this->take(x, weight, offsets, keep, s);
     for_each_expert(s, [&](extent_t expert, auto own) {
+      scratch local(e);
       gemm_nt(e, own(x), matrix(this->up.value, expert), own(s.up));
-      if (this->gated()) {
-        gemm_nt(e, own(x), matrix(this->gate.value, expert), own(s.gate));
-        swiglu_forward(e, view<const T>(own(s.gate)), view<const T>(own(s.up)), own(weight), own(s.act));
-      } else {
-        gelu_forward(e, view<const T>(own(s.up)), own(weight), own(s.act));
-      }
-      gemm_nt(e, view<const T>(own(s.act)), matrix(this->down.value, expert), own(y));
+      if (this->gated()) gemm_nt(e, own(x), matrix(this->gate.value, expert), own(s.gate));
+      gemm_nt(e, act_of_own(e, s, own, true, local), matrix(this->down.value, expert), own(y));
     });
   }
 
@@ -44,7 +34,7 @@ struct sequential_experts : grouped_experts<Precision> {
       const extent_t rows = own(dy).extent(0);
       const view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
       gemm_nn(e, own(dy), matrix(this->down.value, expert), dact);
-      gemm_tn(e, own(dy), view<const T>(own(s.act)), matrix(this->down.gradient, expert), T(1));
+      gemm_tn(e, own(dy), act_of_own(e, s, own, false, local), matrix(this->down.gradient, expert), T(1));
       if (this->gated()) {
         const view<T> dgate = local.template take<T>(rows, width);
         swiglu_backward(e, view<const T>(dact), view<const T>(own(s.gate)), view<const T>(own(s.up)), own(s.weight), dgate, dup,
@@ -60,6 +50,15 @@ struct sequential_experts : grouped_experts<Precision> {
   }
 
  private:
+  /// act of one expert's rows.
+  template <class Exec, class Own>
+  view<const T> act_of_own(Exec e, const saved& s, const Own& own, bool forward, scratch<Exec>& local) const {
+    saved part = s;
+    part.weight = own(s.weight), part.up = own(s.up);
+    if (this->gated()) part.gate = own(s.gate);
+    if (this->keep_act) part.act = own(s.act);
+    return this->act_of(e, part, forward, local);
+  }
   /// f(expert, own) for every expert that has rows; own(v): its rows of v.
   template <class F>
   static void for_each_expert(const saved& s, F&& f) {

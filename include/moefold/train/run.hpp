@@ -29,6 +29,7 @@ struct run_defaults {
   using moe = balanced_moe;
   using schedule = one_f_one_b;
   using optimizer = adamw;
+  static constexpr recompute_rule recompute{};  // none; recompute_full; selective<...>
 };
 
 /// The types of a run without its fold and numbers: runs that agree in these share one instantiation of everything below.

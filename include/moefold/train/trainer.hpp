@@ -30,6 +30,7 @@ struct trainer_options {
   double max_norm = 1.0;                    // of all gradients together; 0: no clipping
   const std::atomic<bool>* stop = nullptr;  // set by anybody: all ranks stop after the same step
   routing_tap* tap = nullptr;               // of this rank: record, replay or measure the router's choices
+  recompute_rule recompute{};               // what is computed twice instead of kept; a run's own takes its place
 };
 
 /// Throws config_error if the numbers cannot work, whatever the model. Safe for any numbers.
@@ -71,7 +72,7 @@ class basic_trainer {
         layer_(activation_shape{model, fold, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
-        stage_(model, sequence, fold, world_.rank(), store_, groups_, &states_, facts_),
+        stage_(model, sequence, fold, world_.rank(), store_, groups_, &states_, facts_, options.recompute),
         optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
                                                       std::min<std::int64_t>(100, options.steps / 10), options.steps},
         numbers_({step_numbers({model, fold, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
@@ -90,6 +91,7 @@ class basic_trainer {
     runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden,
                     Policies::schedule::live(stage, stages, int(batches_.size())),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
+    runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
     store_.initialise(options.seed);
   }
   basic_trainer(const basic_trainer&) = delete;
@@ -200,10 +202,11 @@ class basic_trainer {
   group_set<communicator_type>& groups() { return groups_; }
   host_exec exec() const { return exec_; }
   const folding_extents& fold() const { return fold_; }
-  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_}; }
+  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_, options_.recompute}; }
   extent_t micro_batches() const { return extent_t(batches_.size()); }
   /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
+  std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t scratch_peak() const { return context_.scratch.peak(); }
 
  private:
@@ -311,7 +314,12 @@ class trainer : public basic_trainer<policies_of<Run>, Comm> {
   // Takes the communicator by reference, so that it is asked for its size before it is moved from.
   trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
           const typename Run::optimizer& optimizer)
-      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, fold, options, data, optimizer) {}
+      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
+                                              optimizer) {}
+  static trainer_options with_choices_of_run(trainer_options options) {
+    if (Run::recompute.any()) options.recompute = Run::recompute;
+    return options;
+  }
 };
 
 }  // namespace moefold
