@@ -5,6 +5,7 @@
 #include <moefold/core/config.hpp>
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
+#include <moefold/core/fp8.hpp>
 #include <moefold/core/memory.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
@@ -13,6 +14,7 @@
 #include <moefold/core/replace_file.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/core/scalar.hpp>
+#include <moefold/core/scaling.hpp>
 #include <moefold/core/sequence_part.hpp>
 #include <moefold/core/shape.hpp>
 #include <moefold/core/traffic_rule.hpp>
@@ -56,6 +58,7 @@
 #include <moefold/ops/grouped_gemm.hpp>
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/permute.hpp>
+#include <moefold/ops/quantise.hpp>
 #include <moefold/ops/rope.hpp>
 #include <moefold/ops/route.hpp>
 #include <moefold/ops/row_copy.hpp>

@@ -24,7 +24,7 @@ struct bf16 {
   }
 };
 
-enum class dtype : std::uint8_t { fp64, fp32, bf16, int64, int32, uint8 };
+enum class dtype : std::uint8_t { fp64, fp32, bf16, int64, int32, uint8, fp8_e4m3, fp8_e5m2 };
 
 constexpr const char* name_of(dtype type) {
   switch (type) {
@@ -34,6 +34,8 @@ constexpr const char* name_of(dtype type) {
     case dtype::int64: return "int64";
     case dtype::int32: return "int32";
     case dtype::uint8: return "uint8";
+    case dtype::fp8_e4m3: return "fp8_e4m3";  // core/fp8.hpp
+    case dtype::fp8_e5m2: return "fp8_e5m2";
   }
   return "?";
 }
