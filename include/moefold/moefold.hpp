@@ -7,6 +7,7 @@
 #include <moefold/core/exec.hpp>
 #include <moefold/core/fp8.hpp>
 #include <moefold/core/memory.hpp>
+#include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/precision.hpp>

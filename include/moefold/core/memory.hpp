@@ -5,10 +5,12 @@
 //   chunk 0 [ aaaa bbbb cccccc ....]   chunk 1 [ dddddddd ........]        take() cuts 64-byte aligned pieces from left to right;
 //                    ^ mark                              ^ top             release(mark) moves the top back, memory stays
 #include <moefold/core/error.hpp>
+#include <moefold/core/memory_ledger.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <limits>
 #include <new>
 #include <utility>
 #include <vector>
@@ -21,19 +23,29 @@ class out_of_memory : public error {
   using error::error;
 };
 
-/// Where host tensors live. Alignment 64 bytes: one cache line, one vector register.
+/// Where host tensors live. Alignment 64 bytes: one cache line, one vector register. Bytes are charged to the calling thread's memory_scope.
 struct host_memory {
   static constexpr std::size_t alignment = 64;
 
   static void* allocate(std::size_t bytes) {
-    void* block = ::operator new (bytes, std::align_val_t{alignment}, std::nothrow);
+    const bool fits = bytes <= std::numeric_limits<std::size_t>::max() - alignment;
+    void* block = fits ? ::operator new (bytes + alignment, std::align_val_t{alignment}, std::nothrow) : nullptr;
     require<out_of_memory>(block != nullptr, "moefold: could not allocate ", bytes,
                            " bytes of host memory; use fewer ranks per machine, a smaller micro-batch or a smaller model");
     allocations_.fetch_add(1, std::memory_order_relaxed);
     bytes_ += bytes;
-    return block;
+    const record* const mine = new (block) record{bytes, memory_scope::current()};
+    mine->charge.add(bytes);
+    return static_cast<std::byte*>(block) + alignment;
   }
-  static void deallocate(void* block) noexcept { ::operator delete (block, std::align_val_t{alignment}); }
+  static void deallocate(void* block) noexcept {
+    if (block == nullptr) return;
+    void* const whole = static_cast<std::byte*>(block) - alignment;
+    record* const mine = static_cast<record*>(whole);
+    mine->charge.remove(mine->bytes);
+    mine->~record();
+    ::operator delete (whole, std::align_val_t{alignment});
+  }
 
   /// Allocations made so far by all threads: a training step after the first adds none.
   static std::size_t allocations() { return allocations_.load(std::memory_order_relaxed); }
@@ -41,11 +53,18 @@ struct host_memory {
   static std::size_t bytes_of_this_thread() { return bytes_; }
 
  private:
+  struct record {  // in front of every block
+    std::size_t bytes;
+    memory_ledger::charge charge;
+  };
+  static_assert(sizeof(record) <= alignment);
+
   inline static std::atomic<std::size_t> allocations_{0};
   inline static thread_local std::size_t bytes_ = 0;
 };
 
-/// A stack of bytes in chunks of Memory. Not shared between threads: each rank has its own.
+/// A stack of bytes in chunks of Memory. Not shared between threads: each rank has its own. All its chunks are charged where the first scope in which it
+/// was reserved or used stands (core/memory_ledger.hpp).
 template <class Memory = host_memory>
 class memory_stack {
  public:
@@ -58,7 +77,8 @@ class memory_stack {
   memory_stack() = default;
   explicit memory_stack(std::size_t bytes) { reserve(bytes); }
   memory_stack(memory_stack&& other) noexcept
-      : chunks_(std::exchange(other.chunks_, {})), top_(std::exchange(other.top_, {})), peak_(std::exchange(other.peak_, 0)) {}
+      : chunks_(std::exchange(other.chunks_, {})), top_(std::exchange(other.top_, {})), peak_(std::exchange(other.peak_, 0)),
+        charge_(other.charge_) {}
   memory_stack& operator=(memory_stack&& other) noexcept {
     memory_stack(std::move(other)).swap(*this);
     return *this;
@@ -103,6 +123,8 @@ class memory_stack {
   };
   static std::size_t rounded(std::size_t bytes) { return (bytes + Memory::alignment - 1) / Memory::alignment * Memory::alignment; }
   void add_chunk(std::size_t bytes) {
+    if (chunks_.empty()) charge_ = memory_scope::current();
+    const memory_scope scope(charge_);
     chunks_.reserve(chunks_.size() + 1);
     chunks_.push_back({static_cast<std::byte*>(Memory::allocate(bytes)), bytes});
   }
@@ -110,11 +132,13 @@ class memory_stack {
     std::swap(chunks_, other.chunks_);
     std::swap(top_, other.top_);
     std::swap(peak_, other.peak_);
+    std::swap(charge_, other.charge_);
   }
 
   std::vector<chunk> chunks_;
   mark_t top_;
   std::size_t peak_ = 0;
+  memory_ledger::charge charge_{};
 };
 
 }  // namespace moefold

@@ -1,0 +1,91 @@
+#include <moefold/core/memory_ledger.hpp>
+
+#include <doctest/doctest.h>
+
+#include <moefold/core/memory.hpp>
+
+#include <thread>
+#include <vector>
+
+using namespace moefold;
+using enum memory_category;
+
+TEST_SUITE("core/memory_ledger") {
+  TEST_CASE("bytes are charged by category, peaks stay, and outside any scope nothing is charged") {
+    memory_ledger ledger;
+    void* const before = host_memory::allocate(1000);
+    void *a = nullptr, *b = nullptr, *c = nullptr;
+    {
+      const memory_scope rank(ledger, parameters);
+      a = host_memory::allocate(100);
+      {
+        const memory_scope part(activations);
+        b = host_memory::allocate(200);
+        c = host_memory::allocate(0);
+      }
+      host_memory::deallocate(host_memory::allocate(50));
+    }
+    void* const after = host_memory::allocate(1000);
+    CHECK(ledger(parameters).now == 100);
+    CHECK(ledger(parameters).peak == 150);
+    CHECK(ledger(activations).now == 200);
+    CHECK(ledger(gradients).peak == 0);
+    CHECK(ledger.total().now == 300);
+    CHECK(ledger.total().peak == 350);
+    for (void* block : {before, a, b, c, after}) host_memory::deallocate(block);
+    CHECK(ledger.total().now == 0);
+    CHECK(ledger(activations).peak == 200);
+  }
+  TEST_CASE("a stack is charged where it was first used, also when it grows later") {
+    memory_ledger ledger;
+    memory_stack<> stack;
+    {
+      const memory_scope part(ledger, scratch);
+      stack.reserve(4096);
+    }
+    CHECK(ledger(scratch).now == 4096);
+    stack.take(std::size_t{3} << 20);
+    CHECK(ledger(scratch).now == 4096 + (std::size_t{3} << 20));
+    memory_stack<> moved = std::move(stack);
+    moved.take(std::size_t{5} << 20);
+    CHECK(ledger(scratch).now == 4096 + (std::size_t{8} << 20));
+    moved = memory_stack<>();
+    CHECK(ledger.total().now == 0);
+  }
+  TEST_CASE("each thread has its own scope; a block may be freed by another thread and outlive its ledger") {
+    std::vector<void*> blocks(8);
+    {
+      memory_ledger ledger;
+      std::vector<std::thread> threads;
+      for (std::size_t t = 0; t < blocks.size(); ++t)
+        threads.emplace_back([&, t] {
+          host_memory::deallocate(host_memory::allocate(77));  // not charged
+          const memory_scope rank(ledger, t % 2 ? optimizer : gradients);
+          for (int i = 0; i < 100; ++i) host_memory::deallocate(host_memory::allocate(10));
+          blocks[t] = host_memory::allocate(1000);
+        });
+      for (std::thread& t : threads) t.join();
+      CHECK(ledger(optimizer).now == 4000);
+      CHECK(ledger(gradients).now == 4000);
+      CHECK(ledger.total().now == 8000);
+      host_memory::deallocate(blocks[0]);
+      CHECK(ledger(gradients).now == 3000);
+    }
+    for (std::size_t t = 1; t < blocks.size(); ++t) host_memory::deallocate(blocks[t]);
+  }
+  TEST_CASE("a stack that outlives its ledger may still grow") {
+    memory_stack<> stack;
+    {
+      const memory_ledger ledger;
+      const memory_scope part(ledger, scratch);
+      stack.reserve(64);
+    }
+    stack.take(std::size_t{2} << 20);
+  }
+  TEST_CASE("memory that cannot be had is not charged") {
+    memory_ledger ledger;
+    const memory_scope rank(ledger);
+    CHECK_THROWS_AS(host_memory::allocate(std::numeric_limits<std::size_t>::max() - 10), out_of_memory);
+    CHECK(ledger.total().peak == 0);
+  }
+}
