@@ -45,4 +45,60 @@ TEST_SUITE("optim/rate") {
     CHECK_THROWS_AS(check_rate(linear_rate{.peak = std::numeric_limits<double>::quiet_NaN()}), config_error);
     CHECK_THROWS_AS(check_rate(linear_rate{.peak = std::numeric_limits<double>::infinity()}), config_error);
   }
+
+  TEST_CASE("warm-up, stable, decay: peak until the last steps, then straight to the floor") {
+    const stable_decay_rate rate{.peak = 1e-2, .floor = 1e-3, .warmup = 4, .total = 100, .decay = 20};
+    CHECK(rate(0) == Approx(2.5e-3));
+    CHECK(rate(3) == 1e-2);
+    for (int step = 4; step <= 80; ++step) CHECK(rate(step) == 1e-2);
+    CHECK(rate(90) == Approx(5.5e-3));
+    CHECK(rate(100) == 1e-3);
+    CHECK(rate(1000) == 1e-3);
+    CHECK(stable_decay_rate{.peak = 1, .floor = 0, .warmup = 10, .total = 10, .decay = 0}(9) == 1);
+  }
+  TEST_CASE("inverse square root: half the peak at four times the warm-up, never below its floor") {
+    const inverse_sqrt_rate rate{.peak = 1e-2, .floor = 1e-3, .warmup = 16};
+    CHECK(rate(15) == 1e-2);
+    CHECK(rate(16) == 1e-2);
+    CHECK(rate(64) == Approx(5e-3));
+    CHECK(rate(10000000) == 1e-3);
+    CHECK(inverse_sqrt_rate{.peak = 1, .floor = 0, .warmup = 0}(0) == 1);
+  }
+  TEST_CASE("a constant rate is its peak after warm-up") {
+    CHECK(constant_rate{.peak = 2, .warmup = 4}(1) == 1);
+    CHECK(constant_rate{.peak = 2, .warmup = 4}(4) == 2);
+    CHECK(constant_rate{.peak = 2, .warmup = 0}(99999) == 2);
+  }
+  TEST_CASE("a plan is the rate of its shape, is chosen by name, and can be printed") {
+    rate_plan plan{.peak = 3e-3, .floor = 1e-4, .warmup = 8, .total = 90, .decay = 30};
+    for (std::int64_t step = 0; step < 120; ++step) {
+      plan.shape = rate_shape_of("cosine");
+      CHECK(plan(step) == cosine_rate{3e-3, 1e-4, 8, 90}(step));
+      plan.shape = rate_shape_of("linear");
+      CHECK(plan(step) == linear_rate{3e-3, 1e-4, 8, 90}(step));
+      plan.shape = rate_shape_of("stable_decay");
+      CHECK(plan(step) == stable_decay_rate{3e-3, 1e-4, 8, 90, 30}(step));
+      plan.shape = rate_shape_of("inverse_sqrt");
+      CHECK(plan(step) == inverse_sqrt_rate{3e-3, 1e-4, 8, 90}(step));
+      plan.shape = rate_shape_of("constant");
+      CHECK(plan(step) == constant_rate{3e-3, 1e-4, 8, 90}(step));
+    }
+    CHECK_THROWS_WITH_AS(
+        rate_shape_of("cosin"),
+        "moefold: there is no learning-rate schedule 'cosin'; choose one of cosine, linear, stable_decay, inverse_sqrt, constant",
+        config_error);
+    CHECK(describe(rate_plan{.peak = 0.5, .floor = 0.25, .warmup = 2, .total = 9}) == "cosine, 2 steps of warm-up to 0.5, 0.25 at step 9");
+    CHECK(describe(rate_plan{rate_shape::stable_decay, 0.5, 0.25, 2, 9, 3}) ==
+          "stable_decay, 2 steps of warm-up to 0.5, then to 0.25 over the last 3 of 9");
+    CHECK(describe(rate_plan{rate_shape::inverse_sqrt, 0.5, 0, 2, 9}) == "inverse_sqrt, 2 steps of warm-up to 0.5");
+    CHECK(describe(rate_plan{rate_shape::inverse_sqrt, 0.5, 0.25, 2, 9}) == "inverse_sqrt, 2 steps of warm-up to 0.5, not below 0.25");
+    CHECK(describe(rate_plan{rate_shape::constant, 0.5, 0.25, 2, 9}) == "constant, 2 steps of warm-up to 0.5");
+  }
+  TEST_CASE("a plan whose warm-up and decay do not fit is refused") {
+    CHECK_NOTHROW(check(rate_plan{}));
+    CHECK_NOTHROW(check(rate_plan{.decay = 1000}));  // of another shape
+    CHECK_THROWS_AS(check(rate_plan{.shape = rate_shape::stable_decay, .warmup = 150, .decay = 60}), config_error);
+    CHECK_THROWS_AS(check(rate_plan{.shape = rate_shape::stable_decay, .decay = -1}), config_error);
+    CHECK_THROWS_AS(check(rate_plan{.floor = 1}), config_error);
+  }
 }

@@ -1,14 +1,18 @@
 #pragma once
-// Learning rates as functions of the step: linear warm-up, then a fall to a floor. A rate is any callable from a step to a number.
+// Learning rates as functions of the step: linear warm-up, then what their name says. A rate is any callable from a step to a number; rate_plan is the
+// one whose shape is chosen when the program runs.
 //
-//   peak      /^^--.                      warm-up   peak / warmup at step 0, peak at step warmup - 1
-//            /      `-.                   fall      from peak at step warmup to floor at step total (cosine or straight)
-//   floor   /          `--._________      after     floor
-//          0  warmup        total
+//   peak      /^^--.                      warm-up        peak / warmup at step 0, peak at step warmup - 1
+//            /      `-.                   cosine, linear from peak at step warmup to floor at step total, then floor
+//   floor   /          `--._________      stable_decay   peak, and from step total - decay a straight fall to floor at total (warm-up, stable, decay)
+//          0  warmup        total         inverse_sqrt   peak * sqrt(warmup / step), not below floor        constant   peak
 #include <moefold/core/error.hpp>
 
 #include <cmath>
 #include <cstdint>
+#include <iterator>
+#include <string>
+#include <string_view>
 
 namespace moefold {
 
@@ -48,6 +52,95 @@ struct linear_rate {
   }
 };
 
+/// Peak until the last `decay` steps: training can be prolonged from any point before them. Hu et al. 2024, arXiv 2404.06395.
+struct stable_decay_rate {
+  double peak = 1e-3;
+  double floor = 1e-4;
+  std::int64_t warmup = 20;  // steps
+  std::int64_t total = 200;  // steps
+  std::int64_t decay = 40;   // steps, the last ones
+
+  constexpr double operator()(std::int64_t step) const {
+    if (step < warmup) return detail::warming(step, warmup, peak);
+    const std::int64_t begin = total - decay > warmup ? total - decay : warmup;
+    if (step < begin) return peak;
+    const double done = detail::fallen(step, begin, total);
+    return peak * (1.0 - done) + floor * done;
+  }
+};
+
+/// Falls with the square root of the step and has no end. Vaswani et al. 2017, arXiv 1706.03762.
+struct inverse_sqrt_rate {
+  double peak = 1e-3;
+  double floor = 0;
+  std::int64_t warmup = 20;  // steps
+  std::int64_t total = 200;  // steps; only checked
+
+  double operator()(std::int64_t step) const {
+    if (step < warmup) return detail::warming(step, warmup, peak);
+    const double from = double(warmup > 0 ? warmup : 1);
+    const double rate = peak * std::sqrt(from / (from + double(step - warmup)));
+    return rate > floor ? rate : floor;
+  }
+};
+
+struct constant_rate {
+  double peak = 1e-3;
+  double floor = 0;          // has no meaning here
+  std::int64_t warmup = 20;  // steps
+  std::int64_t total = 200;  // steps; only checked
+
+  constexpr double operator()(std::int64_t step) const { return step < warmup ? detail::warming(step, warmup, peak) : peak; }
+};
+
+enum class rate_shape : std::uint8_t { cosine, linear, stable_decay, inverse_sqrt, constant };
+inline constexpr const char* rate_names[] = {"cosine", "linear", "stable_decay", "inverse_sqrt", "constant"};
+constexpr const char* name_of(rate_shape shape) { return rate_names[std::size_t(shape)]; }
+
+/// Throws config_error, which lists the names, if there is none like it.
+inline rate_shape rate_shape_of(std::string_view name) {
+  std::string all;
+  for (std::size_t i = 0; i < std::size(rate_names); ++i) {
+    if (name == rate_names[i]) return rate_shape(i);
+    all += (i == 0 ? "" : ", ") + std::string(rate_names[i]);
+  }
+  require<config_error>(false, "moefold: there is no learning-rate schedule '", name, "'; choose one of ", all);
+  return {};
+}
+
+/// A rate whose shape is a value.
+struct rate_plan {
+  rate_shape shape = rate_shape::cosine;
+  double peak = 1e-3;
+  double floor = 1e-4;
+  std::int64_t warmup = 20;  // steps
+  std::int64_t total = 200;  // steps
+  std::int64_t decay = 40;   // steps; of stable_decay
+
+  double operator()(std::int64_t step) const {
+    switch (shape) {
+      case rate_shape::cosine: return cosine_rate{peak, floor, warmup, total}(step);
+      case rate_shape::linear: return linear_rate{peak, floor, warmup, total}(step);
+      case rate_shape::stable_decay: return stable_decay_rate{peak, floor, warmup, total, decay}(step);
+      case rate_shape::inverse_sqrt: return inverse_sqrt_rate{peak, floor, warmup, total}(step);
+      case rate_shape::constant: return constant_rate{peak, floor, warmup, total}(step);
+    }
+    return peak;
+  }
+  constexpr bool operator==(const rate_plan&) const = default;
+};
+
+/// "cosine, 20 steps of warm-up to 0.001, 0.0001 at step 200"
+inline std::string describe(const rate_plan& r) {
+  const std::string rise = sentence(name_of(r.shape), ", ", r.warmup, " steps of warm-up to ", r.peak);
+  switch (r.shape) {
+    case rate_shape::constant: return rise;
+    case rate_shape::inverse_sqrt: return r.floor > 0 ? sentence(rise, ", not below ", r.floor) : rise;
+    case rate_shape::stable_decay: return sentence(rise, ", then to ", r.floor, " over the last ", r.decay, " of ", r.total);
+    default: return sentence(rise, ", ", r.floor, " at step ", r.total);
+  }
+}
+
 /// Throws config_error if the numbers contradict each other. NaN is refused too.
 template <class Rate>
 constexpr void check_rate(const Rate& rate) {
@@ -56,6 +149,14 @@ constexpr void check_rate(const Rate& rate) {
                         rate.floor, ", peak ", rate.peak, ")");
   require<config_error>(rate.warmup >= 0 && rate.total >= rate.warmup, "moefold: warm-up must end before the run does (given warmup ",
                         rate.warmup, " steps of ", rate.total, "); shorten warmup or train longer");
+}
+
+/// The same, and of the last fall.
+constexpr void check(const rate_plan& rate) {
+  check_rate(rate);
+  require<config_error>(rate.shape != rate_shape::stable_decay || (rate.decay >= 0 && rate.warmup + rate.decay <= rate.total),
+                        "moefold: warm-up and decay fit into the run (given warmup ", rate.warmup, ", decay ", rate.decay, " of ",
+                        rate.total, " steps); shorten one of them or train longer");
 }
 
 }  // namespace moefold
