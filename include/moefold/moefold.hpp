@@ -126,4 +126,5 @@
 #include <moefold/train/program.hpp>
 #include <moefold/train/progress.hpp>
 #include <moefold/train/run.hpp>
+#include <moefold/train/spike.hpp>
 #include <moefold/train/trainer.hpp>
