@@ -144,6 +144,32 @@ TEST_SUITE("train/trainer") {
     CHECK(loss != plain.compute().loss);
     CHECK(loss != reseeded.compute().loss);
   }
+  TEST_CASE(
+      "a rank's memory is charged by category: parameters, gradients and optimizer state to the byte, and nothing more after the first "
+      "step") {
+    const dataset data = data_of();
+    trainer_options options = options_of();
+    options.recompute = recompute_full;
+    one_rank trainer(self_comm(), small, sequence, {}, options, data);
+    const auto now = [&](memory_category category) { return extent_t(trainer.memory()(category).now); };
+    const parameter_memory foretold = memory_of_parameters<run::precision>(small, {}, 0);
+    CHECK(now(memory_category::parameters) == foretold.parameters);
+    CHECK(now(memory_category::gradients) == foretold.gradients);
+    CHECK(now(memory_category::optimizer) == foretold.optimizer);
+    const activation_shape a = trainer.activations();
+    const auto reserved = [](extent_t bytes) { return (bytes + 63) / 64 * 64; };
+    CHECK(now(memory_category::activations) == reserved(kept_by_micro_batch<run::precision>(a, 0, a.worst_rows())));
+    CHECK(now(memory_category::recomputation) == recomputed_by_block<run::precision>(a, a.worst_rows()));
+    CHECK(now(memory_category::scratch) == reserved(scratch_bound<run::precision>(a)));
+    trainer.step();
+    const std::size_t held = trainer.memory().total().now;
+    trainer.step();
+    CHECK(trainer.memory().total().peak == held);
+    {
+      const tensor<double> mine({100});  // somebody else's
+      CHECK(trainer.memory().total().now == held);
+    }
+  }
   TEST_CASE("perfect balance gives exactly the coefficient of every balance loss, in the step's result and by layer") {
     const dataset data = data_of();
     routing_tap tap;

@@ -44,7 +44,8 @@ class parameter_store {
     parameter_buffers buffers = buffers_of(model, fold, stage);
     for (int i = 0; i < buffers.count; ++i) {
       const parameter_buffer& b = buffers.buffer[std::size_t(i)];
-      flats_.push_back({b, tensor<storage, Memory>({b.padded()}, storage(0)), tensor<reduce, Memory>({b.padded()}, reduce(0))});
+      flats_.push_back(
+          {b, charged<storage>(memory_category::parameters, b.padded()), charged<reduce>(memory_category::gradients, b.padded())});
     }
     std::array<extent_t, 4> used{};
     for_each_parameter(model, fold, stage, [&](const parameter_fact& fact) {
@@ -105,6 +106,12 @@ class parameter_store {
   }
 
  private:
+  template <class T>
+  static tensor<T, Memory> charged(memory_category category, extent_t elements) {
+    const memory_scope scope(category);
+    return tensor<T, Memory>({elements}, T(0));
+  }
+
   std::vector<flat> flats_;
   std::vector<entry> entries_;
 };

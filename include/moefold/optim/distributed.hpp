@@ -27,6 +27,7 @@ class distributed_optimizer {
     for (auto& flat : store.flats()) {
       Comm& replicas = groups[flat.fact.placement.replicas()];
       shards_.push_back({&replicas, replicas.rank() * flat.fact.shard(), {}, {}});
+      const memory_scope scope(memory_category::optimizer);
       for (auto& state : shards_.back().state) state = tensor<moments>({flat.fact.shard()}, moments(0));
     }
     // The part of each parameter that lies in this rank's shard; neighbours that decay alike are one range.

@@ -22,13 +22,17 @@ class runner {
   /// rows, hidden: the activation that travels between stages; reserve: bytes each micro-batch in flight may keep, set aside now.
   runner(const Stage& stage, Comm& pp, extent_t rows, extent_t hidden, int live, std::size_t reserve)
       : stage_(stage), pp_(pp), rows_(rows), hidden_(hidden), dy_({rows, hidden}), dx_({rows, hidden}), slots_(std::size_t(live)) {
+    const memory_scope scope(memory_category::activations);
     for (saved& s : slots_) s.keep.reserve(reserve), s.again = &again_;
   }
   runner(const runner&) = delete;
   runner& operator=(const runner&) = delete;
 
   /// Bytes for what is recomputed (core/recompute.hpp), set aside now instead of during the first step.
-  void reserve_again(std::size_t bytes) { again_.reserve(bytes); }
+  void reserve_again(std::size_t bytes) {
+    const memory_scope scope(memory_category::recomputation);
+    again_.reserve(bytes);
+  }
 
   /// Plays the steps. feed(m) points at the tokens of micro-batch m; done(state) is called after its forward.
   /// Returns this rank's summed loss. Collective over pp, and over whatever the stage's layers use.

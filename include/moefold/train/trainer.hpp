@@ -87,12 +87,16 @@ class basic_trainer {
     batches_.resize(std::size_t(part_.micro_batches()));
     steps_ = Policies::schedule::steps(stage, stages, int(batches_.size()));
     const activation_shape a = activations();
-    context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
+    {
+      const memory_scope scope(memory_category::scratch);
+      context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
+    }
     runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden,
                     Policies::schedule::live(stage, stages, int(batches_.size())),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
     runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
     store_.initialise(options.seed);
+    building_.reset();
   }
   basic_trainer(const basic_trainer&) = delete;
   basic_trainer& operator=(const basic_trainer&) = delete;
@@ -208,6 +212,8 @@ class basic_trainer {
   std::size_t kept_peak() const { return runner_->peak(); }
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t scratch_peak() const { return context_.scratch.peak(); }
+  /// Host memory of this rank by category, now and at most.
+  const memory_ledger& memory() const { return ledger_; }
 
  private:
   using token_counts = std::array<std::int64_t, 2>;  // that count in the loss; that are not padding
@@ -273,6 +279,8 @@ class basic_trainer {
     return counted;
   }
 
+  memory_ledger ledger_;
+  std::optional<memory_scope> building_{std::in_place, ledger_};  // until everything is made
   model_shape model_;
   folding_extents fold_;
   trainer_options options_;
