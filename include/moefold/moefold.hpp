@@ -77,8 +77,11 @@
 #include <moefold/schedule/check.hpp>
 #include <moefold/schedule/draw.hpp>
 #include <moefold/schedule/forward_only.hpp>
+#include <moefold/schedule/gpipe.hpp>
+#include <moefold/schedule/interleaved.hpp>
 #include <moefold/schedule/one_f_one_b.hpp>
 #include <moefold/schedule/step.hpp>
+#include <moefold/schedule/zero_bubble.hpp>
 
 #include <moefold/layers/embedding.hpp>
 #include <moefold/layers/linear.hpp>

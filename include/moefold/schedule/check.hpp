@@ -2,17 +2,18 @@
 // Plays a schedule on all its stages with queues instead of messages and proves that it can run: at compile time where the numbers are
 // known, else at start-up. A schedule that passes neither deadlocks nor keeps more than it promised.
 //
-//   every message sent is received once, in the order it was sent        a stage computes only on what it has
-//   every micro-batch: one forward, then one backward, on every stage    live micro-batches <= live()
+//   every message sent is received once, in the order it was sent                          a stage computes only on what it has
+//   every micro-batch and chunk: one forward, then one backward (or input, then weight)    live activations == live()
 #include <moefold/schedule/step.hpp>
 
 #include <algorithm>
 #include <cstddef>
+#include <string>
 #include <utility>
 
 namespace moefold {
 
-/// One step of a played schedule: who took it and when. A forward or backward takes time (see play), messages take none.
+/// One step of a played schedule: who took it and when, in slots of step_times; messages take none.
 struct played_step {
   int stage;
   schedule_step step;
@@ -25,17 +26,17 @@ namespace detail {
 /// The state of all stages while a schedule is played.
 class schedule_player {
  public:
-  constexpr schedule_player(const char* name, bool trains, std::vector<std::vector<schedule_step>> lists, int micro_batches)
-      : name_(name), trains_(trains), micro_batches_(micro_batches), lists_(std::move(lists)), stages_(lists_.size()) {
-    for (stage_state& s : stages_) s.done.resize(std::size_t(micro_batches), 0);
+  constexpr schedule_player(const char* name, bool trains, int chunks, std::vector<std::vector<schedule_step>> lists, int micro_batches)
+      : name_(name), trains_(trains), chunks_(chunks), micro_batches_(micro_batches), lists_(std::move(lists)), stages_(lists_.size()) {
+    for (stage_state& s : stages_) s.work.resize(std::size_t(micro_batches * chunks));
   }
 
-  constexpr std::vector<played_step> play(int forward_slots, int backward_slots) {
+  constexpr std::vector<played_step> play(const step_times& times) {
     std::vector<played_step> log;
-    for (bool progress = true; progress;) {
-      progress = false;
+    for (bool moved = true; moved;) {
+      moved = false;
       for (std::size_t s = 0; s < stages_.size(); ++s)
-        while (stages_[s].next < lists_[s].size() && take(s, forward_slots, backward_slots, log)) progress = true;
+        while (stages_[s].next < lists_[s].size() && take(s, times, log)) moved = true;
     }
     for (std::size_t s = 0; s < stages_.size(); ++s) finish(s);
     return log;
@@ -46,17 +47,20 @@ class schedule_player {
  private:
   struct message {
     int micro_batch;
-    int sent;  // at this slot
+    int chunk;  // of the receiver
+    int sent;   // at this slot
   };
   struct channel {
     std::vector<message> queue;
     std::size_t received = 0;
   };
-  enum progress_bits : unsigned { has_input = 1, has_output = 2, sent_output = 4, has_gradient = 8, did_backward = 16, sent_gradient = 32 };
+  struct progress {  // of one micro-batch in one chunk
+    bool input = false, output = false, sent_output = false, gradient = false, did_input = false, did_weight = false, sent_gradient = false;
+  };
   struct stage_state {
     std::size_t next = 0;
     int clock = 0, live = 0, most_live = 0;
-    std::vector<unsigned> done;  // per micro-batch, progress_bits
+    std::vector<progress> work;  // [micro-batches, chunks]
     channel inputs, gradients;   // messages on their way to this stage
   };
 
@@ -70,65 +74,85 @@ class schedule_player {
                                 " micro-batches) cannot run: stage ", stage, ", ", at, ": ", parts...));
   }
 
+  std::string in_chunk(int chunk) const { return chunks_ > 1 ? sentence(" in chunk ", chunk) : ""; }
+  constexpr bool alone() const { return stages_.size() == 1; }
+  constexpr bool first(std::size_t s, int chunk) const { return s == 0 && chunk == 0; }
+  constexpr bool last(std::size_t s, int chunk) const { return s + 1 == stages_.size() && chunk + 1 == chunks_; }
+  constexpr progress& of(std::size_t s, int micro_batch, int chunk) { return stages_[s].work[std::size_t(micro_batch * chunks_ + chunk)]; }
+
   // A receive whose message has not been sent yet waits: false.
   constexpr bool receive(std::size_t stage, channel& from, schedule_step step) {
     if (from.received == from.queue.size()) return false;
     const message m = from.queue[from.received];
-    demand(m.micro_batch == step.micro_batch, stage, step, "the next message to arrive is that of micro-batch ", m.micro_batch,
+    if (m.micro_batch != step.micro_batch || m.chunk != step.chunk)
+      fail(stage, describe(step), "the next message to arrive is that of micro-batch ", m.micro_batch, in_chunk(m.chunk),
            "; receive in the order in which the neighbour sends");
     ++from.received;
     stages_[stage].clock = std::max(stages_[stage].clock, m.sent);
     return true;
   }
 
-  constexpr bool take(std::size_t s, int forward_slots, int backward_slots, std::vector<played_step>& log) {
+  constexpr bool take(std::size_t s, const step_times& times, std::vector<played_step>& log) {
     using enum step_kind;
     stage_state& me = stages_[s];
     const schedule_step step = lists_[s][me.next];
-    const bool first = s == 0, last = s + 1 == stages_.size();
-    demand(step.micro_batch >= 0 && step.micro_batch < micro_batches_, s, step, "there is no such micro-batch; they count from 0");
-    unsigned& done = me.done[std::size_t(step.micro_batch)];
+    const int m = step.micro_batch, c = step.chunk;
+    demand(m >= 0 && m < micro_batches_, s, step, "there is no such micro-batch; they count from 0");
+    demand(c >= 0 && c < chunks_, s, step, "there is no such chunk; the schedule has ", chunks_, ", which count from 0");
+    progress& now = of(s, m, c);
+    const bool first = this->first(s, c), last = this->last(s, c);
+    const std::size_t up = s + 1 == stages_.size() ? 0 : s + 1, down = s == 0 ? stages_.size() - 1 : s - 1;
     switch (step.kind) {
       case receive_input:
-        demand(!first, s, step, "the first stage reads its tokens itself; leave the step out");
+        demand(!first && !alone(), s, step,
+               first ? "the first stage reads its tokens itself; leave the step out"
+                     : "a single stage has its input at hand; leave the step out");
         if (!receive(s, me.inputs, step)) return false;
-        done |= has_input;
+        now.input = true;
         break;
       case forward:
-        demand(first || (done & has_input), s, step, "its input has not been received; put receive_input before it");
-        demand(!(done & has_output), s, step, "a micro-batch has one forward per stage");
-        done |= has_output;
+        demand(first || alone() || now.input, s, step, "its input has not been received; put receive_input before it");
+        demand(first || !alone() || of(s, m, c - 1).output, s, step, "the chunk before it has not run; put its forward first");
+        demand(!now.output, s, step, "a micro-batch has one forward per stage");
+        now.output = true;
         me.most_live = std::max(me.most_live, me.live + 1);
         if (trains_) ++me.live;
-        me.clock += forward_slots;
         break;
       case send_output:
-        demand(!last, s, step, "the last stage has nobody to send to; leave the step out");
-        demand((done & has_output) && !(done & sent_output), s, step, "an output is sent once, after its forward");
-        done |= sent_output;
-        stages_[s + 1].inputs.queue.push_back({step.micro_batch, me.clock});
+        demand(!last && !alone(), s, step, "the last stage has nobody to send to; leave the step out");
+        demand(now.output && !now.sent_output, s, step, "an output is sent once, after its forward");
+        now.sent_output = true;
+        stages_[up].inputs.queue.push_back({m, up == 0 ? c + 1 : c, me.clock});
         break;
       case receive_gradient:
-        demand(trains_ && !last, s, step, "no gradient comes from there; leave the step out");
+        demand(trains_ && !last && !alone(), s, step, "no gradient comes from there; leave the step out");
         if (!receive(s, me.gradients, step)) return false;
-        done |= has_gradient;
+        now.gradient = true;
         break;
       case backward:
+      case backward_input:
         demand(trains_, s, step, "a schedule that does not train has no backward");
-        demand((done & has_output) && !(done & did_backward), s, step, "a micro-batch has one backward per stage, after its forward");
-        demand(last || (done & has_gradient), s, step, "its gradient has not been received; put receive_gradient before it");
-        done |= did_backward;
+        demand(now.output && !now.did_input, s, step, "a micro-batch has one backward per stage, after its forward");
+        demand(last || alone() || now.gradient, s, step, "its gradient has not been received; put receive_gradient before it");
+        demand(last || !alone() || of(s, m, c + 1).did_input, s, step, "the chunk after it has not run backward; put its backward first");
+        now.did_input = true;
+        now.did_weight = step.kind == backward;
+        if (now.did_weight) --me.live;
+        break;
+      case backward_weight:
+        demand(now.did_input && !now.did_weight, s, step, "weight gradients are made once, after backward_input; backward makes both");
+        now.did_weight = true;
         --me.live;
-        me.clock += backward_slots;
         break;
       case send_gradient:
-        demand(trains_ && !first, s, step, "the first stage has nobody to send gradients to; leave the step out");
-        demand((done & did_backward) && !(done & sent_gradient), s, step, "a gradient is sent once, after its backward");
-        done |= sent_gradient;
-        stages_[s - 1].gradients.queue.push_back({step.micro_batch, me.clock});
+        demand(trains_ && !first && !alone(), s, step, "the first stage has nobody to send gradients to; leave the step out");
+        demand(now.did_input && !now.sent_gradient, s, step, "a gradient is sent once, after its backward");
+        now.sent_gradient = true;
+        stages_[down].gradients.queue.push_back({m, s == 0 ? c - 1 : c, me.clock});
         break;
     }
-    const int slots = step.kind == forward ? forward_slots : step.kind == backward ? backward_slots : 0;
+    const int slots = times.of(step.kind);
+    me.clock += slots;
     log.push_back({int(s), step, me.clock - slots, me.clock});
     ++me.next;
     return true;
@@ -139,39 +163,61 @@ class schedule_player {
     if (me.next < lists_[s].size()) fail(s, describe(lists_[s][me.next]), "it waits for ever; no neighbour sends this message");
     if (me.inputs.received != me.inputs.queue.size() || me.gradients.received != me.gradients.queue.size())
       fail(s, "end", "a neighbour has sent a message that is never received");
-    for (int m = 0; m < micro_batches_; ++m) {
-      const unsigned done = me.done[std::size_t(m)];
-      if (!(done & has_output) || (trains_ && !(done & did_backward)))
-        fail(s, "end", "micro-batch ", m, " has no ", done & has_output ? "backward" : "forward");
+    for (int i = 0; i < micro_batches_ * chunks_; ++i) {
+      const progress& done = me.work[std::size_t(i)];
+      if (done.output && (!trains_ || (done.did_input && done.did_weight))) continue;
+      fail(s, "end", "micro-batch ", i / chunks_, in_chunk(i % chunks_), " has no ",
+           !done.output     ? "forward"
+           : done.did_input ? "backward_weight"
+                            : "backward");
     }
   }
 
   const char* name_;
   bool trains_;
-  int micro_batches_;
+  int chunks_, micro_batches_;
   std::vector<std::vector<schedule_step>> lists_;
   std::vector<stage_state> stages_;
 };
 
 }  // namespace detail
 
-/// Plays the schedule, every stage as early as it can, and returns all steps with their times. A forward takes `forward_slots` units of
-/// time, a backward `backward_slots`, messages none. Throws config_error with stage, step and reason if the schedule cannot run.
+/// Plays the schedule, every stage as early as it can, and returns all steps with their times on a virtual clock.
+/// Throws config_error with stage, step and reason if the schedule cannot run, or keeps another number of activations than live() says.
 template <pipeline_schedule Schedule>
-constexpr std::vector<played_step> play(int stages, int micro_batches, int forward_slots = 1, int backward_slots = 1) {
+constexpr std::vector<played_step> play(int stages, int micro_batches, const step_times& times = {1, 1, 1}) {
   require<config_error>(stages >= 1 && micro_batches >= 0, "moefold: a schedule needs at least 1 stage and 0 micro-batches (given ", stages,
                         " and ", micro_batches, ")");
+  require<config_error>(times.forward >= 0 && times.weight >= 0 && times.backward >= times.weight,
+                        "moefold: steps take 0 slots or more, and a backward at least its weight part (given forward ", times.forward,
+                        ", backward ", times.backward, ", weight ", times.weight, ")");
   std::vector<std::vector<schedule_step>> lists;
   for (int s = 0; s < stages; ++s) lists.push_back(Schedule::steps(s, stages, micro_batches));
-  detail::schedule_player player(Schedule::name, Schedule::trains, std::move(lists), micro_batches);
-  auto log = player.play(forward_slots, backward_slots);
+  detail::schedule_player player(Schedule::name, Schedule::trains, Schedule::chunks, std::move(lists), micro_batches);
+  auto log = player.play(times);
   for (int s = 0; s < stages; ++s) {
     const int kept = player.most_live(std::size_t(s)), promised = Schedule::live(s, stages, micro_batches);
     require<config_error>(kept <= promised, "moefold: schedule ", Schedule::name, " keeps the activations of ", kept,
                           " micro-batches on stage ", s, " of ", stages, ", but its live() promises at most ", promised,
                           "; raise live() or run backwards earlier");
+    require<config_error>(kept == promised, "moefold: schedule ", Schedule::name, " keeps the activations of ", kept,
+                          " micro-batches on stage ", s, " of ", stages, ", but its live() sets aside ", promised,
+                          "; lower live() to what is needed");
   }
   return log;
+}
+
+/// Slots that every stage of a played schedule stands still: its end minus the stage's own work; the largest of the stages.
+template <pipeline_schedule Schedule>
+constexpr int idle_slots(int stages, int micro_batches, const step_times& times) {
+  std::vector<int> busy(std::size_t(stages), 0);
+  int end = 0, least = 0;
+  for (const played_step& p : play<Schedule>(stages, micro_batches, times)) {
+    busy[std::size_t(p.stage)] += p.end - p.begin;
+    end = std::max(end, p.end);
+  }
+  for (std::size_t s = 0; s < busy.size(); ++s) least = s == 0 ? busy[s] : std::min(least, busy[s]);
+  return end - least;
 }
 
 /// True if the schedule runs as promised; otherwise throws config_error with stage, step and reason. A constant expression where it holds.

@@ -7,23 +7,27 @@
 
 namespace moefold {
 
-struct forward_only {
+/// A step's forwards over stages of `Chunks` chunks each.
+template <int Chunks>
+struct forwards_over {
   static constexpr const char* name = "forward_only";
   static constexpr bool trains = false;
+  static constexpr int chunks = Chunks;
 
   static constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) {
-    using enum step_kind;
-    std::vector<schedule_step> list;
-    for (int m = 0; m < micro_batches; ++m) {
-      if (stage > 0) list.push_back({receive_input, m});
-      list.push_back({forward, m});
-      if (stage < stages - 1) list.push_back({send_output, m});
-    }
-    return list;
+    return steps_over(Chunks, stage, stages, micro_batches);
+  }
+  static constexpr std::vector<schedule_step> steps_over(int chunks, int stage, int stages, int micro_batches) {
+    step_list list(stage, stages, chunks);
+    for (int first = 0; first < micro_batches; first += stages)  // groups, as interleaved<v> makes them
+      for (int c = 0; c < chunks; ++c)
+        for (int m = first; m < std::min(first + stages, micro_batches); ++m) list.forward(m, c);
+    return list.take();
   }
 
   static constexpr int live(int, int, int micro_batches) { return micro_batches > 0 ? 1 : 0; }
 };
+using forward_only = forwards_over<1>;
 
 static_assert(pipeline_schedule<forward_only>);
 

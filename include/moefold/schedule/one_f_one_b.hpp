@@ -7,44 +7,31 @@
 //   stage 2 | .  .  F0 B0 F1 B1 F2 B2 F3 B3
 #include <moefold/schedule/step.hpp>
 
-#include <algorithm>
-
 namespace moefold {
 
 struct one_f_one_b {
   static constexpr const char* name = "one_f_one_b";
   static constexpr bool trains = true;
+  static constexpr int chunks = 1;
 
   static constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) {
-    using enum step_kind;
-    const bool first = stage == 0, last = stage == stages - 1;
-    std::vector<schedule_step> list;
-    const auto forward_of = [&](int m) {
-      if (!first) list.push_back({receive_input, m});
-      list.push_back({forward, m});
-      if (!last) list.push_back({send_output, m});
-    };
-    const auto backward_of = [&](int m) {
-      if (!last) list.push_back({receive_gradient, m});
-      list.push_back({backward, m});
-      if (!first) list.push_back({send_gradient, m});
-    };
+    step_list list(stage, stages);
     const int ahead = warm_up(stage, stages, micro_batches);
-    for (int m = 0; m < ahead; ++m) forward_of(m);
-    for (int m = ahead; m < micro_batches; ++m) {
-      forward_of(m);
-      backward_of(m - ahead);
-    }
-    for (int m = micro_batches - ahead; m < micro_batches; ++m) backward_of(m);
-    return list;
+    for (int m = 0; m < ahead; ++m) list.forward(m);
+    for (int m = ahead; m < micro_batches; ++m) list.forward(m), list.backward(m - ahead);
+    for (int m = micro_batches - ahead; m < micro_batches; ++m) list.backward(m);
+    return list.take();
   }
 
   static constexpr int live(int stage, int stages, int micro_batches) { return std::min(stages - stage, micro_batches); }
+  static constexpr int idle(int stages, int micro_batches, const step_times& t) {
+    return micro_batches > 0 ? (stages - 1) * (t.forward + t.backward) : 0;
+  }
 
  private:
   static constexpr int warm_up(int stage, int stages, int micro_batches) { return std::min(stages - 1 - stage, micro_batches); }
 };
 
-static_assert(pipeline_schedule<one_f_one_b>);
+static_assert(timed_schedule<one_f_one_b>);
 
 }  // namespace moefold
