@@ -6,6 +6,7 @@
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/core/fp8.hpp>
+#include <moefold/core/layer_split.hpp>
 #include <moefold/core/memory.hpp>
 #include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/model_shape.hpp>
@@ -83,6 +84,7 @@
 #include <moefold/schedule/step.hpp>
 #include <moefold/schedule/zero_bubble.hpp>
 
+#include <moefold/layers/deferred.hpp>
 #include <moefold/layers/embedding.hpp>
 #include <moefold/layers/linear.hpp>
 #include <moefold/layers/loss.hpp>
@@ -112,6 +114,7 @@
 #include <moefold/moe/tokens.hpp>
 
 #include <moefold/model/block.hpp>
+#include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
 
 #include <moefold/pipeline/runner.hpp>

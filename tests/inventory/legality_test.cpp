@@ -56,7 +56,9 @@ TEST_SUITE("inventory/legality") {
     CHECK(refused(model, 12, {{tp, 2}, {cp, 2}}, {{ep, 4}}).find("(given sequence = 12, pieces = 8)") != std::string::npos);
     CHECK(refused(model, 0, {}, {}) == "moefold: a sequence is at least 1 token long (given sequence = 0, least = 1)");
     CHECK(refused(model, 16, {{pp, 5}}, {{pp, 5}}) ==
-          "moefold: every pipeline stage needs at least one layer; lower PP (given layers = 4, pp = 5)");
+          "moefold: every pipeline stage, and every chunk of one, needs at least one layer; lower PP, or give layer counts (given layers = "
+          "4, "
+          "virtual_stages = 5)");
   }
   TEST_CASE("the model's own contradictions are found first") {
     using enum axis_id;

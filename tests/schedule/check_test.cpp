@@ -1,6 +1,7 @@
 #include <moefold/schedule/check.hpp>
 
 #include <doctest/doctest.h>
+#include <moefold/schedule/interleaved.hpp>
 #include <moefold/schedule/one_f_one_b.hpp>
 
 #include <string>
@@ -76,6 +77,47 @@ void embrace(int stage, steps_t& list) {
   if (stage == 0) drop(list, {receive_gradient, 0}), list.insert(list.begin(), {receive_gradient, 0});
 }
 
+void two_gradients_at_once(int stage, steps_t& list) {
+  if (stage == 0)
+    drop(list, {receive_gradient, 1}), list.insert(std::find(list.begin(), list.end(), schedule_step{backward, 0}), {receive_gradient, 1});
+}
+void late_gradient(int stage, steps_t& list) {
+  if (stage == 1)
+    drop(list, {send_gradient, 0}), list.insert(std::find(list.begin(), list.end(), schedule_step{send_gradient, 1}), {send_gradient, 0});
+}
+void unknown_chunk(int stage, steps_t& list) {
+  if (stage == 0) list.push_back({forward, 0, 1});
+}
+void stray_weight(int stage, steps_t& list) {
+  if (stage == 1) list.push_back({backward_weight, 0});
+}
+void half_a_backward(int stage, steps_t& list) {
+  if (stage == 1) exchange(list, {backward, 2}, {backward_input, 2});
+}
+
+/// Interleaved over two chunks, made wrong.
+template <auto Change>
+struct broken_chunks : interleaved<2> {
+  static constexpr const char* name = "broken";
+  static constexpr steps_t steps(int stage, int stages, int micro_batches) {
+    steps_t list = interleaved<2>::steps(stage, stages, micro_batches);
+    Change(stage, list);
+    return list;
+  }
+};
+void swapped_chunks(int stage, steps_t& list) {
+  if (stage == 0) exchange(list, {receive_input, 0, 1}, {receive_input, 1, 1});
+}
+void forgotten_chunk(int stage, steps_t& list) {
+  if (stage == 0) drop(list, {backward, 1});
+}
+void skipped_chunk(int, steps_t& list) { exchange(list, {forward, 0, 0}, {forward, 0, 1}); }
+
+struct generous : one_f_one_b {
+  static constexpr const char* name = "generous";
+  static constexpr int live(int, int, int) { return 99; }
+};
+
 struct hoarder : one_f_one_b {  // all forwards first, with the promise of 1F1B
   static constexpr const char* name = "hoarder";
   static constexpr steps_t steps(int stage, int stages, int micro_batches) {
@@ -107,6 +149,19 @@ TEST_SUITE("schedule/check") {
   }
   TEST_CASE("a micro-batch that does not exist is found") { CHECK(has(reason<broken<unknown_micro_batch>>(), "no such micro-batch")); }
   TEST_CASE("more live micro-batches than promised are found") { CHECK(has(reason<hoarder>(), "promises at most 2")); }
+  TEST_CASE("more memory than is needed is found too") { CHECK(has(reason<generous>(), "sets aside 99")); }
+  TEST_CASE("a stage has room for one gradient that waits, and for one that is not sent yet") {
+    CHECK(has(reason<broken<two_gradients_at_once>>(), "has not been used"));
+    CHECK(has(reason<broken<late_gradient>>(), "has not been sent"));
+  }
+  TEST_CASE("wrong chunks and halves of a backward are found") {
+    CHECK(has(reason<broken<unknown_chunk>>(), "there is no such chunk"));
+    CHECK(has(reason<broken<stray_weight>>(), "weight gradients are made once"));
+    CHECK(has(reason<broken<half_a_backward>>(), "micro-batch 2 has no backward_weight"));
+    CHECK(has(reason<broken_chunks<swapped_chunks>>(2, 2), "that of micro-batch 0 in chunk 1"));
+    CHECK(has(reason<broken_chunks<forgotten_chunk>>(2, 2), "micro-batch 1 in chunk 0 has no backward"));
+    CHECK(has(reason<broken_chunks<skipped_chunk>>(1, 1), "the chunk before it has not run"));
+  }
   TEST_CASE("the sentence names schedule, size, stage and step") {
     CHECK(reason<broken<forgotten_send>>() ==
           "moefold: schedule broken (2 stages, 3 micro-batches) cannot run: stage 0, receive_gradient 2: it waits for ever; no "

@@ -24,16 +24,19 @@ class group_set {
   group_set(Comm& world, const folding_extents& fold) : world_(&world) {
     require<config_error>(world.size() == fold.world(), "moefold: the folding needs ", fold.world(), " ranks and the world has ",
                           world.size());
-    comms_.reserve(sets.size());
+    comms_.reserve(sets.size() + 1);
     for (const axis_set axes : sets) {
       const extents& mesh = moe_axes::axes.without(set_of<tag::pp>).contains(axes) ? fold.moe : fold.attention;
       const extent_t rank = world.rank();
       comms_.push_back(
           world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name())));
     }
+    comms_.push_back(over<tag::pp>().split(0, over<tag::pp>().rank()));
   }
 
   Comm& world() { return *world_; }
+  /// The stages once more: gradients travel on a communicator of their own, so that between two stages they do not queue with outputs.
+  Comm& stages_for_gradients() { return comms_.back(); }
   /// The communicator over exactly these axes; throws if the set is not one of `sets`.
   Comm& operator[](axis_set axes) {
     for (std::size_t i = 0; i < sets.size(); ++i)

@@ -5,9 +5,12 @@
 
 namespace moefold {
 
+class deferred_products;  // layers/deferred.hpp
+
 /// What one host rank keeps for its whole life: scratch that operations borrow and give back.
 struct host_context {
   memory_stack<host_memory> scratch;
+  deferred_products* deferred = nullptr;  // where weight gradients are noted instead of made; null: made at once
 };
 
 /// Passed by value to every operation. Points at the context of the calling rank; never shared between ranks.
@@ -17,6 +20,7 @@ struct host_exec {
 
   explicit host_exec(host_context& owner) : context(&owner) {}
   memory_stack<host_memory>& scratch() const { return context->scratch; }
+  deferred_products*& deferred() const { return context->deferred; }
 };
 
 }  // namespace moefold

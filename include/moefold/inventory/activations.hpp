@@ -130,14 +130,14 @@ constexpr extent_t recomputed_by_block(const activation_shape& a, extent_t arriv
   return memory_of_block<Precision>(a, arriving).again;
 }
 
-/// Bytes a stage keeps for one micro-batch besides its blocks.
+/// Bytes a chunk of a stage keeps for one micro-batch besides its blocks.
 template <class Precision>
-constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage) {
+constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage, extent_t chunk = 0) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const extent_t tp = a.fold.attention.of(axis_id::tp);
   detail::arena_count keep;
   keep.take(a.rows() * a.model.hidden, t);  // input, or the embedding
-  if (stage == a.fold.attention.of(axis_id::pp) - 1) {
+  if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1) {
     keep.take(a.rows() * a.model.hidden, t);
     keep.take(a.rows(), acc);
     keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, t);
@@ -145,11 +145,43 @@ constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage) {
   return keep.bytes;
 }
 
-/// Bytes one micro-batch keeps on a stage when every block receives `arriving` rows.
+/// Bytes one micro-batch keeps in one chunk of a stage between backward_input and backward_weight: the factors dy and x of every weight gradient
+/// (layers/deferred.hpp), when every block receives `arriving` rows.
+template <class Precision>
+constexpr extent_t deferred_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, extent_t arriving) {
+  constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
+  const model_shape& m = a.model;
+  const extent_t tokens = a.tokens(), tp = a.fold.attention.of(axis_id::tp), etp = a.fold.moe.of(axis_id::etp);
+  const bool gated = m.activation == activation_function::swiglu;
+  detail::arena_count block, rest;
+  const auto product = [&](extent_t rows, extent_t one, extent_t other) {
+    if (rows > 0) block.take(rows * one, t), block.take(rows * other, t);
+  };
+  for (const extent_t width : {m.q_width(), m.q_width(), m.kv_width(), m.kv_width()}) product(tokens, width / tp, m.hidden);
+  block.take(a.rows() * m.experts, acc), block.take(a.rows() * m.hidden, t);  // router
+  for (int i = 0; i < (gated ? 3 : 2); ++i) {                                 // experts
+    product(arriving, m.hidden, m.ffn / etp);
+    block.take(a.own_experts() + 1, 8);
+    if (m.shared_ffn > 0) product(tokens, m.hidden, m.shared_ffn / tp);
+  }
+  if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1)
+    rest.take(tokens * padded_vocabulary(m, tp) / tp, t), rest.take(tokens * m.hidden, t);
+  return rest.bytes + chunk_layers(m.layers, a.fold, stage, chunk).count * block.bytes;
+}
+
+/// Bytes one micro-batch keeps in one chunk of a stage when every block receives `arriving` rows.
+template <class Precision>
+constexpr extent_t kept_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, extent_t arriving) {
+  return kept_by_stage<Precision>(a, stage, chunk) +
+         chunk_layers(a.model.layers, a.fold, stage, chunk).count * kept_by_block<Precision>(a, arriving);
+}
+
+/// The same of the stage's largest chunk: what is set aside for each pair that a schedule keeps alive.
 template <class Precision>
 constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, extent_t arriving) {
-  const extent_t layers = stage_layers(a.model.layers, a.fold.attention.of(axis_id::pp), stage).count;
-  return kept_by_stage<Precision>(a, stage) + layers * kept_by_block<Precision>(a, arriving);
+  extent_t most = 0;
+  for (extent_t c = 0; c < a.fold.layers.chunks; ++c) most = std::max(most, kept_by_chunk<Precision>(a, stage, c, arriving));
+  return most;
 }
 
 /// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.

@@ -1,6 +1,7 @@
 #pragma once
 // Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
 // In short: E % EP, F % ETP, heads, kv heads and shared ffn % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+#include <moefold/core/layer_split.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/folding.hpp>
@@ -18,7 +19,8 @@ MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
              "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
              "lengthen the sequence or lower CP or TP")
 MOEFOLD_RULE(length, sequence, least, sequence >= least, "moefold: a sequence is at least 1 token long")
-MOEFOLD_RULE(depth, layers, pp, layers >= pp, "moefold: every pipeline stage needs at least one layer; lower PP")
+MOEFOLD_RULE(depth, layers, virtual_stages, layers >= virtual_stages,
+             "moefold: every pipeline stage, and every chunk of one, needs at least one layer; lower PP, or give layer counts")
 MOEFOLD_RULE(batch, global_batch, dp_times_micro_batch, global_batch > 0 && global_batch % dp_times_micro_batch == 0,
              "moefold: the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch")
 
@@ -34,6 +36,15 @@ constexpr void check_batch_size(extent_t global_batch, extent_t dp, extent_t mic
 /// Equal pieces into which a sequence is cut: TP*CP, twice that when CP > 1.
 constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2 * cp * tp : cp * tp; }
 
+/// Layers that a run needs at least: one for each virtual stage, unless it says otherwise.
+template <class Run, extent_t Stages>
+constexpr extent_t virtual_stages_of = [] {
+  layer_split split;
+  if constexpr (requires { Run::layers; }) split = Run::layers;
+  if constexpr (requires { Run::schedule::chunks; }) split.chunks = Run::schedule::chunks;
+  return least_layers(split, Stages);
+}();
+
 /// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
 /// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
 template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
@@ -45,7 +56,7 @@ struct check_run : check_model<Run::model>,
                    check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
                    check_shared_ffn<Run::model.shared_ffn, extent_of<Attention, tag::tp>>,
                    check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
-                   check_depth<Run::model.layers, extent_of<Attention, tag::pp>> {
+                   check_depth<Run::model.layers, virtual_stages_of<Run, extent_of<Attention, tag::pp>>> {
   static constexpr bool ok = true;
 };
 
@@ -60,7 +71,8 @@ constexpr void check(const model_shape& model, extent_t sequence, const folding_
   require_shared_ffn(model.shared_ffn, tp);
   require_length(sequence, 1);
   require_pieces(sequence, sequence_pieces(tp, cp));
-  require_depth(model.layers, fold.attention.of(axis_id::pp));
+  check(fold.layers, model.layers, fold.attention.of(axis_id::pp));
+  require_depth(model.layers, least_layers(fold.layers, fold.attention.of(axis_id::pp)));
 }
 
 }  // namespace moefold

@@ -115,8 +115,7 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
   };
   using enum parameter_kind;
   if (stage == 0) table(embedding);
-  const layer_range own = stage_layers(m.layers, stages, stage);
-  for (extent_t l = own.first; l < own.first + own.count; ++l) {
+  for_each_layer(m.layers, fold, stage, [&](extent_t l) {
     gain(attention_norm, l);
     matrix(query, l, m.q_width(), m.hidden, rows_over_tp{}, std);
     matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
@@ -128,12 +127,12 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
     if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
-    if (m.shared_ffn == 0) continue;
+    if (m.shared_ffn == 0) return;
     if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
     matrix(shared_up, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
     matrix(shared_down, l, m.hidden, m.shared_ffn, columns_over_tp{}, output_std);
     if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, replicated{}, std);
-  }
+  });
   if (stage == stages - 1) {
     gain(final_norm, -1);
     table(head);

@@ -1,22 +1,28 @@
 #pragma once
-// Which layers a pipeline stage holds. As even as whole layers allow: the first stages take one more where they do not divide,
-// because the last stage also carries the head.
-//
-//   layers 7, stages 3:   stage 0 [0 1 2]   stage 1 [3 4]   stage 2 [5 6]
-#include <moefold/core/error.hpp>
+// Which layers the chunks of a pipeline stage hold: core/layer_split.hpp, asked for a folding.
+#include <moefold/core/layer_split.hpp>
+#include <moefold/mesh/extents.hpp>
 
 namespace moefold {
 
-struct layer_range {
-  extent_t first = 0;
+/// Layers of one chunk of a stage.
+constexpr layer_range chunk_layers(extent_t layers, const folding_extents& fold, extent_t stage, extent_t chunk) {
+  const extent_t stages = fold.attention.of(axis_id::pp);
+  return layers_of(fold.layers, layers, stages * fold.layers.chunks, chunk * stages + stage);
+}
+/// Layers of all chunks of a stage together.
+constexpr extent_t layers_on_stage(extent_t layers, const folding_extents& fold, extent_t stage) {
   extent_t count = 0;
-  constexpr bool operator==(const layer_range&) const = default;
-};
-
-constexpr layer_range stage_layers(extent_t layers, extent_t stages, extent_t stage) {
-  const extent_t even = layers / stages;
-  const extent_t longer = layers % stages;  // this many stages hold one layer more
-  return {stage * even + (stage < longer ? stage : longer), even + (stage < longer ? 1 : 0)};
+  for (extent_t c = 0; c < fold.layers.chunks; ++c) count += chunk_layers(layers, fold, stage, c).count;
+  return count;
+}
+/// f(layer) for every layer of a stage, chunk after chunk: ascending.
+template <class F>
+constexpr void for_each_layer(extent_t layers, const folding_extents& fold, extent_t stage, F&& f) {
+  for (extent_t c = 0; c < fold.layers.chunks; ++c) {
+    const layer_range own = chunk_layers(layers, fold, stage, c);
+    for (extent_t l = own.first; l < own.first + own.count; ++l) f(l);
+  }
 }
 
 }  // namespace moefold

@@ -92,14 +92,14 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   const extent_t tp = attention.of(axis_id::tp), cp = attention.of(axis_id::cp), pp = attention.of(axis_id::pp);
   const extent_t ep = moe.of(axis_id::ep), etp = moe.of(axis_id::etp), own = a.own_experts();
   const extent_t stage = stage_of(a.fold, rank);
-  const layer_range layers = stage_layers(m.layers, pp, stage);
+  const extent_t layers = layers_on_stage(m.layers, a.fold, stage), chunks = a.fold.layers.chunks;
   const bool first = stage == 0, last = stage == pp - 1;
   const extent_t activation = a.rows() * m.hidden;
   traffic_table table;
 
   table.add(dense, attention.of(dense), all_reduce, 2, 8);  // tokens that count, and that are not padding
 
-  const extent_t blocks = layers.count * micro_batches;
+  const extent_t blocks = layers * micro_batches;
   using part = recompute_part;
   const extent_t blocks_again = a.recompute.full ? blocks : 0, cores_again = a.recompute.twice(part::core_attention) ? blocks : 0,
                  moes_again = a.recompute.twice(part::moe) ? blocks : 0;
@@ -155,8 +155,8 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
     if (a.padded()) return filled;
     return pairs(layer, micro, source);
   };
-  for (extent_t layer = layers.first; layer < layers.first + layers.count && !everybody; ++layer)
-    for (extent_t micro = 0; micro < micro_batches; ++micro) {
+  for_each_layer(m.layers, a.fold, stage, [&](extent_t layer) {
+    for (extent_t micro = 0; micro < micro_batches && !everybody; ++micro) {
       for (extent_t p = 0; p < ep; ++p) {
         sent[std::size_t(p)] = rows_between(rows_of(layer, micro, rank), p);
         received[std::size_t(p)] = rows_between(rows_of(layer, micro, ep_group[p]), ep_rank);
@@ -178,8 +178,9 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
       for (int forward = 0; forward < (moes_again > 0 ? 2 : 1); ++forward) to_experts(weighted), to_tokens(row);
       to_experts(row), to_tokens(weighted);
     }
+  });
 
-  const extent_t boundaries = micro_batches * (extent_t(!first) + extent_t(!last));
+  const extent_t boundaries = micro_batches * (2 * chunks - extent_t(first) - extent_t(last));  // every chunk sends up and down
   table.add(over_pp, pp, send, activation, t, boundaries);
   table.add(over_pp, pp, recv, 0, t, boundaries);
 

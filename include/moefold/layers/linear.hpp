@@ -2,6 +2,7 @@
 // A matrix product with this rank's slice of a weight: y = x W^T. Column-parallel: gather_rows_of_group, then a linear whose weight has its rows
 // over tp. Row-parallel: a linear whose weight has its columns over tp, then sum_and_scatter_rows (layers/sequence.hpp).
 #include <moefold/core/exec.hpp>
+#include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/ops/gemm.hpp>
 
@@ -20,7 +21,7 @@ struct linear {
   /// dy [rows, out], x [rows, in] -> dx [rows, in] (dx = dy W + beta dx); the weight's gradient is accumulated.
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<const T> x, view<T> dx, T beta = T(0)) const {
-    gemm_tn(e, dy, x, weight.gradient, T(1));
+    weight_gradient(e, dy, x, weight.gradient);
     gemm_nn(e, dy, weight.value, dx, beta);
   }
 };

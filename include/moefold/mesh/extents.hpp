@@ -5,6 +5,7 @@
 //   extents_of<mesh<tp<2>, dp<dyn>>>(8)              tp 2, dp 4
 //   extents{{axis_id::tp, 2}, {axis_id::dp, 4}}      the same, from numbers
 //   resolve<Fold>(8), make_folding(attention, moe)   two of them over one world
+#include <moefold/core/layer_split.hpp>
 #include <moefold/mesh/folding.hpp>
 
 #include <initializer_list>
@@ -116,6 +117,7 @@ constexpr extents extents_of(extent_t world) {
 
 struct folding_extents {
   extents attention, moe;
+  layer_split layers{};  // over the pipeline stages
 
   constexpr extent_t world() const { return attention.ranks(); }
   friend constexpr bool operator==(const folding_extents&, const folding_extents&) = default;
@@ -128,7 +130,7 @@ constexpr folding_extents make_folding(const extents& attention, const extents& 
   require_stages(attention.of(axis_id::pp), moe.of(axis_id::pp));
   require_ranks(attention.ranks(), moe.ranks());
   if (attention.of(axis_id::pp) > 1) require_pipeline(attention.stride(axis_id::pp), moe.stride(axis_id::pp));
-  return {attention, moe};
+  return {attention, moe, {}};
 }
 
 /// The folding of a run in a world of that many ranks.

@@ -1,13 +1,15 @@
 #pragma once
-// One pipeline stage of the transformer, as one rank holds it: embedding on the first stage, its blocks, final norm and loss on the last.
+// One pipeline stage of the transformer, as one rank holds it: embedding in the first chunk of the first stage, blocks, final norm and loss in the last
+// chunk of the last. A chunk is a run of neighbouring layers; a stage has one unless its schedule interleaves. A chunk may have no block at all.
 //
-//   stage 0:  ids -> embedding -> blocks -> y        stage p:  x -> blocks -> y        last:  x -> blocks -> norm -> head and loss
+//   first:  ids -> embedding -> blocks -> y        then:  x -> blocks -> y        last:  x -> blocks -> norm -> head and loss
 #include <moefold/comm/groups.hpp>
 #include <moefold/inventory/traffic.hpp>
 #include <moefold/layers/embedding.hpp>
 #include <moefold/layers/loss.hpp>
 #include <moefold/layers/parameter_store.hpp>
 #include <moefold/model/block.hpp>
+#include <moefold/model/stage_events.hpp>
 
 #include <vector>
 
@@ -40,9 +42,11 @@ class transformer_stage {
   using T = typename Precision::storage;
   using block_type = block_layer<Precision, Comm, Context, MoePolicy>;
 
-  /// What one micro-batch in flight keeps between its forward and its backward. Reused from step to step.
+  /// What one micro-batch in flight in one chunk keeps between its forward and its backward. Reused from step to step.
   struct saved {
     arena keep;
+    int chunk = 0;
+    deferred_products deferred;          // weight gradients that backward_input left for backward_weight
     arena* again = nullptr;              // of the rank, for what is recomputed; none needed where nothing is
     const micro_batch* batch = nullptr;  // the caller's
     view<T> input;                       // [T/TP, H], received from the previous stage
@@ -59,7 +63,7 @@ class transformer_stage {
                     router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
                     const recompute_rule& recompute = {})
       : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
-        stages_(fold.attention.of(axis_id::pp)), layers_(stage_layers(model.layers, stages_, stage_)) {
+        stages_(fold.attention.of(axis_id::pp)) {
     check(model, sequence, fold);
     using enum parameter_kind;
     Comm &tp = groups.template over<tag::tp>(), &cp = groups.template over<tag::cp>();
@@ -70,7 +74,11 @@ class transformer_stage {
       return norm_layer<Precision>{store.template get<replicated>(kind, layer), model.norm_eps};
     };
     if (first()) embedding_ = {store.template get<rows_over_tp>(embedding), &tp, model.vocabulary};
-    for (extent_t l = layers_.first; l < layers_.first + layers_.count; ++l) {
+    for (extent_t c = 0; c < fold.layers.chunks; ++c) {
+      const layer_range own = chunk_layers(model.layers, fold, stage_, c);
+      chunks_.push_back({own, c == 0 ? 0 : chunks_.back().first_block + std::size_t(chunks_.back().layers.count)});
+    }
+    for_each_layer(model.layers, fold, stage_, [&](extent_t l) {
       attention_weights<Precision> a{{store.template get<rows_over_tp>(query, l)},
                                      {store.template get<rows_over_tp>(key, l)},
                                      {store.template get<rows_over_tp>(value, l)},
@@ -94,36 +102,42 @@ class transformer_stage {
           moe_layer<Precision, Comm, MoePolicy>(model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{},
                                                 facts, !recompute.has(activation)),
           recompute);
-    }
-    if (last()) {
+    });
+    if (last(chunks() - 1)) {
       norm_ = norm(final_norm, -1);
       loss_ = {{store.template get<rows_over_tp>(head)}, &tp, model.vocabulary};
     }
   }
 
-  bool first() const { return stage_ == 0; }
-  bool last() const { return stage_ == stages_ - 1; }
-  const layer_range& layers() const { return layers_; }
+  int chunks() const { return int(chunks_.size()); }
+  bool first(int chunk = 0) const { return stage_ == 0 && chunk == 0; }
+  bool last(int chunk = 0) const { return stage_ == stages_ - 1 && chunk == chunks() - 1; }
+  const layer_range& layers(int chunk = 0) const { return chunks_[std::size_t(chunk)].layers; }
 
-  /// Runs the stage on *s.batch (first stage) or s.input; leaves s.output (not last) or returns the summed loss of this rank's own tokens (last,
+  /// Runs chunk s.chunk on *s.batch (first chunk) or s.input; leaves s.output (not last) or returns the summed loss of this rank's own tokens (last,
   /// else 0). Everything kept is in s.keep, behind s.input. Collective over tp, cp, ep and etp.
   template <class Exec>
-  double forward(Exec e, saved& s, routing_tap* tap) const {
+  double forward(Exec e, saved& s, routing_tap* tap, const stage_events& events = {}) const {
     const extent_t rows = s.batch->place.part.local_tokens() * s.batch->place.batch;
     view<T> x = s.input;
-    if (first()) {
+    if (first(s.chunk)) {
+      events.about_to_use(-1);
       x = s.keep.template take<T>(rows, model_.hidden);
       embedding_.forward(e, s.batch->ids, x);
     }
-    s.blocks.resize(blocks_.size());
+    const chunk_blocks& own = chunks_[std::size_t(s.chunk)];
+    s.blocks.resize(std::size_t(own.layers.count));
     const routing_context where = s.batch->context(tap);
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    for (std::size_t b = 0; b < s.blocks.size(); ++b) {
+      const extent_t layer = own.layers.first + extent_t(b);
+      events.about_to_use(layer);
       view<T> y = s.keep.template take<T>(rows, model_.hidden);
-      blocks_[b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layers_.first + extent_t(b), where);
+      blocks_[own.first_block + b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layer, where);
       x = y;
     }
     s.output = x;
-    if (!last()) return 0;
+    if (!last(s.chunk)) return 0;
+    events.about_to_use(model_.layers);
     view<T> normed = s.keep.template take<T>(rows, model_.hidden);
     norm_.forward(e, view<const T>(x), normed, s.keep, s.norm);
     return loss_.forward(e, view<const T>(normed), s.batch->labels, s.keep, s.loss);
@@ -132,34 +146,58 @@ class transformer_stage {
   /// dy [T/TP, H]: gradient of s.output (ignored on the last stage) -> dx [T/TP, H]: gradient of s.input (unused on the first stage).
   /// Parameter gradients are accumulated. Collective over tp, cp, ep and etp.
   template <class Exec>
-  void backward(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
+  void backward(Exec e, view<const T> dy, view<T> dx, const saved& s, const stage_events& events = {}) const {
     scratch local(e);
     view<T> from = local.template take<T>(dx.extent(0), dx.extent(1)), to = local.template take<T>(dx.extent(0), dx.extent(1));
-    if (last()) {
+    const bool first = this->first(s.chunk);
+    if (last(s.chunk)) {
       loss_.backward(e, to, s.loss);
       norm_.backward(e, view<const T>(to), from, s.norm);
+      events.gradients_ready(model_.layers);
     } else {
       copy(e, dy, from);
     }
-    for (std::size_t b = blocks_.size(); b-- > 0;) {
+    const chunk_blocks& own = chunks_[std::size_t(s.chunk)];
+    for (std::size_t b = s.blocks.size(); b-- > 0;) {
+      const block_type& block = blocks_[own.first_block + b];
       if (recompute_.any())
-        blocks_[b].backward(e, view<const T>(from), to, *s.again, s.blocks[b]);
+        block.backward(e, view<const T>(from), to, *s.again, s.blocks[b]);
       else
-        blocks_[b].backward(e, view<const T>(from), to, s.blocks[b]);
+        block.backward(e, view<const T>(from), to, s.blocks[b]);
+      events.gradients_ready(own.layers.first + extent_t(b));
       std::swap(from, to);
     }
-    if (first())
+    if (first) {
       embedding_.backward(e, view<const T>(from), s.batch->ids);
-    else
+      events.gradients_ready(-1);
+    } else
       copy(e, view<const T>(from), dx);
+  }
+
+  /// The first part of backward: the gradient of the input. Weight gradients are left for backward_weight, but for those of norms, embedding and the gate
+  /// of a shared expert, which cost nothing. Collective as backward.
+  template <class Exec>
+  void backward_input(Exec e, view<const T> dy, view<T> dx, saved& s) const {
+    const deferring later(e, s.deferred);
+    backward(e, dy, dx, s);
+  }
+  /// The second part: the weight gradients. Local.
+  template <class Exec>
+  void backward_weight(Exec e, saved& s, const stage_events& events = {}) const {
+    s.deferred.run(e);
+    if (last(s.chunk)) events.gradients_ready(model_.layers);
+    const layer_range& own = layers(s.chunk);
+    for (extent_t l = own.first + own.count; l-- > own.first;) events.gradients_ready(l);
+    if (first(s.chunk)) events.gradients_ready(-1);
   }
 
   /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count]. Once per micro-batch, however
   /// often its forward was computed.
   void add_numbers(const saved& s, view<double> all) const {
-    for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    const layer_range& own = layers(s.chunk);
+    for (std::size_t b = 0; b < s.blocks.size(); ++b) {
       const auto& moe = s.blocks[b].moe;
-      const view<double> to = all.rows(layers_.first + extent_t(b), 1);
+      const view<double> to = all.rows(own.first + extent_t(b), 1);
       for (std::size_t e = 0; e < moe.router.load.size(); ++e) {
         to[e] += double(moe.router.load[e]);
         if (numbers_.aux_load >= 0) to[std::size_t(numbers_.aux_load) + e] += double(moe.router.aux_load[e]);
@@ -179,8 +217,12 @@ class transformer_stage {
   model_shape model_;
   layer_numbers numbers_;
   recompute_rule recompute_;
+  struct chunk_blocks {
+    layer_range layers;
+    std::size_t first_block;  // of blocks_
+  };
   extent_t stage_, stages_;
-  layer_range layers_;
+  std::vector<chunk_blocks> chunks_;
   embedding_layer<Precision, Comm> embedding_;
   std::vector<block_type> blocks_;
   norm_layer<Precision> norm_;

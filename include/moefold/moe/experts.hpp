@@ -6,6 +6,7 @@
 //   p is applied before W2, so its gradient is a sum over F, not H. With ETP > 1, y, dx and dp are partial sums over etp.
 #include <moefold/core/model_shape.hpp>
 #include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
@@ -50,16 +51,16 @@ struct grouped_experts {
     const extent_t rows = dy.extent(0), width = up.value.extent(1);
     view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
     grouped_gemm_nn(e, dy, down.value, s.offsets, dact);
-    grouped_gemm_tn(e, dy, act_of(e, s, false, local), s.offsets, down.gradient);
+    grouped_weight_gradient(e, dy, act_of(e, s, false, local), s.offsets, down.gradient);
     if (!gated()) {
       gelu_backward(e, view<const T>(dact), view<const T>(s.up), s.weight, dup, dweight);
     } else {
       view<T> dgate = local.template take<T>(rows, width);
       swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), s.weight, dgate, dup, dweight);
-      grouped_gemm_tn(e, view<const T>(dgate), s.x, s.offsets, gate.gradient);
+      grouped_weight_gradient(e, view<const T>(dgate), s.x, s.offsets, gate.gradient);
       grouped_gemm_nn(e, view<const T>(dgate), gate.value, s.offsets, dx);
     }
-    grouped_gemm_tn(e, view<const T>(dup), s.x, s.offsets, up.gradient);
+    grouped_weight_gradient(e, view<const T>(dup), s.x, s.offsets, up.gradient);
     grouped_gemm_nn(e, view<const T>(dup), up.value, s.offsets, dx, T(gated() ? 1 : 0));
   }
 

@@ -5,6 +5,7 @@
 //   x [n, H] -jitter-> logits [n, E] = x Wg^T in accumulate_t -> expert [n, k], weight [n, k]; load [E]; balance terms
 #include <moefold/core/rng.hpp>
 #include <moefold/inventory/parameters.hpp>
+#include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/moe/balance.hpp>
 #include <moefold/ops/gemm.hpp>
@@ -95,7 +96,7 @@ struct router_layer {
     const bool losses = !s.pull.empty();
     route_backward<A>(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding,
                       balance.any_load() ? s.pull : view<A>{}, losses ? balance.z * s.where.loss_weight : 0, dlogits);
-    gemm_tn(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient, T(1));
+    weight_gradient(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient);
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
     const view<T> part = local.template take<T>(s.x.shape());
     gemm_nn(e, view<const A>(dlogits), weight.value, part);

@@ -34,17 +34,17 @@ struct sequential_experts : grouped_experts<Precision> {
       const extent_t rows = own(dy).extent(0);
       const view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
       gemm_nn(e, own(dy), matrix(this->down.value, expert), dact);
-      gemm_tn(e, own(dy), act_of_own(e, s, own, false, local), matrix(this->down.gradient, expert), T(1));
+      weight_gradient(e, own(dy), act_of_own(e, s, own, false, local), matrix(this->down.gradient, expert));
       if (this->gated()) {
         const view<T> dgate = local.template take<T>(rows, width);
         swiglu_backward(e, view<const T>(dact), view<const T>(own(s.gate)), view<const T>(own(s.up)), own(s.weight), dgate, dup,
                         own(dweight));
-        gemm_tn(e, view<const T>(dgate), own(s.x), matrix(this->gate.gradient, expert), T(1));
+        weight_gradient(e, view<const T>(dgate), own(s.x), matrix(this->gate.gradient, expert));
         gemm_nn(e, view<const T>(dgate), matrix(this->gate.value, expert), own(dx));
       } else {
         gelu_backward(e, view<const T>(dact), view<const T>(own(s.up)), own(s.weight), dup, own(dweight));
       }
-      gemm_tn(e, view<const T>(dup), own(s.x), matrix(this->up.gradient, expert), T(1));
+      weight_gradient(e, view<const T>(dup), own(s.x), matrix(this->up.gradient, expert));
       gemm_nn(e, view<const T>(dup), matrix(this->up.value, expert), own(dx), T(this->gated() ? 1 : 0));
     });
   }

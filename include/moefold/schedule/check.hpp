@@ -56,12 +56,15 @@ class schedule_player {
   };
   struct progress {  // of one micro-batch in one chunk
     bool input = false, output = false, sent_output = false, gradient = false, did_input = false, did_weight = false, sent_gradient = false;
+    bool alive = false;  // something is kept for it
   };
   struct stage_state {
     std::size_t next = 0;
     int clock = 0, live = 0, most_live = 0;
     std::vector<progress> work;  // [micro-batches, chunks]
-    channel inputs, gradients;   // messages on their way to this stage
+    bool gradient_waits = false,
+         result_waits = false;  // received and not used yet; computed and not sent yet: a stage has room for one of each
+    channel inputs, gradients;  // messages on their way to this stage
   };
 
   template <class... Parts>
@@ -79,6 +82,16 @@ class schedule_player {
   constexpr bool first(std::size_t s, int chunk) const { return s == 0 && chunk == 0; }
   constexpr bool last(std::size_t s, int chunk) const { return s + 1 == stages_.size() && chunk + 1 == chunks_; }
   constexpr progress& of(std::size_t s, int micro_batch, int chunk) { return stages_[s].work[std::size_t(micro_batch * chunks_ + chunk)]; }
+
+  constexpr void begin(stage_state& me, progress& now) {
+    if (now.alive) return;
+    now.alive = true;
+    me.most_live = std::max(me.most_live, ++me.live);
+  }
+  constexpr void end(stage_state& me, progress& now) {
+    now.alive = false;
+    --me.live;
+  }
 
   // A receive whose message has not been sent yet waits: false.
   constexpr bool receive(std::size_t stage, channel& from, schedule_step step) {
@@ -109,25 +122,29 @@ class schedule_player {
                      : "a single stage has its input at hand; leave the step out");
         if (!receive(s, me.inputs, step)) return false;
         now.input = true;
+        begin(me, now);
         break;
       case forward:
         demand(first || alone() || now.input, s, step, "its input has not been received; put receive_input before it");
         demand(first || !alone() || of(s, m, c - 1).output, s, step, "the chunk before it has not run; put its forward first");
         demand(!now.output, s, step, "a micro-batch has one forward per stage");
         now.output = true;
-        me.most_live = std::max(me.most_live, me.live + 1);
-        if (trains_) ++me.live;
+        begin(me, now);
+        if (!trains_ && last) end(me, now);
+        if (!trains_ && !first && alone()) end(me, of(s, m, c - 1));
         break;
       case send_output:
         demand(!last && !alone(), s, step, "the last stage has nobody to send to; leave the step out");
         demand(now.output && !now.sent_output, s, step, "an output is sent once, after its forward");
         now.sent_output = true;
+        if (!trains_) end(me, now);
         stages_[up].inputs.queue.push_back({m, up == 0 ? c + 1 : c, me.clock});
         break;
       case receive_gradient:
         demand(trains_ && !last && !alone(), s, step, "no gradient comes from there; leave the step out");
+        demand(!me.gradient_waits, s, step, "the gradient received before has not been used; receive one when its backward comes next");
         if (!receive(s, me.gradients, step)) return false;
-        now.gradient = true;
+        now.gradient = me.gradient_waits = true;
         break;
       case backward:
       case backward_input:
@@ -135,19 +152,23 @@ class schedule_player {
         demand(now.output && !now.did_input, s, step, "a micro-batch has one backward per stage, after its forward");
         demand(last || alone() || now.gradient, s, step, "its gradient has not been received; put receive_gradient before it");
         demand(last || !alone() || of(s, m, c + 1).did_input, s, step, "the chunk after it has not run backward; put its backward first");
+        demand(!me.result_waits, s, step, "the gradient computed before has not been sent; send it first");
         now.did_input = true;
         now.did_weight = step.kind == backward;
-        if (now.did_weight) --me.live;
+        me.gradient_waits = false;
+        me.result_waits = !first && !alone();
+        if (now.did_weight) end(me, now);
         break;
       case backward_weight:
         demand(now.did_input && !now.did_weight, s, step, "weight gradients are made once, after backward_input; backward makes both");
         now.did_weight = true;
-        --me.live;
+        end(me, now);
         break;
       case send_gradient:
         demand(trains_ && !first && !alone(), s, step, "the first stage has nobody to send gradients to; leave the step out");
         demand(now.did_input && !now.sent_gradient, s, step, "a gradient is sent once, after its backward");
         now.sent_gradient = true;
+        me.result_waits = false;
         stages_[down].gradients.queue.push_back({m, s == 0 ? c - 1 : c, me.clock});
         break;
     }

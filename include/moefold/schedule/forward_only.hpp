@@ -25,7 +25,8 @@ struct forwards_over {
     return list.take();
   }
 
-  static constexpr int live(int, int, int micro_batches) { return micro_batches > 0 ? 1 : 0; }
+  /// A single stage hands over from chunk to chunk: two are alive then.
+  static constexpr int live(int, int stages, int micro_batches) { return micro_batches == 0 ? 0 : stages == 1 && Chunks > 1 ? 2 : 1; }
 };
 using forward_only = forwards_over<1>;
 

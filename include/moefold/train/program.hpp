@@ -55,7 +55,7 @@ text_table memory_table(const activation_shape& a, extent_t micro_batches, int s
     const extent_t live = Schedule::live(int(stage), int(stages), int(micro_batches));
     const extent_t balanced = live * kept_by_micro_batch<Precision>(a, stage, a.balanced_rows());
     const extent_t worst = live * kept_by_micro_batch<Precision>(a, stage, a.worst_rows());
-    table.row({std::to_string(stage), std::to_string(stage_layers(a.model.layers, stages, stage).count), exact_text(memory.parameters),
+    table.row({std::to_string(stage), std::to_string(layers_on_stage(a.model.layers, a.fold, stage)), exact_text(memory.parameters),
                exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced), exact_text(scratch),
                bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + scratch), exact_text(worst)});
   }
@@ -155,7 +155,7 @@ int run_program(const program_options& options, log_sink& log) {
   static_assert(check_run<Run>::ok);
   const model_shape& model = Run::model;
   const extent_t world_size = options.ranks > 0 ? options.ranks : smallest_world<typename Run::fold>();
-  const folding_extents fold = resolve<typename Run::fold>(world_size);
+  const folding_extents fold = folding_of<Run>(world_size);
   check(model, Run::sequence, fold);
   check(options.train, fold);
   require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");

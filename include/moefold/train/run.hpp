@@ -30,7 +30,17 @@ struct run_defaults {
   using schedule = one_f_one_b;
   using optimizer = adamw;
   static constexpr recompute_rule recompute{};  // none; recompute_full; selective<...>
+  static constexpr layer_split layers{};        // even; layer_counts({...}); embedding or head weighing as a layer
 };
+
+/// The folding of a run in a world of that many ranks, its layers shared out.
+template <class Run>
+constexpr folding_extents folding_of(extent_t world) {
+  folding_extents fold = resolve<typename Run::fold>(world);
+  fold.layers = Run::layers;
+  fold.layers.chunks = Run::schedule::chunks;
+  return fold;
+}
 
 /// The types of a run without its fold and numbers: runs that agree in these share one instantiation of everything below.
 template <class Precision, class Context, class Moe, class Schedule, class Optimizer>

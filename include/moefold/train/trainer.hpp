@@ -24,13 +24,14 @@ namespace moefold {
 struct trainer_options {
   std::int64_t steps = 200;
   std::uint64_t seed = 1234;
-  extent_t global_batch = 8;                // sequences per step
-  extent_t micro_batch = 1;                 // sequences per rank and forward
-  double learning_rate = 4e-3;              // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
-  double max_norm = 1.0;                    // of all gradients together; 0: no clipping
-  const std::atomic<bool>* stop = nullptr;  // set by anybody: all ranks stop after the same step
-  routing_tap* tap = nullptr;               // of this rank: record, replay or measure the router's choices
-  recompute_rule recompute{};               // what is computed twice instead of kept; a run's own takes its place
+  extent_t global_batch = 8;                 // sequences per step
+  extent_t micro_batch = 1;                  // sequences per rank and forward
+  double learning_rate = 4e-3;               // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
+  double max_norm = 1.0;                     // of all gradients together; 0: no clipping
+  const std::atomic<bool>* stop = nullptr;   // set by anybody: all ranks stop after the same step
+  routing_tap* tap = nullptr;                // of this rank: record, replay or measure the router's choices
+  recompute_rule recompute{};                // what is computed twice instead of kept; a run's own takes its place
+  const schedule_value* schedule = nullptr;  // instead of the run's own
 };
 
 /// Throws config_error if the numbers cannot work, whatever the model. Safe for any numbers.
@@ -69,13 +70,13 @@ class basic_trainer {
                 const dataset& data, typename Policies::optimizer optimizer = {},
                 const moe_facts& facts = facts_of<typename Policies::moe>())
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
-        layer_(activation_shape{model, fold, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
-        world_(std::move(world), log_), groups_(world_, fold), store_(model, fold, world_.rank()),
+        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
+        world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank()),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
-        stage_(model, sequence, fold, world_.rank(), store_, groups_, &states_, facts_, options.recompute),
+        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute),
         optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
                                                       std::min<std::int64_t>(100, options.steps / 10), options.steps},
-        numbers_({step_numbers({model, fold, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
+        numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
         aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
@@ -85,15 +86,21 @@ class basic_trainer {
               options.micro_batch,
               {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
     batches_.resize(std::size_t(part_.micro_batches()));
-    steps_ = Policies::schedule::steps(stage, stages, int(batches_.size()));
+    const schedule_value schedule = schedule_of(options);
+    steps_ = schedule.steps(stage, stages, int(batches_.size()));
     const activation_shape a = activations();
     {
       const memory_scope scope(memory_category::scratch);
       context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
     }
-    runner_.emplace(stage_, groups_.template over<tag::pp>(), a.rows(), model.hidden,
-                    Policies::schedule::live(stage, stages, int(batches_.size())),
+    runner_.emplace(stage_, groups_.template over<tag::pp>(), groups_.stages_for_gradients(), a.rows(), model.hidden,
+                    std::max(schedule.live(stage, stages, int(batches_.size())), schedule.chunks > 1 ? 2 : 1),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
+    if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; })) {
+      extent_t most = 0;
+      for (extent_t c = 0; c < fold_.layers.chunks; ++c) most = std::max(most, deferred_by_chunk<precision>(a, stage, c, a.worst_rows()));
+      runner_->reserve_deferred(std::size_t(most));
+    }
     runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
     store_.initialise(options.seed);
     building_.reset();
@@ -171,7 +178,7 @@ class basic_trainer {
     if (batches == 0) return std::nullopt;
     const traffic_log before = log_;
     const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
-    const std::vector<schedule_step> steps = forward_only::steps(stage, stages, int(batches_.size()));
+    const std::vector<schedule_step> steps = forward_only::steps_over(stage_.chunks(), stage, stages, int(batches_.size()));
     double sums[2] = {0, 0};
     for (extent_t b = 0; b < batches; ++b) {
       sums[1] += double(load_tokens(b)[0]);
@@ -211,6 +218,7 @@ class basic_trainer {
   /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
+  std::size_t deferred_peak() const { return runner_->deferred_peak(); }
   std::size_t scratch_peak() const { return context_.scratch.peak(); }
   /// Host memory of this rank by category, now and at most.
   const memory_ledger& memory() const { return ledger_; }
@@ -218,13 +226,18 @@ class basic_trainer {
  private:
   using token_counts = std::array<std::int64_t, 2>;  // that count in the loss; that are not padding
 
-  static const folding_extents& checked(const model_shape& model, extent_t sequence, const folding_extents& fold,
-                                        const trainer_options& options, const dataset& data) {
-    check(model, sequence, fold);
-    check(options, fold);
+  static folding_extents checked(const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
+                                 const dataset& data) {
+    folding_extents own = fold;
+    own.layers.chunks = schedule_of(options).chunks;
+    check(model, sequence, own);
+    check(options, own);
     data.require_batch(options.global_batch);
     data.require_vocabulary(model.vocabulary);
-    return fold;
+    return own;
+  }
+  static schedule_value schedule_of(const trainer_options& options) {
+    return options.schedule != nullptr ? *options.schedule : value_of_schedule<typename Policies::schedule>;
   }
 
   static moe_facts with_own_dispatcher(moe_facts facts) {
@@ -316,7 +329,7 @@ class trainer : public basic_trainer<policies_of<Run>, Comm> {
 
  public:
   trainer(Comm world, const trainer_options& options, const dataset& data, typename Run::optimizer optimizer = {})
-      : trainer(resolve<typename Run::fold>(world.size()), world, options, data, optimizer) {}
+      : trainer(folding_of<Run>(world.size()), world, options, data, optimizer) {}
 
  private:
   // Takes the communicator by reference, so that it is asked for its size before it is moved from.

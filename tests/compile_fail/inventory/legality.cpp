@@ -35,7 +35,7 @@ struct run : defaults {
 // fails SEQUENCE_IN_NUMBERS: check_pieces<252(l|ll|L|LL)?, 8(l|ll|L|LL)?>
 #elif defined(SEQUENCE_IN_NUMBERS)
   static constexpr extent_t sequence = 252;                       // a multiple of TP*CP = 4, not of 2*CP*TP
-// fails DEPTH: every pipeline stage needs at least one layer; lower PP
+// fails DEPTH: every pipeline stage, and every chunk of one, needs at least one layer
 #elif defined(DEPTH)
   using fold = folding<mesh<pp<5>>, mesh<pp<5>>>;
 #endif
