@@ -88,11 +88,8 @@ inline bool legal(const sampled_run& run, const sample_model& model = {}) {
   return std::all_of(std::begin(sample_rules), std::end(sample_rules), [&](const sample_rule& rule) { return rule.holds(run, model); });
 }
 
-namespace detail {
-
+/// Places in a row.
 enum sample_factor { folding_of, context_of, schedule_of, dispatcher_of, tokens_of, recompute_of, overlap_of, tied_of, packed_of };
-
-}  // namespace detail
 
 /// The table of factors, in the order of a row.
 inline std::vector<factor> sample_factors(const std::vector<mapping>& foldings) {
@@ -110,7 +107,6 @@ inline std::vector<factor> sample_factors(const std::vector<mapping>& foldings) 
 }
 
 inline sampled_run run_of(const row& r, const std::vector<mapping>& foldings) {
-  using namespace detail;
   const auto level = [&](sample_factor f) { return r[std::size_t(f)]; };
   return {{context_choice(level(context_of)), schedule_choice(level(schedule_of)), dispatcher_choice(level(dispatcher_of)),
            tokens_choice(level(tokens_of)), recompute_choice(level(recompute_of))},
@@ -131,11 +127,11 @@ inline run_sample sample_of_runs(std::size_t least = 40, std::uint64_t seed = 1,
   run_sample s{sample_foldings(), {}, {}};
   s.factors = sample_factors(s.foldings);
   // First the kinds: every pair of types. A kind must be legal on some folding.
-  const std::vector<factor> types(s.factors.begin() + detail::context_of, s.factors.begin() + detail::recompute_of + 1);
+  const std::vector<factor> types(s.factors.begin() + context_of, s.factors.begin() + recompute_of + 1);
   const auto whole = [](int folding, const row& kind) {
     row r{folding};
     r.insert(r.end(), kind.begin(), kind.end());
-    r.resize(detail::packed_of + 1, 0);
+    r.resize(packed_of + 1, 0);
     return r;
   };
   const auto possible = [&](const row& kind) {
@@ -145,7 +141,7 @@ inline run_sample sample_of_runs(std::size_t least = 40, std::uint64_t seed = 1,
   };
   const std::vector<row> kinds = pairwise(types, possible, 0, seed);
   const auto of_these = [&](const row& r) {
-    return std::find(kinds.begin(), kinds.end(), row(r.begin() + detail::context_of, r.begin() + detail::recompute_of + 1)) != kinds.end();
+    return std::find(kinds.begin(), kinds.end(), row(r.begin() + context_of, r.begin() + recompute_of + 1)) != kinds.end();
   };
   s.rows = pairwise(
       s.factors, [&](const row& r) { return legal(run_of(r, s.foldings), model); }, least, seed, of_these);
