@@ -4,7 +4,11 @@
 
 #include <moefold/core/memory.hpp>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 using namespace moefold;
@@ -87,5 +91,56 @@ TEST_SUITE("core/memory_ledger") {
     const memory_scope rank(ledger);
     CHECK_THROWS_AS(host_memory::allocate(std::numeric_limits<std::size_t>::max() - 10), out_of_memory);
     CHECK(ledger.total().peak == 0);
+  }
+  TEST_CASE("a report is the ledger at its moment, every category by its name, and changes no more") {
+    memory_ledger ledger;
+    std::vector<void*> blocks;
+    for (std::size_t i = 0; i < memory_categories; ++i) {
+      const memory_scope part(ledger, memory_category(i));
+      blocks.push_back(host_memory::allocate(100 * (i + 1)));
+      host_memory::deallocate(host_memory::allocate(7));
+    }
+    const memory_report report = ledger.report();
+    for (void* block : blocks) host_memory::deallocate(block);
+    for (std::size_t i = 0; i < memory_categories; ++i) {
+      CHECK(report(memory_category(i)).now == 100 * (i + 1));
+      CHECK(report(memory_category(i)).peak == 100 * (i + 1) + 7);
+      CHECK(ledger(memory_category(i)).now == 0);
+    }
+    CHECK(report.total.now == 2800);
+    CHECK(report.total.peak == 2807);  // the seven peaks did not coincide
+    CHECK(name_of(scratch) == std::string("scratch"));
+    CHECK(name_of(other) == std::string("other"));
+    static_assert(std::is_trivially_copyable_v<memory_report>);
+  }
+  TEST_CASE("blocks stay aligned and whole under a ledger, whichever thread frees them, while others allocate") {
+    memory_ledger ledger;
+    constexpr int threads = 4, rounds = 400;
+    std::vector<std::atomic<unsigned char*>> handed(threads);
+    std::atomic<int> wrong{0};
+    std::vector<std::thread> ranks;
+    for (int t = 0; t < threads; ++t)
+      ranks.emplace_back([&, t] {
+        const memory_scope rank(ledger, memory_category(t));
+        for (int i = 0; i < rounds; ++i) {
+          const std::size_t bytes = std::size_t(1 + (i * 37 + t) % 300);
+          auto* const mine = static_cast<unsigned char*>(host_memory::allocate(bytes));
+          if (std::uintptr_t(mine) % 64 != 0) ++wrong;
+          std::fill_n(mine, bytes, static_cast<unsigned char>(t));
+          unsigned char* const theirs = handed[std::size_t((t + 1) % threads)].exchange(nullptr);  // a neighbour's block, freed here
+          if (theirs != nullptr && *theirs != (t + 1) % threads) ++wrong;
+          host_memory::deallocate(theirs);
+          host_memory::deallocate(handed[std::size_t(t)].exchange(mine));
+        }
+      });
+    for (std::thread& rank : ranks) rank.join();
+    for (auto& block : handed) host_memory::deallocate(block.load());
+    CHECK(wrong == 0);
+    CHECK(ledger.total().now == 0);
+    for (int t = 0; t < threads; ++t) {
+      CHECK(ledger(memory_category(t)).now == 0);
+      CHECK(ledger(memory_category(t)).peak >= 300);
+    }
+    CHECK(ledger(other).peak == 0);
   }
 }

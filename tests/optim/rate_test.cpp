@@ -101,4 +101,62 @@ TEST_SUITE("optim/rate") {
     CHECK_THROWS_AS(check(rate_plan{.shape = rate_shape::stable_decay, .decay = -1}), config_error);
     CHECK_THROWS_AS(check(rate_plan{.floor = 1}), config_error);
   }
+
+  TEST_CASE("the tails of stable_decay meet peak and floor at their ends and differ between, one_minus_sqrt falling fastest first") {
+    const auto at = [](rate_tail tail, std::int64_t step) {
+      return stable_decay_rate{.peak = 1, .floor = 0.5, .warmup = 4, .total = 104, .decay = 64, .tail = tail}(step);
+    };
+    for (const rate_tail tail : {rate_tail::linear, rate_tail::cosine, rate_tail::one_minus_sqrt}) {
+      CAPTURE(name_of(tail));
+      CHECK(at(tail, 3) == 1);
+      CHECK(at(tail, 39) == 1);
+      CHECK(at(tail, 40) == 1);
+      CHECK(at(tail, 104) == 0.5);
+      CHECK(at(tail, 5000) == 0.5);
+      for (std::int64_t step = 40; step < 104; ++step) CHECK(at(tail, step + 1) < at(tail, step));
+      CHECK(rate_tail_of(name_of(tail)) == tail);
+    }
+    CHECK(at(rate_tail::linear, 56) == 0.875);
+    CHECK(at(rate_tail::one_minus_sqrt, 56) == 0.75);  // a quarter of the way: half fallen
+    CHECK(at(rate_tail::cosine, 72) == Approx(0.75));
+    CHECK(at(rate_tail::cosine, 56) > 0.875);
+    CHECK_THROWS_WITH_AS(rate_tail_of("sqrt"),
+                         "moefold: there is no learning-rate tail 'sqrt'; choose one of linear, cosine, one_minus_sqrt", config_error);
+    rate_plan plan{rate_shape::stable_decay, 0.5, 0.25, 2, 9, 4, rate_tail::one_minus_sqrt};
+    CHECK(plan(6) == stable_decay_rate{0.5, 0.25, 2, 9, 4, rate_tail::one_minus_sqrt}(6));
+    CHECK(describe(plan) == "stable_decay, 2 steps of warm-up to 0.5, then to 0.25 over the last 4 of 9, one_minus_sqrt");
+  }
+  TEST_CASE("every plan rises to its peak, never rises after, and takes no jump but the warm-up's steps") {
+    for (const char* name : rate_names)
+      for (const std::int64_t warmup : {0, 1, 7, 50})
+        for (const rate_tail tail : {rate_tail::linear, rate_tail::cosine, rate_tail::one_minus_sqrt}) {
+          const rate_plan plan{rate_shape_of(name), 3e-4, 3e-5, warmup, 1000, 400, tail};
+          CAPTURE(describe(plan));
+          CHECK_NOTHROW(check(plan));
+          for (std::int64_t step = 0; step < warmup; ++step) CHECK(plan(step) == Approx(3e-4 * double(step + 1) / double(warmup)));
+          if (warmup > 0) CHECK(plan(warmup - 1) == 3e-4);
+          CHECK(plan(warmup) == 3e-4);
+          for (std::int64_t step = warmup; step < 1100; ++step) {
+            CHECK(plan(step + 1) <= plan(step));
+            CHECK(plan(step + 1) >= 3e-5);
+            if (warmup > 1) CHECK(plan(step) - plan(step + 1) < 0.08 * 3e-4);  // the first step of a fall like sqrt(1/400) is its largest
+          }
+          if (name_of(plan.shape) != std::string("constant") && name_of(plan.shape) != std::string("inverse_sqrt"))
+            CHECK(plan(1000) == 3e-5);
+        }
+  }
+  TEST_CASE("a rate on its own is checked as its plan is") {
+    CHECK_NOTHROW(check_rate(stable_decay_rate{.warmup = 150, .total = 200, .decay = 50}));
+    CHECK_THROWS_WITH_AS(
+        check_rate(stable_decay_rate{.warmup = 150, .total = 200, .decay = 51}),
+        "moefold: warm-up and decay fit into the run (given warmup 150, decay 51 of 200 steps); shorten one of them or train "
+        "longer",
+        config_error);
+    CHECK_THROWS_AS(check_rate(stable_decay_rate{.decay = std::numeric_limits<std::int64_t>::max()}), config_error);
+    CHECK_THROWS_AS(check_rate(stable_decay_rate{.decay = -1}), config_error);
+    CHECK_THROWS_AS(check_rate(stable_decay_rate{.floor = 1}), config_error);
+    CHECK_THROWS_AS(check_rate(rate_plan{.shape = rate_shape::stable_decay, .decay = 190}), config_error);
+    CHECK_THROWS_AS(check_rate(inverse_sqrt_rate{.warmup = -1}), config_error);
+    CHECK_THROWS_AS(check_rate(constant_rate{.peak = 0}), config_error);
+  }
 }

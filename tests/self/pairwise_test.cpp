@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <set>
 
 using namespace moefold::testing;
@@ -49,6 +50,51 @@ TEST_SUITE("self/pairwise") {
     CHECK(pairwise(factors, all, 40, 5) != pairwise(factors, all, 40, 6));
     CHECK(pairwise(factors, all, 40).size() >= 40);
     CHECK_THROWS(pairwise(factors, [](const row&) { return false; }));
+  }
+  TEST_CASE("further rows are no repetitions, and a product that is too small ends the sample") {
+    const auto factors = some({3, 2, 2});
+    const auto all = [](const row&) { return true; };
+    for (const std::size_t least : {9u, 12u, 100u}) {
+      const auto sample = pairwise(factors, all, least);
+      CHECK(sample.size() == std::min<std::size_t>(least, 12));
+      CHECK(std::set<row>(sample.begin(), sample.end()).size() == sample.size());
+    }
+  }
+  TEST_CASE("preferred rows come first, and others only for pairs that no preferred row holds") {
+    const auto factors = some({5, 4, 3, 3});
+    const auto all = [](const row&) { return true; };
+    const auto preferred = [](const row& r) { return r[0] != 4 || r[1] == 2; };
+    const auto sample = pairwise(factors, all, 0, 1, preferred);
+    CHECK(pairs_in(sample) == pairs_in(all_rows(factors, all)));
+    CHECK(std::is_partitioned(sample.begin(), sample.end(), preferred));
+    CHECK(std::count_if(sample.begin(), sample.end(), preferred) >= 16);
+    CHECK(std::count_if(sample.begin(), sample.end(), preferred) < std::ptrdiff_t(sample.size()));
+    const pairs held = pairs_in(all_rows(factors, preferred));
+    for (const row& r : sample)
+      if (!preferred(r)) {
+        const pairs in_row = pairs_in({r});
+        CHECK_FALSE(std::includes(held.begin(), held.end(), in_row.begin(), in_row.end()));
+      }
+    CHECK(pairwise(factors, all, 0, 1, [](const row&) { return false; }) == pairwise(factors, all));  // none preferred: no difference
+  }
+  TEST_CASE("a table names factors and levels, numbers its rows and marks the chosen ones") {
+    CHECK(table({{"folding", {"tp", "cp alone"}}, {"dp", {"1", "2"}}}, {{0, 1}, {1, 0}}, {1}) ==
+          "     folding   dp\n"
+          "  0  tp        2\n"
+          "* 1  cp alone  1\n");
+  }
+  TEST_CASE("MOEFOLD_ROTATION chooses the turn, must be a number, and is the day where it is not set") {
+    const char* const before = std::getenv("MOEFOLD_ROTATION");
+    const std::string kept = before ? before : "";
+    setenv("MOEFOLD_ROTATION", "12", 1);
+    CHECK(rotation() == 12);
+    for (const char* wrong : {"-1", "12a", "a3f", " 4"}) {
+      setenv("MOEFOLD_ROTATION", wrong, 1);
+      CHECK_THROWS_AS(rotation(), moefold::config_error);
+    }
+    unsetenv("MOEFOLD_ROTATION");
+    CHECK(rotation() >= 20000);
+    if (before) setenv("MOEFOLD_ROTATION", kept.c_str(), 1);
   }
   TEST_CASE("turns take every row in time, and a row can be read") {
     for (const std::size_t size : {1u, 5u, 40u, 97u})

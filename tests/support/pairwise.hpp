@@ -4,6 +4,7 @@
 #include <moefold/core/error.hpp>
 #include <moefold/core/rng.hpp>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <string>
@@ -30,10 +31,11 @@ std::vector<row> all_rows(const std::vector<factor>& factors, Legal&& legal) {
   }
 }
 
-/// Rows that cover every pair of levels that stands in any legal row; further rows, chosen by the seed, until there are `least`.
-template <class Legal>
-std::vector<row> pairwise(const std::vector<factor>& factors, Legal&& legal, std::size_t least = 0, std::uint64_t seed = 1) {
-  const std::vector<row> all = all_rows(factors, legal);
+/// Rows that cover every pair of levels that stands in any legal row; further rows, chosen by the seed, until there are `least` or no others.
+/// Rows that are preferred are taken first, as far as they go: the others stand in the sample only for pairs that no preferred row holds.
+template <class Legal, class Preferred>
+std::vector<row> pairwise(const std::vector<factor>& factors, Legal&& legal, std::size_t least, std::uint64_t seed, Preferred&& preferred) {
+  std::vector<row> all = all_rows(factors, legal);
   require(!all.empty(), "moefold: no row of the factors is legal");
   std::vector<std::size_t> base;
   std::size_t levels = 0;
@@ -49,22 +51,35 @@ std::vector<row> pairwise(const std::vector<factor>& factors, Legal&& legal, std
       left += pair == 0;
       pair = 1;
     });
+  std::size_t pool = std::size_t(std::stable_partition(all.begin(), all.end(), preferred) - all.begin());  // candidates: all[0..pool)
+  if (pool == 0) pool = all.size();
+  std::vector<char> taken(all.size(), 0);
   std::vector<row> sample;
   const random_stream draw(seed, "pairwise");
-  while (left > 0 || sample.size() < least) {
-    const std::size_t from = std::size_t(draw.bits(sample.size()) % all.size());
-    std::size_t best = from, most = 0;
-    for (std::size_t i = 0; i < all.size() && left > 0; ++i) {  // ties go to the first from a place drawn by the seed
-      const std::size_t at = (from + i) % all.size();
+  while ((left > 0 || sample.size() < least) && sample.size() < all.size()) {
+    const std::size_t from = std::size_t(draw.bits(sample.size()) % pool);
+    std::size_t best = pool, most = 0;
+    for (std::size_t i = 0; i < pool && (left > 0 || best == pool); ++i) {  // ties go to the first from a place drawn by the seed
+      const std::size_t at = (from + i) % pool;
+      if (taken[at]) continue;
       std::size_t gain = 0;
       pairs_of(all[at], [&](char& pair) { gain += std::size_t(pair); });
-      if (gain > most) most = gain, best = at;
+      if (gain > most || (left == 0 && best == pool)) most = gain, best = at;
+    }
+    if (best == pool) {
+      pool = all.size();  // preferred rows have no more to give
+      continue;
     }
     left -= most;
+    taken[best] = 1;
     pairs_of(all[best], [](char& pair) { pair = 0; });
     sample.push_back(all[best]);
   }
   return sample;
+}
+template <class Legal>
+std::vector<row> pairwise(const std::vector<factor>& factors, Legal&& legal, std::size_t least = 0, std::uint64_t seed = 1) {
+  return pairwise(factors, legal, least, seed, [](const row&) { return true; });
 }
 
 /// "folding=tp alone, context=cp_ring, ..."
@@ -74,10 +89,39 @@ inline std::string describe(const std::vector<factor>& factors, const row& r) {
   return text;
 }
 
-/// Which turn it is: MOEFOLD_ROTATION where it is set, else the day.
+/// The sample as a table, a row a line; `*` stands before the rows whose indices are marked.
+inline std::string table(const std::vector<factor>& factors, const std::vector<row>& rows, const std::vector<std::size_t>& marked = {}) {
+  std::vector<std::size_t> width;
+  for (const factor& f : factors) {
+    width.push_back(f.name.size());
+    for (const std::string& level : f.levels) width.back() = std::max(width.back(), level.size());
+  }
+  const std::size_t digits = std::to_string(rows.size()).size();
+  const auto line = [&](const std::string& number, bool mark, auto&& cell) {
+    std::string text = (mark ? "* " : "  ") + std::string(digits - number.size(), ' ') + number;
+    for (std::size_t f = 0; f < factors.size(); ++f) {
+      const std::string& word = cell(f);
+      text += "  " + word + std::string(width[f] - word.size(), ' ');
+    }
+    text.erase(text.find_last_not_of(' ') + 1);
+    return text + '\n';
+  };
+  std::string text = line("", false, [&](std::size_t f) -> const std::string& { return factors[f].name; });
+  for (std::size_t r = 0; r < rows.size(); ++r)
+    text += line(std::to_string(r), std::find(marked.begin(), marked.end(), r) != marked.end(),
+                 [&](std::size_t f) -> const std::string& { return factors[f].levels[std::size_t(rows[r][f])]; });
+  return text;
+}
+
+/// Which turn it is: MOEFOLD_ROTATION (a number: of a commit, of a CI run) where it is set, else the day.
 inline std::size_t rotation() {
-  if (const char* text = std::getenv("MOEFOLD_ROTATION"); text != nullptr && *text != '\0')
-    return std::size_t(std::strtoull(text, nullptr, 10));
+  if (const char* text = std::getenv("MOEFOLD_ROTATION"); text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    const unsigned long long turn = std::strtoull(text, &end, 10);
+    require<config_error>(*end == '\0' && *text >= '0' && *text <= '9', "moefold: MOEFOLD_ROTATION is a whole number, given '", text,
+                          "'; leave it out for the day's turn");
+    return std::size_t(turn);
+  }
   return std::size_t(std::time(nullptr) / 86400);
 }
 /// The indices of this turn's `count` of `size` rows: after ceil(size / count) turns every row has had one.

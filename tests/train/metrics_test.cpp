@@ -157,6 +157,23 @@ TEST_SUITE("train/metrics") {
     CHECK(field(lines[0], "version") == "\"" MOEFOLD_VERSION "\"");
     for (std::size_t s = 1; s <= 3; ++s) CHECK(field(lines[s], "step") == std::to_string(s));
   }
+  TEST_CASE("a spike is a line of its own between step lines, and valid JSON also when the loss is no number") {
+    const loss_spike spike{119, 4.5, 2.25, 21, 0};
+    CHECK(to_json(spike) == R"({"spike":{"at":120,"loss":4.5,"expected":2.25,"deviations":21,"lasted":0}})");
+    CHECK(to_json(loss_spike{4, std::nan(""), 2, std::nan(""), 3}) ==
+          R"({"spike":{"at":5,"loss":null,"expected":2,"deviations":null,"lasted":3}})");
+    const std::string path = (std::filesystem::temp_directory_path() / "moefold_spike_test.jsonl").string();
+    {
+      metrics_writer writer(path, {});
+      writer.write({.step = 120});
+      writer.event(spike);
+      std::ifstream in(path);
+      std::string line;
+      for (int i = 0; i < 3; ++i) std::getline(in, line);
+      CHECK(line == to_json(spike));  // on disk at once
+    }
+    std::filesystem::remove(path);
+  }
   TEST_CASE("a file that cannot be written is refused by name") {
     try {
       metrics_writer writer("/no/such/folder/m.jsonl", run_record{});

@@ -109,4 +109,18 @@ TEST_SUITE("train/progress") {
           "total       8,208\n");
     CHECK_THROWS_AS(table.row({"one"}), error);
   }
+  TEST_CASE("a memory report is a table of the categories that held anything, and their total") {
+    memory_report report;
+    report.category[std::size_t(memory_category::parameters)] = {33554432, 33554432};
+    report.category[std::size_t(memory_category::scratch)] = {0, 1536};
+    report.total = {33554432, 33555968};
+    CHECK(table_of(report).text() ==
+          "memory           now      peak\n"
+          "------------------------------\n"
+          "parameters  32.0 MiB  32.0 MiB\n"
+          "scratch          0 B   1.5 KiB\n"
+          "------------------------------\n"
+          "total       32.0 MiB  32.0 MiB\n");
+    CHECK(table_of({}).text() == "memory  now  peak\n-----------------\ntotal   0 B   0 B\n");
+  }
 }

@@ -28,6 +28,14 @@ struct memory_use {
   std::size_t now = 0, peak = 0;  // bytes
 };
 
+/// A ledger at one moment: plain numbers, to be sent, kept or printed (train/progress.hpp).
+struct memory_report {
+  std::array<memory_use, memory_categories> category = {};
+  memory_use total = {};  // its peak is that of the sum: at most the sum of the peaks, which need not coincide
+
+  memory_use operator()(memory_category which) const { return category[std::size_t(which)]; }
+};
+
 class memory_ledger {
  public:
   memory_ledger() : books_(new books) {}
@@ -38,6 +46,13 @@ class memory_ledger {
   /// Consistent when no other thread allocates meanwhile.
   memory_use operator()(memory_category category) const { return books_->category[std::size_t(category)].use(); }
   memory_use total() const { return books_->total.use(); }
+
+  memory_report report() const {
+    memory_report now;
+    for (std::size_t i = 0; i < memory_categories; ++i) now.category[i] = (*this)(memory_category(i));
+    now.total = total();
+    return now;
+  }
 
   /// Where allocations are charged: a category of a ledger, or nowhere. Keeps the books alive, also without their ledger.
   class charge;

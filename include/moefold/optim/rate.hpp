@@ -1,16 +1,17 @@
 #pragma once
-// Learning rates as functions of the step: linear warm-up, then what their name says. A rate is any callable from a step to a number; rate_plan is the
-// one whose shape is chosen when the program runs.
+// Learning rates as functions of the step: linear warm-up, then what their name says. A rate is any callable from a step to a number;
+// rate_plan is the one whose shape is chosen when the program runs.
 //
 //   peak      /^^--.                      warm-up        peak / warmup at step 0, peak at step warmup - 1
 //            /      `-.                   cosine, linear from peak at step warmup to floor at step total, then floor
-//   floor   /          `--._________      stable_decay   peak, and from step total - decay a straight fall to floor at total (warm-up, stable, decay)
+//   floor   /          `--._________      stable_decay   peak, and from step total - decay a fall to floor at total (warm-up, stable, decay)
 //          0  warmup        total         inverse_sqrt   peak * sqrt(warmup / step), not below floor        constant   peak
+//
+//   its tail, done = 0..1     linear 1 - done     cosine (1 + cos(pi done)) / 2     one_minus_sqrt 1 - sqrt(done): falls fastest first
 #include <moefold/core/error.hpp>
 
 #include <cmath>
 #include <cstdint>
-#include <iterator>
 #include <string>
 #include <string_view>
 
@@ -21,6 +22,16 @@ namespace detail {
 /// How far the fall has come at `step`: 0 at warmup, 1 at total and after.
 constexpr double fallen(std::int64_t step, std::int64_t warmup, std::int64_t total) {
   return step >= total ? 1.0 : double(step - warmup) / double(total - warmup);
+}
+/// The number of a name in a list of names. Throws config_error, which lists them, if there is none like it.
+template <std::size_t N>
+std::size_t index_of(const char* const (&names)[N], const char* what, std::string_view name) {
+  std::string all;
+  for (std::size_t i = 0; i < N; ++i) {
+    if (name == names[i]) return i;
+    all += (i == 0 ? "" : ", ") + std::string(names[i]);
+  }
+  throw config_error(sentence("moefold: there is no ", what, " '", name, "'; choose one of ", all));
 }
 constexpr double warming(std::int64_t step, std::int64_t warmup, double peak) { return peak * (double(step + 1) / double(warmup)); }
 
@@ -52,20 +63,32 @@ struct linear_rate {
   }
 };
 
-/// Peak until the last `decay` steps: training can be prolonged from any point before them. Hu et al. 2024, arXiv 2404.06395.
+/// How the last fall of stable_decay goes.
+enum class rate_tail : std::uint8_t { linear, cosine, one_minus_sqrt };
+inline constexpr const char* rate_tail_names[] = {"linear", "cosine", "one_minus_sqrt"};
+constexpr const char* name_of(rate_tail tail) { return rate_tail_names[std::size_t(tail)]; }
+
+/// Throws config_error, which lists the names, if there is none like it.
+inline rate_tail rate_tail_of(std::string_view name) { return rate_tail(detail::index_of(rate_tail_names, "learning-rate tail", name)); }
+
+/// Peak until the last `decay` steps: training can be prolonged from any point before them. Hu et al. 2024, arXiv 2404.06395;
+/// the tail one_minus_sqrt: Hägele et al. 2024, arXiv 2405.18392.
 struct stable_decay_rate {
   double peak = 1e-3;
   double floor = 1e-4;
   std::int64_t warmup = 20;  // steps
   std::int64_t total = 200;  // steps
   std::int64_t decay = 40;   // steps, the last ones
+  rate_tail tail = rate_tail::linear;
 
-  constexpr double operator()(std::int64_t step) const {
+  double operator()(std::int64_t step) const {
     if (step < warmup) return detail::warming(step, warmup, peak);
     const std::int64_t begin = total - decay > warmup ? total - decay : warmup;
     if (step < begin) return peak;
     const double done = detail::fallen(step, begin, total);
-    return peak * (1.0 - done) + floor * done;
+    if (tail == rate_tail::cosine) return floor + (peak - floor) * 0.5 * (1.0 + std::cos(3.141592653589793 * done));
+    const double fall = tail == rate_tail::one_minus_sqrt ? std::sqrt(done) : done;
+    return peak * (1.0 - fall) + floor * fall;
   }
 };
 
@@ -98,30 +121,23 @@ inline constexpr const char* rate_names[] = {"cosine", "linear", "stable_decay",
 constexpr const char* name_of(rate_shape shape) { return rate_names[std::size_t(shape)]; }
 
 /// Throws config_error, which lists the names, if there is none like it.
-inline rate_shape rate_shape_of(std::string_view name) {
-  std::string all;
-  for (std::size_t i = 0; i < std::size(rate_names); ++i) {
-    if (name == rate_names[i]) return rate_shape(i);
-    all += (i == 0 ? "" : ", ") + std::string(rate_names[i]);
-  }
-  require<config_error>(false, "moefold: there is no learning-rate schedule '", name, "'; choose one of ", all);
-  return {};
-}
+inline rate_shape rate_shape_of(std::string_view name) { return rate_shape(detail::index_of(rate_names, "learning-rate schedule", name)); }
 
 /// A rate whose shape is a value.
 struct rate_plan {
   rate_shape shape = rate_shape::cosine;
   double peak = 1e-3;
   double floor = 1e-4;
-  std::int64_t warmup = 20;  // steps
-  std::int64_t total = 200;  // steps
-  std::int64_t decay = 40;   // steps; of stable_decay
+  std::int64_t warmup = 20;            // steps
+  std::int64_t total = 200;            // steps
+  std::int64_t decay = 40;             // steps; of stable_decay
+  rate_tail tail = rate_tail::linear;  // of stable_decay
 
   double operator()(std::int64_t step) const {
     switch (shape) {
       case rate_shape::cosine: return cosine_rate{peak, floor, warmup, total}(step);
       case rate_shape::linear: return linear_rate{peak, floor, warmup, total}(step);
-      case rate_shape::stable_decay: return stable_decay_rate{peak, floor, warmup, total, decay}(step);
+      case rate_shape::stable_decay: return stable_decay_rate{peak, floor, warmup, total, decay, tail}(step);
       case rate_shape::inverse_sqrt: return inverse_sqrt_rate{peak, floor, warmup, total}(step);
       case rate_shape::constant: return constant_rate{peak, floor, warmup, total}(step);
     }
@@ -136,7 +152,9 @@ inline std::string describe(const rate_plan& r) {
   switch (r.shape) {
     case rate_shape::constant: return rise;
     case rate_shape::inverse_sqrt: return r.floor > 0 ? sentence(rise, ", not below ", r.floor) : rise;
-    case rate_shape::stable_decay: return sentence(rise, ", then to ", r.floor, " over the last ", r.decay, " of ", r.total);
+    case rate_shape::stable_decay:
+      return sentence(rise, ", then to ", r.floor, " over the last ", r.decay, " of ", r.total, r.tail == rate_tail::linear ? "" : ", ",
+                      r.tail == rate_tail::linear ? "" : name_of(r.tail));
     default: return sentence(rise, ", ", r.floor, " at step ", r.total);
   }
 }
@@ -151,12 +169,16 @@ constexpr void check_rate(const Rate& rate) {
                         rate.warmup, " steps of ", rate.total, "); shorten warmup or train longer");
 }
 
-/// The same, and of the last fall.
-constexpr void check(const rate_plan& rate) {
-  check_rate(rate);
-  require<config_error>(rate.shape != rate_shape::stable_decay || (rate.decay >= 0 && rate.warmup + rate.decay <= rate.total),
+constexpr void check_rate(const stable_decay_rate& rate) {
+  check_rate<stable_decay_rate>(rate);
+  require<config_error>(rate.decay >= 0 && rate.warmup <= rate.total - rate.decay,
                         "moefold: warm-up and decay fit into the run (given warmup ", rate.warmup, ", decay ", rate.decay, " of ",
                         rate.total, " steps); shorten one of them or train longer");
 }
+constexpr void check_rate(const rate_plan& rate) {
+  check_rate<rate_plan>(rate);
+  if (rate.shape == rate_shape::stable_decay) check_rate(stable_decay_rate{rate.peak, rate.floor, rate.warmup, rate.total, rate.decay});
+}
+constexpr void check(const rate_plan& rate) { check_rate(rate); }
 
 }  // namespace moefold

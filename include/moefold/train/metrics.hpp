@@ -5,8 +5,10 @@
 //   {"run":"default_run","world":8,"attention":{"tp":2,...},"moe":{"etp":1,...},"precision":"fp32","version":...,"commit":...,...}
 //   {"step":1,"loss":5.55,"grad_norm":1.9,"lr":5e-05,"tokens":2048,...,"expert_load":[[12,...],...],"load_max_over_mean":[1.2,...],
 //    "dropped_share":[0.03,...],"balance_losses":{"micro_batch":[0.0102,...]},"comm_bytes":{"tp":81920,...}}
+//   {"spike":{"at":120,"loss":4.8,"expected":2.4,"deviations":21,"lasted":0}}      where the loss jumps, and where that is over (train/spike.hpp)
 // Lists go by layer. dropped_share is there with a capacity, balance_losses with balance losses, each by its name (core/moe_facts.hpp).
 #include <moefold/core/error.hpp>
+#include <moefold/train/spike.hpp>
 
 #include <cerrno>
 #include <charconv>
@@ -179,6 +181,17 @@ inline std::string to_json(const step_record& r) {
   return line.text();
 }
 
+/// An event between step lines; "at" is the step, 1 the first.
+inline std::string to_json(const loss_spike& s) {
+  detail::json_object inner;
+  inner.field("at", s.step + 1)
+      .field("loss", s.loss)
+      .field("expected", s.expected)
+      .field("deviations", s.deviations)
+      .field("lasted", s.lasted);
+  return detail::json_object().object("spike", inner).text();
+}
+
 /// Writes the record to a file, every line flushed, so that a run can be watched and an interrupted one keeps what it did.
 /// The constructor replaces the file and throws config_error where it cannot be written; write() throws error when the disk is full.
 class metrics_writer {
@@ -189,6 +202,7 @@ class metrics_writer {
     line(to_json(run));
   }
   void write(const step_record& step) { line(to_json(step)); }
+  void event(const loss_spike& spike) { line(to_json(spike)); }
 
  private:
   struct close {

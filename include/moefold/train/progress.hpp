@@ -3,6 +3,7 @@
 // that says whether the model has learnt anything.
 //
 //   step  120/200 | loss 2.4121 | gnorm 0.87 | lr 2.9e-04 | 9.2k tok/s | moe 1.18x aux 0.041 drop 3.1% | comm 7% cpu | eta 0m21s
+#include <moefold/core/memory_ledger.hpp>
 #include <moefold/train/metrics.hpp>
 
 #include <algorithm>
@@ -133,5 +134,23 @@ class text_table {
   std::vector<std::vector<std::string>> rows_;
   std::vector<std::size_t> rules_;  // before these rows
 };
+
+/// What a rank holds and held at most, by category; those that never held anything are left out.
+///
+///   memory           now      peak
+///   parameters  32.6 MiB  32.6 MiB
+///   ------------------------------
+///   total       36.7 MiB  44.9 MiB      the most at once: less than the sum where peaks did not coincide
+inline text_table table_of(const memory_report& report) {
+  text_table table({"memory", "now", "peak"});
+  const auto row = [&](const char* name, const memory_use& use) {
+    table.row({name, bytes_text(std::int64_t(use.now)), bytes_text(std::int64_t(use.peak))});
+  };
+  for (std::size_t i = 0; i < memory_categories; ++i)
+    if (report.category[i].peak > 0) row(name_of(memory_category(i)), report.category[i]);
+  table.rule();
+  row("total", report.total);
+  return table;
+}
 
 }  // namespace moefold
