@@ -41,6 +41,7 @@
 #include <moefold/comm/signature.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
+#include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
 
 #include <moefold/ops/activation.hpp>
