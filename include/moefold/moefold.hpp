@@ -112,6 +112,7 @@
 #include <moefold/optim/adamw.hpp>
 #include <moefold/optim/clip.hpp>
 #include <moefold/optim/distributed.hpp>
+#include <moefold/optim/finite.hpp>
 #include <moefold/optim/rate.hpp>
 
 #include <moefold/train/data.hpp>
