@@ -383,4 +383,37 @@ TEST_SUITE("comm/apart") {
                            }),
                            "real", std::runtime_error);
   }
+  TEST_CASE("nor does it wait for peers that will never issue the same") {
+    const auto begin = steady::now();
+    CHECK_THROWS_WITH_AS(run_ranks<2>([&](thread_comm& world) {
+                           host_context context;
+                           const host_exec e(context);
+                           std::vector<float> data(5000, 1.0f);
+                           thread_comm beside = world.apart("beside");
+                           if (world.rank() == 1) {
+                             const auto t = beside.all_reduce(e, data, data, sum{});
+                             throw std::runtime_error("real");
+                           }
+                           world.barrier(e);
+                         }),
+                         "real", std::runtime_error);
+    CHECK(seconds_since(begin) < 5);
+  }
+  TEST_CASE("wrapped in others it still works beside its caller") {
+    run_ranks<2>(
+        [](thread_comm& world) {
+          host_context context;
+          const host_exec e(context);
+          traffic_log log;
+          const std::vector<fault> none;
+          chaos<recording<thread_comm>> wrapped(recording<thread_comm>(std::move(world), log), none);
+          auto beside = wrapped.apart("beside");
+          const auto begin = steady::now();
+          const auto t = beside.barrier(e);
+          CHECK(seconds_since(begin) < 0.05);
+          t.wait(e);
+          CHECK(seconds_since(begin) >= 0.05);
+        },
+        {.latency = 50ms});
+  }
 }

@@ -533,26 +533,29 @@ TEST_SUITE("optim/distributed") {
         CHECK(bytes() == state);
       });
   }
-  TEST_CASE("of several bad parameters the first in the store's order is named, and all elements are counted") {
-    self_comm world;
-    host_context context;
-    const host_exec e(context);
-    group_set<self_comm> groups(world, {});
-    parameter_store<fp64> store(model, {}, 0, 1);
-    distributed_optimizer<fp64, self_comm> optimizer(store, groups, {}, {true, bad_gradients::find});
-    const std::size_t last = store.entries().size() - 1;
-    store.entries()[last].gradient[0] = std::numeric_limits<double>::infinity();
-    store.entries()[3].gradient[5] = std::numeric_limits<double>::quiet_NaN();
-    store.entries()[3].gradient[7] = std::numeric_limits<double>::quiet_NaN();
-    store.entries()[8].gradient[0] = std::numeric_limits<double>::infinity();
-    optimizer.reduce(e);
-    REQUIRE(optimizer.first_bad().has_value());
-    CHECK(optimizer.first_bad()->entry == 3);
-    CHECK(optimizer.first_bad()->index == 5);
-    CHECK(optimizer.first_bad()->count == 4);
-    store.zero_gradients();
-    optimizer.reduce(e);
-    CHECK_FALSE(optimizer.first_bad().has_value());
+  TEST_CASE("of several bad parameters the first in the store's order is named, whichever is reduced first, and all elements are counted") {
+    const folding_extents fold = make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}});
+    for (const bool overlap : {false, true})
+      run_threads(2, [&](thread_comm& world) {
+        host_context context;
+        const host_exec e(context);
+        group_set<thread_comm> groups(world, fold);
+        parameter_store<fp64> store(model, fold, world.rank(), 1);
+        distributed_optimizer<fp64, thread_comm> optimizer(store, groups, {}, {overlap, bad_gradients::find});
+        const std::size_t last = store.entries().size() - 1;
+        store.entries()[last].gradient[0] = std::numeric_limits<double>::infinity();
+        store.entries()[3].gradient[5] = std::numeric_limits<double>::quiet_NaN();
+        store.entries()[3].gradient[7] = std::numeric_limits<double>::quiet_NaN();
+        store.entries()[8].gradient[0] = std::numeric_limits<double>::infinity();
+        optimizer.reduce(e);
+        REQUIRE(optimizer.first_bad().has_value());
+        CHECK(optimizer.first_bad()->entry == 3);
+        CHECK(optimizer.first_bad()->index == 5);
+        CHECK(optimizer.first_bad()->count == 4);
+        store.zero_gradients();
+        optimizer.reduce(e);
+        CHECK_FALSE(optimizer.first_bad().has_value());
+      });
   }
   TEST_CASE("zeroed: the result is that of a run whose bad elements are 0") {
     const folding_extents fold = make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}});
