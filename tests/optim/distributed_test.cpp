@@ -73,7 +73,10 @@ struct descent {
   template <class Exec, class M, class G, class V, class T>
   void update(Exec, std::int64_t, double rate, double gradient_scale, bool, std::span<M> master, std::span<const G> gradient,
               const std::array<std::span<V>, 0>&, std::span<T> values) const {
-    for (std::size_t i = 0; i < master.size(); ++i) values[i] = T(master[i] - M(rate * gradient_scale * double(gradient[i])));
+    for (std::size_t i = 0; i < master.size(); ++i) {
+      master[i] = master[i] - M(rate * gradient_scale * double(gradient[i]));
+      values[i] = T(master[i]);
+    }
   }
 };
 static_assert(optimizer_policy<descent>);
@@ -455,6 +458,31 @@ TEST_SUITE("optim/distributed") {
       CHECK(worst > 0);
       CHECK(worst < 20 * 1e-4 * 0.02);  // 20 steps of at most 1e-4, and bf16 has 8 bits
     });
+  }
+  TEST_CASE("weights given from outside become the master when it is told, and not before") {
+    self_comm world;
+    host_context context;
+    const host_exec e(context);
+    group_set<self_comm> groups(world, {});
+    parameter_store<narrow<float>> store(model, {}, 0);
+    store.initialise(5);
+    distributed_optimizer<narrow<float>, self_comm, descent> optimizer(store, groups);
+    const auto step = [&](double rate) {
+      for (auto& flat : store.flats()) std::fill(flat.gradients.begin(), flat.gradients.end(), 1.0f);
+      optimizer.reduce(e);
+      optimizer.update(e, 1, rate, 1.0);
+    };
+    step(0);  // the first update takes the weights as they are
+    CHECK(optimizer.own_masters(0)[0] == float(store.flats()[0].values[0]));
+    for (auto& flat : store.flats()) std::fill(flat.values.begin(), flat.values.end(), bf16(3.0f));
+    optimizer.initialise_master();
+    step(1.0 / 1024);  // less than bf16 can show at 3
+    for (std::size_t b = 0; b < store.flats().size(); ++b) {
+      CHECK(optimizer.own_masters(b)[0] == 3.0f - 1.0f / 1024);
+      CHECK(float(store.flats()[b].values[0]) == 3.0f);
+    }
+    for (int i = 0; i < 100; ++i) step(1.0 / 1024);  // but the master has seen it
+    CHECK(float(store.flats()[0].values[0]) < 3.0f);
   }
   TEST_CASE("experts have a learning rate of their own, and nothing else has it") {
     self_comm world;
