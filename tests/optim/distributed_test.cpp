@@ -358,6 +358,31 @@ TEST_SUITE("optim/distributed") {
                                      }),
                          doctest::Contains("came twice for layer 1"), error);
   }
+  TEST_CASE("a rank that fails with reductions or gathers in flight ends all ranks at once; nobody reads what it frees") {
+    const folding_extents fold = make_folding({{axis_id::dp, 2}, {axis_id::tp, 2}}, {{axis_id::edp, 4}});
+    const auto begin = steady::now();
+    for (int round = 0; round < 12; ++round)
+      CHECK_THROWS_WITH_AS(run_threads(4,
+                                       [&](thread_comm& world) {
+                                         host_context context;
+                                         const host_exec e(context);
+                                         group_set<thread_comm> groups(world, fold);
+                                         model_shape wide;
+                                         wide.layers = 2;
+                                         parameter_store<fp32> store(wide, fold, world.rank(), 1);
+                                         distributed_optimizer<fp32, thread_comm> optimizer(store, groups);
+                                         const bool victim = world.rank() == round % 4;
+                                         for (extent_t layer = wide.layers; layer >= -1; --layer) {
+                                           if (victim && layer == round % 3 - 1) throw std::runtime_error("disk on fire");
+                                           optimizer.gradients_ready(e, layer);
+                                         }
+                                         optimizer.reduce(e);
+                                         optimizer.gather_begin(e);
+                                         optimizer.before_layer(e, 0);
+                                       }),
+                           "disk on fire", std::runtime_error);
+    CHECK(std::chrono::duration<double>(steady::now() - begin).count() < 10);
+  }
   TEST_CASE("overlap is real: computing while buckets travel hides most of their time") {
     // Five layers of 8 ms each way, a bucket for each and each set of replicas; every operation takes 1 ms. What can be hidden is all but the
     // reduction of the first layer and its gather. Both runs in one process, the better of 3 each.

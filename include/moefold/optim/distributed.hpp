@@ -106,19 +106,22 @@ class distributed_optimizer {
   /// Returns the sum of squares of this rank's own. Collective over every replica group, in the store's order.
   template <class Exec>
   double reduce(Exec e) {
-    for (std::size_t i = 0; i < shards_.size(); ++i) {
-      const std::size_t b = beside_ ? shards_.size() - 1 - i : i;
+    const auto in_order = [&](auto&& body) {  // of issue: from the last buffer, where backward begins
+      for (std::size_t i = 0; i < shards_.size(); ++i) body(beside_ ? shards_.size() - 1 - i : i);
+    };
+    in_order([&](std::size_t b) {
       if (!shards_[b].reducing) start_reduction(e, b);
-    }
-    double squares = 0;  // in the store's order, whichever was reduced first
-    for (std::size_t b = 0; b < shards_.size(); ++b) {
+    });
+    in_order([&](std::size_t b) {
       shard& s = shards_[b];
       s.ticket.wait(e);
       s.reducing = false;
       s.missing = s.layers.size();
       for (part_of_layer& part : s.layers) part.ready = false;
-      squares += sum_of_squares(e, std::span<const reduce_type>(own_gradients(b)));
-    }
+      s.squares = sum_of_squares(e, std::span<const reduce_type>(own_gradients(b)));
+    });
+    double squares = 0;  // in the store's order, whichever came first
+    for (const shard& s : shards_) squares += s.squares;
     last_bad_ = std::exchange(bad_, std::nullopt);
     return squares;
   }
@@ -223,6 +226,7 @@ class distributed_optimizer {
     std::vector<part_of_layer> layers{};  // whose parameters lie in it
     std::size_t missing = 0;              // those that are not ready
     bool reducing = false, gathering = false;
+    double squares = 0;  // of its own reduced gradients
     typename Comm::ticket ticket{};
 
     part_of_layer* find(extent_t layer) {
