@@ -46,6 +46,7 @@
 #include <moefold/comm/signature.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
+#include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
 
 #include <moefold/ops/activation.hpp>
@@ -122,6 +123,7 @@
 #include <moefold/optim/adamw.hpp>
 #include <moefold/optim/clip.hpp>
 #include <moefold/optim/distributed.hpp>
+#include <moefold/optim/finite.hpp>
 #include <moefold/optim/rate.hpp>
 
 #include <moefold/train/data.hpp>

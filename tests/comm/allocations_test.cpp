@@ -68,4 +68,33 @@ TEST_SUITE("comm/allocations") {
       }
     });
   }
+  TEST_CASE("after the first round issuing to an apart communicator allocates nothing, and neither does its helper") {
+    run_ranks<4>([](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      thread_comm beside = world.apart("beside");
+      const int right = (world.rank() + 1) % 4, left = (world.rank() + 3) % 4;
+      std::vector<float> in(4 * 5000), out(4 * 5000), letter(5000);
+      const std::vector<std::size_t> counts(4, 5000);
+      const std::span<float> part = std::span(out).first(5000);
+      const auto round = [&] {
+        beside.reduce_scatter(e, in, part, sum{});
+        beside.reduce_scatter_v(e, in, counts, part, sum{});
+        beside.all_gather(e, std::span(in).first(5000), out);
+        beside.all_reduce(e, in, in, max{});
+        beside.send(e, std::span(in).first(5000), right);
+        beside.recv(e, letter, left);
+        beside.barrier(e).wait(e);
+      };
+      for (int i = 0; i < 3; ++i) round();
+      world.barrier(e);
+      const std::size_t before = allocations;
+      world.barrier(e);
+      for (int i = 0; i < 20; ++i) round();
+      world.barrier(e);
+      const std::size_t after = allocations;
+      world.barrier(e);
+      CHECK(after - before == 0);
+    });
+  }
 }

@@ -132,6 +132,42 @@ TEST_SUITE("inventory/parameters") {
       }
     }
   }
+  TEST_CASE("a bucket takes whole layers until it is full, and knows the first and last of them") {
+    const model_shape model{.layers = 5, .hidden = 8, .heads = 2, .kv_heads = 2, .head_dim = 4, .experts = 2, .ffn = 3, .vocabulary = 10};
+    const extent_t attention = 4 * 8 * 8, everywhere = 2 * 8 + 2 * 8, experts = 2 * 3 * 3 * 8, table = 10 * 8;
+    const folding_extents fold = make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::edp, 4}});
+    const auto dense = [](const parameter_buffers& all) {  // rows and columns over tp: [lowest, highest, elements] of each bucket
+      std::vector<std::array<extent_t, 3>> found;
+      for (const parameter_buffer& b : all.buffer)
+        if (b.placement.replicas() == set_of<tag::cp, tag::dp>) found.push_back({b.lowest, b.highest, b.elements});
+      return found;
+    };
+    const extent_t a = attention / 2, t = table / 2;
+    using buckets = std::vector<std::array<extent_t, 3>>;
+    CHECK(dense(buffers_of(model, fold, 0, 0)) == buckets{{-1, 5, 5 * a + 2 * t}});
+    CHECK(dense(buffers_of(model, fold, 0)) == buckets{{-1, 5, 5 * a + 2 * t}});  // all fit into one
+    CHECK(dense(buffers_of(model, fold, 0, 1)) == buckets{{-1, -1, t}, {0, 0, a}, {1, 1, a}, {2, 2, a}, {3, 3, a}, {4, 4, a}, {5, 5, t}});
+    CHECK(dense(buffers_of(model, fold, 0, a)) == buckets{{-1, 0, t + a}, {1, 1, a}, {2, 2, a}, {3, 3, a}, {4, 4, a}, {5, 5, t}});
+    CHECK(dense(buffers_of(model, fold, 0, 2 * a)) == buckets{{-1, 1, t + 2 * a}, {2, 3, 2 * a}, {4, 5, a + t}});
+    CHECK(dense(buffers_of(model, fold, 0, 2 * a + t + 1)) == buckets{{-1, 2, t + 3 * a}, {3, 5, 2 * a + t}});
+    extent_t total = 0;
+    const parameter_buffers split = buffers_of(model, fold, 0, 2 * a);
+    CHECK(split.count == int(split.buffer.size()));
+    for (const parameter_buffer& b : split.buffer) total += b.elements;
+    CHECK(total == 5 * (a + everywhere + experts) + 8 + 2 * t);
+    // Every bucket rounds up to shards of its own.
+    extent_t values = 0, shards = 0;
+    for (const parameter_buffer& b : split.buffer) values += b.padded(), shards += b.shard();
+    const parameter_memory bytes = memory_of_parameters<fp32>(model, fold, 0, 2, 2 * a);
+    CHECK(bytes.parameters == 4 * values);
+    CHECK(bytes.optimizer == 8 * shards);
+    static_assert(memory_of_parameters<fp32>(model_shape{}, make_folding({{axis_id::dp, 2}}, {{axis_id::ep, 2}}), 0, 2, 1000).parameters >
+                  0);
+    static_assert(layer_of({.kind = parameter_kind::embedding}, 7) == -1 && layer_of({.kind = parameter_kind::head}, 7) == 7 &&
+                  layer_of({.kind = parameter_kind::final_norm}, 7) == 7 && layer_of({.kind = parameter_kind::query, .layer = 3}, 7) == 3);
+    static_assert(of_expert(parameter_kind::gate) && of_expert(parameter_kind::up) && of_expert(parameter_kind::down) &&
+                  !of_expert(parameter_kind::shared_gate) && !of_expert(parameter_kind::router));
+  }
   TEST_CASE("bytes of a rank: values, gradients, and two moments of its shard") {
     constexpr folding_extents fold = make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}}, {{axis_id::ep, 4}});
     constexpr parameter_memory bytes = memory_of_parameters<fp32>(model_shape{}, fold, 0);

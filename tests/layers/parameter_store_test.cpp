@@ -75,7 +75,8 @@ TEST_SUITE("layers/parameter_store") {
       const folding_extents& fold = mapping.fold;
       CAPTURE(mapping.name);
       for (extent_t rank = 0; rank < fold.world(); ++rank) {
-        parameter_store<fp32> store(model, fold, rank);
+        const extent_t bucket = std::array<extent_t, 4>{default_bucket, 0, 1, 700}[std::size_t(rank) % 4];
+        parameter_store<fp32> store(model, fold, rank, bucket);
         store.initialise(1);
         std::vector<extent_t> next(store.flats().size(), 0);
         bool tiled = true;
@@ -83,7 +84,8 @@ TEST_SUITE("layers/parameter_store") {
           const auto& flat = store.flats()[std::size_t(e.buffer)];
           tiled = tiled && e.offset == next[std::size_t(e.buffer)] && e.value.data() == flat.values.data() + e.offset &&
                   e.gradient.data() == flat.gradients.data() + e.offset && e.value.shape() == e.slice.extent &&
-                  e.gradient.shape() == e.slice.extent && e.fact.placement.replicas() == flat.fact.placement.replicas();
+                  e.gradient.shape() == e.slice.extent && e.fact.placement.replicas() == flat.fact.placement.replicas() &&
+                  flat.fact.lowest <= e.layer && e.layer <= flat.fact.highest && (bucket != 1 || flat.fact.lowest == flat.fact.highest);
           next[std::size_t(e.buffer)] += extent_t(e.value.size());
         }
         for (std::size_t f = 0; f < next.size(); ++f) {
@@ -101,9 +103,10 @@ TEST_SUITE("layers/parameter_store") {
     for (const auto& [name, fold] : testing::mappings())
       for (extent_t rank = 0; rank < fold.world(); ++rank) {
         const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
-        const parameter_store<fp32> narrow(model, fold, rank);
+        const extent_t bucket = std::array<extent_t, 4>{default_bucket, 0, 1, 700}[std::size_t(rank) % 4];
+        const parameter_store<fp32> narrow(model, fold, rank, bucket);
         const parameter_store<fp64> wide(model, fold, rank);
-        const parameter_memory promised = memory_of_parameters<fp32>(model, fold, stage),
+        const parameter_memory promised = memory_of_parameters<fp32>(model, fold, stage, 2, bucket),
                                promised_wide = memory_of_parameters<fp64>(model, fold, stage);
         CHECK((extent_t(narrow.parameter_bytes()) == promised.parameters && extent_t(narrow.gradient_bytes()) == promised.gradients));
         CHECK((extent_t(wide.parameter_bytes()) == promised_wide.parameters && extent_t(wide.gradient_bytes()) == promised_wide.gradients));
@@ -160,5 +163,15 @@ TEST_SUITE("layers/parameter_store") {
     parameter_store<fp64> moved(std::move(store));
     CHECK(moved.get<replicated>(parameter_kind::router, 0).value.data() == before.value.data());
     moved.zero_gradients();
+  }
+  TEST_CASE("a model has the same weights in buckets of any size") {
+    const folding_extents fold{};
+    parameter_store<fp32> one(model, fold, 0, 0), many(model, fold, 0, 1);
+    one.initialise(3), many.initialise(3);
+    CHECK(one.flats().size() < many.flats().size());
+    for (std::size_t i = 0; i < one.entries().size(); ++i)
+      CHECK(std::equal(one.entries()[i].value.begin(), one.entries()[i].value.end(), many.entries()[i].value.begin()));
+    CHECK_THROWS_WITH_AS(parameter_store<fp32>(model, fold, 0, -1), doctest::Contains("0 elements (no limit) or more (given -1)"),
+                         config_error);
   }
 }

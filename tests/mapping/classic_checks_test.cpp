@@ -54,6 +54,7 @@ struct sabotage {
   axis_set group;
 };
 struct faulty_comm {
+  using ticket = thread_comm::ticket;
   thread_comm inner;
   sabotage plan;
 

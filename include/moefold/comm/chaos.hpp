@@ -165,6 +165,11 @@ class chaos {
     C made = around(operation::split, [&] { return inner_.split(colour, key, label); });
     return {std::move(made), plan_, world_rank_};
   }
+  /// Before and after a call are in the caller's thread, around its issue; inside is where the peers have met. A lie is waited for.
+  chaos apart(comm_label label = {}) requires overlapping<C> {
+    C made = around(operation::split, [&] { return inner_.apart(label); });
+    return {std::move(made), plan_, world_rank_};
+  }
   template <class Exec>
   ticket barrier(Exec e) {
     return around(operation::barrier, [&] { return inner_.barrier(e); });
@@ -173,48 +178,48 @@ class chaos {
   ticket broadcast(Exec e, Data&& range, int root) {
     const auto data = span_of(range);
     using T = element_of<Data>;
-    return with_data<T>(operation::broadcast, data, data, {1, 1}, [&](auto, auto out, auto) { return inner_.broadcast(e, out, root); });
+    return with_data<T>(e, operation::broadcast, data, data, {1, 1}, [&](auto, auto out, auto) { return inner_.broadcast(e, out, root); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
-    return with_data<element_of<Out>>(operation::reduce, span_of(in), span_of(out), {1, 1},
+    return with_data<element_of<Out>>(e, operation::reduce, span_of(in), span_of(out), {1, 1},
                                       [&](auto i, auto o, auto) { return inner_.reduce(e, i, o, op, root); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
-    return with_data<element_of<Out>>(operation::all_reduce, span_of(in), span_of(out), {1, 1},
+    return with_data<element_of<Out>>(e, operation::all_reduce, span_of(in), span_of(out), {1, 1},
                                       [&](auto i, auto o, auto) { return inner_.all_reduce(e, i, o, op); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_gather(Exec e, const In& in, Out&& out) {
-    return with_data<element_of<Out>>(operation::all_gather, span_of(in), span_of(out), {1, size()},
+    return with_data<element_of<Out>>(e, operation::all_gather, span_of(in), span_of(out), {1, size()},
                                       [&](auto i, auto o, auto) { return inner_.all_gather(e, i, o); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_gather_v(Exec e, const In& in, std::span<const std::size_t> counts, Out&& out) {
-    return with_data<element_of<Out>>(operation::all_gather_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
+    return with_data<element_of<Out>>(e, operation::all_gather_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
       return inner_.all_gather_v(e, i, changed(counts, rank(), change), o);
     });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
-    return with_data<element_of<Out>>(operation::reduce_scatter, span_of(in), span_of(out), {size(), 1},
+    return with_data<element_of<Out>>(e, operation::reduce_scatter, span_of(in), span_of(out), {size(), 1},
                                       [&](auto i, auto o, auto) { return inner_.reduce_scatter(e, i, o, op); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce_scatter_v(Exec e, const In& in, std::span<const std::size_t> counts, Out&& out, Op op) {
-    return with_data<element_of<Out>>(operation::reduce_scatter_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
+    return with_data<element_of<Out>>(e, operation::reduce_scatter_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
       return inner_.reduce_scatter_v(e, i, changed(counts, rank(), change), o, op);
     });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_to_all(Exec e, const In& in, Out&& out) {
-    return with_data<element_of<Out>>(operation::all_to_all, span_of(in), span_of(out), {size(), size()},
+    return with_data<element_of<Out>>(e, operation::all_to_all, span_of(in), span_of(out), {size(), size()},
                                       [&](auto i, auto o, auto) { return inner_.all_to_all(e, i, o); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_to_all_v(Exec e, const In& in, std::span<const std::size_t> send_counts, Out&& out, std::span<const std::size_t> recv_counts) {
-    return with_data<element_of<Out>>(operation::all_to_all_v, span_of(in), span_of(out), {1, 0}, [&](auto i, auto o, int change) {
+    return with_data<element_of<Out>>(e, operation::all_to_all_v, span_of(in), span_of(out), {1, 0}, [&](auto i, auto o, int change) {
       return inner_.all_to_all_v(e, i, changed(send_counts, (rank() + 1) % size(), change), o, recv_counts);
     });
   }
@@ -228,12 +233,13 @@ class chaos {
   template <class Exec, elements In>
   ticket send(Exec e, const In& in, int peer) {
     using T = element_of<const In>;
-    return with_data<T>(operation::send, span_of(in), std::span<T>{}, {1, 0}, [&](auto i, auto, auto) { return inner_.send(e, i, peer); });
+    return with_data<T>(e, operation::send, span_of(in), std::span<T>{}, {1, 0},
+                        [&](auto i, auto, auto) { return inner_.send(e, i, peer); });
   }
   template <class Exec, writable_elements Out>
   ticket recv(Exec e, Out&& out, int peer) {
     using T = element_of<Out>;
-    return with_data<T>(operation::recv, std::span<const T>{}, span_of(out), {0, 1},
+    return with_data<T>(e, operation::recv, std::span<const T>{}, span_of(out), {0, 1},
                         [&](auto, auto o, auto) { return inner_.recv(e, o, peer); });
   }
   template <class Exec, elements In>
@@ -295,25 +301,28 @@ class chaos {
   }
 
   /// The same for a call with data, and the lies about it.
-  template <class T, class Call>
-  ticket with_data(operation op, std::span<const T> in, std::span<T> out, growth by, Call&& call) {
+  template <class T, class Exec, class Call>
+  ticket with_data(Exec e, operation op, std::span<const T> in, std::span<T> out, growth by, Call&& call) {
     const fault* f = next(op);
     if (f == nullptr || f->action == action_t::raise || f->action == action_t::wait) return around(f, [&] { return call(in, out, 0); });
-    if (f->action == action_t::dtype) return lie<std::conditional_t<std::is_same_v<T, float>, std::int32_t, float>>(in, out, by, 0, call);
-    if (f->action == action_t::count) return lie<T>(in, out, by, f->change, call);
+    if (f->action == action_t::dtype)
+      return lie<std::conditional_t<std::is_same_v<T, float>, std::int32_t, float>>(e, in, out, by, 0, call);
+    if (f->action == action_t::count) return lie<T>(e, in, out, by, f->change, call);
     std::vector<T> sent(in.begin(), in.end());
     if (f->phase == phase_t::after) {
-      const ticket done = call(in, out, 0);
+      ticket done = call(in, out, 0);
+      done.wait(e);
       flip(out);
       return done;
     }
     flip(std::span<T>(sent));
-    if (op != operation::broadcast) return call(std::span<const T>(sent), out, 0);
-    flip(out);  // broadcast sends from where it receives
-    return call(in, out, 0);
+    if (op == operation::broadcast) flip(out);  // it sends from where it receives
+    ticket done = call(op == operation::broadcast ? in : std::span<const T>(sent), out, 0);
+    done.wait(e);
+    return done;
   }
-  template <class U, class T, class Call>
-  static ticket lie(std::span<const T> in, std::span<T> out, growth by, int change, Call&& call) {
+  template <class U, class Exec, class T, class Call>
+  static ticket lie(Exec e, std::span<const T> in, std::span<T> out, growth by, int change, Call&& call) {
     const auto grown = [&](std::size_t size, int each) {
       const auto wanted = std::int64_t(size) + std::int64_t(each) * change;
       require<config_error>(wanted >= 0, "moefold: fault plan: count:", change, " of a call with ", size, " elements; make it smaller");
@@ -321,7 +330,9 @@ class chaos {
     };
     const std::vector<U> sent(grown(in.size(), by.in));
     std::vector<U> received(grown(out.size(), by.out));
-    return call(std::span<const U>(sent), std::span<U>(received), change);
+    ticket done = call(std::span<const U>(sent), std::span<U>(received), change);
+    done.wait(e);  // before its memory goes
+    return done;
   }
   template <class T>
   static void flip(std::span<T> data) {

@@ -145,6 +145,16 @@ concept fetching = communicator<C, Exec> && requires(C& c, Exec e, std::span<con
   { c.template fetch_v<float>(e, shown, counts, counts, detail::fetch_nothing{}) } -> std::same_as<typename C::ticket>;
 };
 
+/// A refinement where operations can go on beside the caller: a second communicator over the same ranks, of the same type, on a lane of its own.
+///   C beside = c.apart("grads");  auto t = beside.all_reduce(e, in, out, sum{});  ... compute ...  t.wait(e);
+/// apart is collective. Operations are done in the order this rank issues them, over all its apart communicators; a rank's calls on both lanes
+/// may be in flight at once. Data and counts stay as they are until the ticket has been waited for, or the communicator is destroyed. A ticket
+/// that is not waited for frees nothing and waits for nothing.
+template <class C, class Exec = host_exec>
+concept overlapping = communicator<C, Exec> && requires(C& c) {
+  { c.apart(comm_label("grads")) } -> std::same_as<C>;
+};
+
 /// A refinement for tests: `hook(context)` runs on this rank inside each call, after the peers have arrived and before data moves.
 template <class C>
 concept hookable = requires(C& c, void (*hook)(void*), void* context) {

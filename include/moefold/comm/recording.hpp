@@ -136,6 +136,11 @@ class recording {
     count(operation::split, 0, 0, 0);
     return {inner_.split(colour, key, label), *log_};
   }
+  /// What it does is counted when it is issued, by the caller's thread.
+  recording apart(comm_label label = {}) requires overlapping<C> {
+    count(operation::split, 0, 0, 0);
+    return {inner_.apart(label), *log_};
+  }
   template <class Exec>
   ticket barrier(Exec e) {
     count(operation::barrier, 0, 0, 0);

@@ -11,7 +11,7 @@ namespace moefold {
 struct signature {
   operation op = operation::barrier;
   dtype type = dtype::uint8;
-  const char* reduction = "";  // "", "sum", "max": always the same literal, still compared as text
+  const char* reduction = "";  // "", "sum", "max", of split "apart": always the same literal, still compared as text
   int root = -1;               // of broadcast and reduce
   std::uint64_t count = 0;     // elements, as in core/traffic_rule.hpp; 0 where counts are per peer
   std::uint64_t seq = 0;       // number of the call on its communicator
@@ -25,6 +25,7 @@ struct signature {
 /// "all_reduce #17 of 4096 x fp32, sum"
 inline std::string describe(const signature& s) {
   std::string text = sentence(name_of(s.op), " #", s.seq);
+  if (s.op == operation::split && *s.reduction) return text + ", " + s.reduction;
   if (s.op == operation::barrier || s.op == operation::split || s.op == operation::close) return text;
   const bool per_peer = s.op == operation::all_gather_v || s.op == operation::reduce_scatter_v || s.op == operation::all_to_all_v ||
                         s.op == operation::expose;

@@ -5,6 +5,8 @@
 //   run_threads(8, [](thread_comm& world) {
 //     auto tp = world.split(world.rank() / 2, world.rank(), "tp");
 //     tp.all_reduce(exec, in, out, sum{});
+//     auto grads = tp.apart("grads");              // the same ranks; its operations run on this rank's helper thread
+//     auto sum_of = grads.all_reduce(exec, in, out, sum{});    compute();    sum_of.wait(exec);
 //   });                                            // throws what the first rank to fail threw
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/core/bulk_copy.hpp>
@@ -17,9 +19,30 @@ namespace moefold {
 /// a call that was not agreed on. Sizes that contradict each other on one rank throw moefold::error there. Destroying always works.
 /// Allocates nothing after the first call of its kind (send: per message size and number in flight); split and expose do.
 /// Bytes moved: each element once per reader, no staging. Used by the thread it was given to only.
+///
+/// `apart` gives a communicator whose operations are issued by the caller and done by the rank's one helper thread, in the order the rank issues
+/// them, over all its apart communicators: ranks that share several issue to them in one order. What a call was given (data, and counts of
+/// v-operations) stays as it is until its ticket has been waited for, or the communicator is destroyed: that waits for what is in flight, or
+/// fails the world where an exception leaves it behind. expose, fetch_v and split are done when they return. At most 64 operations of a rank
+/// are in flight; issuing one more waits for the oldest.
 class thread_comm {
  public:
-  using ticket = completed;
+  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, in the run that gave it.
+  class ticket {
+   public:
+    ticket() = default;
+    ticket(thread_world& world, int rank, std::uint64_t number) : world_(&world), rank_(rank), number_(number) {}
+    /// The data is there. Throws the root cause if this operation, or an earlier one of the helper, has failed.
+    template <class Exec>
+    void wait(Exec) const {
+      if (world_) world_->wait_for_helper(rank_, number_);
+    }
+
+   private:
+    thread_world* world_ = nullptr;
+    int rank_ = 0;
+    std::uint64_t number_ = 0;
+  };
 
   thread_comm(std::shared_ptr<thread_group> group, int rank) : group_(std::move(group)), rank_(rank) {}
 
@@ -27,59 +50,60 @@ class thread_comm {
   int size() const { return group_->size(); }
   const comm_label& label() const { return group_->label(); }
   /// CPU time this rank has spent inside calls of all its communicators, in seconds; sleeping for peers is not in it. Where every rank has a
-  /// core it is time awake: what another process takes of that core meanwhile counts too.
-  double cpu_seconds() const { return world().cpu_seconds(world_rank()); }
+  /// core it is time awake: what another process takes of that core meanwhile counts too. Of an apart communicator: the helper's time.
+  double cpu_seconds() const { return world().cpu_seconds(world_rank(), group_->lane()); }
   void set_hook(void (*hook)(void*), void* context) { hook_ = hook, context_ = context; }
 
   /// The ranks with the same colour become a communicator, ordered by key, then by rank here. An empty label inherits this one's.
-  thread_comm split(int colour, int key, comm_label label = {}) {
-    std::shared_ptr<thread_group> child;
-    int child_rank = 0;
-    collective(
-        {operation::split}, [&](post& mine) { mine.colour = colour, mine.key = key, mine.label = label; },
-        [&](const signature& what) {
-          child = std::move(group_->post_of(rank_, what.seq).child);
-          child_rank = group_->post_of(rank_, what.seq).child_rank;
-        });
-    return {std::move(child), child_rank};
+  thread_comm split(int colour, int key, comm_label label = {}) { return divided({operation::split}, colour, key, label); }
+  /// The same ranks again, as a communicator that works beside the caller. Collective.
+  thread_comm apart(comm_label label = {}) {
+    world().helper(world_rank());  // if it cannot start, the peers are not kept waiting
+    return divided({operation::split, dtype::uint8, "apart"}, 0, rank_, label);
   }
 
-  ticket barrier(host_exec) {
+  ticket barrier(host_exec e) {
+    const signature what{operation::barrier};
+    if (inner_) return issue(what, [e](thread_comm& c) { c.barrier(e); });
     collective(
-        {operation::barrier}, [](post&) {}, [](const signature&) {});
+        what, [](post&) {}, [](const signature&) {});
     return {};
   }
 
   template <writable_elements Data>
-  ticket broadcast(host_exec, Data&& range, int root) {
+  ticket broadcast(host_exec e, Data&& range, int root) {
     using T = element_of<Data>;
     const std::span<T> data = span_of(range);
     require_rank(operation::broadcast, "root", root, size());
+    const signature what{operation::broadcast, dtype_of<T>, "", root, data.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.broadcast(e, data, root); });
     collective(
-        {operation::broadcast, dtype_of<T>, "", root, data.size()}, [&](post& mine) { show<T>(mine, data, rank_ == root); },
-        [&](const signature& what) {
-          read(what, [&] {
-            if (rank_ != root) copy(data, from<T>(root, what), data.size_bytes());
+        what, [&](post& mine) { show<T>(mine, data, rank_ == root); },
+        [&](const signature& w) {
+          read(w, [&] {
+            if (rank_ != root) copy(data, from<T>(root, w), data.size_bytes());
           });
         });
     return {};
   }
 
   template <elements In, writable_elements Out, reduction Op>
-  ticket reduce(host_exec, const In& in, Out&& out, Op op, int root) {
+  ticket reduce(host_exec e, const In& in, Out&& out, Op op, int root) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     require_rank(operation::reduce, "root", root, size());
-    if (rank_ == root) require_same(operation::reduce, source.size(), std::size(out));
+    const std::span<T> to = span_of(out);
+    if (rank_ == root) require_same(operation::reduce, source.size(), to.size());
+    const signature what{operation::reduce, dtype_of<T>, Op::name, root, source.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.reduce(e, source, to, op, root); });
     collective(
-        {operation::reduce, dtype_of<T>, Op::name, root, source.size()},
-        [&](post& mine) { show<T>(mine, source), mine.out = std::data(out); },
-        [&](const signature& what) {
-          T* to = static_cast<T*>(group_->post_of(root, what.seq).out);
-          if (group_->eager(what.seq) && rank_ != root) return;
-          read(what, [&] {  // large: every rank makes one slice, in root's memory
-            const auto [first, count] = group_->eager(what.seq) ? slice{0, source.size()} : slice_of(source.size(), rank_);
-            combine(op, what, first, std::span<T>(to + first, count));
+        what, [&](post& mine) { show<T>(mine, source), mine.out = to.data(); },
+        [&](const signature& w) {
+          T* result = static_cast<T*>(group_->post_of(root, w.seq).out);
+          if (group_->eager(w.seq) && rank_ != root) return;
+          read(w, [&] {  // large: every rank makes one slice, in root's memory
+            const auto [first, count] = group_->eager(w.seq) ? slice{0, source.size()} : slice_of(source.size(), rank_);
+            combine(op, w, first, std::span<T>(result + first, count));
           });
         });
     return {};
@@ -87,23 +111,25 @@ class thread_comm {
 
   /// Two phases: each rank reduces its slice of ceil(count / size) elements, then collects the others' slices.
   template <elements In, writable_elements Out, reduction Op>
-  ticket all_reduce(host_exec, const In& in, Out&& out, Op op) {
+  ticket all_reduce(host_exec e, const In& in, Out&& out, Op op) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_same(operation::all_reduce, source.size(), to.size());
+    const signature what{operation::all_reduce, dtype_of<T>, Op::name, -1, source.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.all_reduce(e, source, to, op); });
     collective(
-        {operation::all_reduce, dtype_of<T>, Op::name, -1, source.size()}, [&](post& mine) { show<T>(mine, source), mine.out = to.data(); },
-        [&](const signature& what) {
-          if (group_->eager(what.seq)) return combine(op, what, 0, to);
-          read(what, [&] {
+        what, [&](post& mine) { show<T>(mine, source), mine.out = to.data(); },
+        [&](const signature& w) {
+          if (group_->eager(w.seq)) return combine(op, w, 0, to);
+          read(w, [&] {
             const auto [first, count] = slice_of(to.size(), rank_);
-            combine(op, what, first, to.subspan(first, count));
+            combine(op, w, first, to.subspan(first, count));
           });
-          read(what, [&] {
+          read(w, [&] {
             each_peer([&](int peer) {
               const auto [first, count] = slice_of(to.size(), peer);
-              copy(to.subspan(first, count), static_cast<const T*>(group_->post_of(peer, what.seq).out) + first, to.size_bytes());
+              copy(to.subspan(first, count), static_cast<const T*>(group_->post_of(peer, w.seq).out) + first, to.size_bytes());
             });
           });
         });
@@ -111,99 +137,108 @@ class thread_comm {
   }
 
   template <elements In, writable_elements Out>
-  ticket all_gather(host_exec, const In& in, Out&& out) {
+  ticket all_gather(host_exec e, const In& in, Out&& out) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_parts(operation::all_gather, size(), source.size(), to.size());
+    const signature what{operation::all_gather, dtype_of<T>, "", -1, source.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.all_gather(e, source, to); });
     collective(
-        {operation::all_gather, dtype_of<T>, "", -1, source.size()}, [&](post& mine) { show<T>(mine, source); },
-        [&](const signature& what) {
-          read_each(what,
-                    [&](int r) { copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, what), to.size_bytes()); });
+        what, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& w) {
+          read_each(w, [&](int r) { copy(to.subspan(std::size_t(r) * source.size(), source.size()), from<T>(r, w), to.size_bytes()); });
         });
     return {};
   }
 
   template <elements In, writable_elements Out>
-  ticket all_gather_v(host_exec, const In& in, std::span<const std::size_t> counts, Out&& out) {
+  ticket all_gather_v(host_exec e, const In& in, std::span<const std::size_t> counts, Out&& out) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_counts(operation::all_gather_v, size(), counts, to.size());
     require_same(operation::all_gather_v, source.size(), counts[std::size_t(rank_)]);
+    const signature what{operation::all_gather_v, dtype_of<T>};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.all_gather_v(e, source, counts, to); });
     collective(
-        {operation::all_gather_v, dtype_of<T>},
-        [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
-        [&](const signature& what) {
-          read_each(what, [&](int r) { copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, what), to.size_bytes()); });
+        what, [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
+        [&](const signature& w) {
+          read_each(w, [&](int r) { copy(to.subspan(before(counts, r), counts[std::size_t(r)]), from<T>(r, w), to.size_bytes()); });
         });
     return {};
   }
 
   template <elements In, writable_elements Out, reduction Op>
-  ticket reduce_scatter(host_exec, const In& in, Out&& out, Op op) {
+  ticket reduce_scatter(host_exec e, const In& in, Out&& out, Op op) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_parts(operation::reduce_scatter, size(), to.size(), source.size());
+    const signature what{operation::reduce_scatter, dtype_of<T>, Op::name, -1, to.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.reduce_scatter(e, source, to, op); });
     collective(
-        {operation::reduce_scatter, dtype_of<T>, Op::name, -1, to.size()}, [&](post& mine) { show<T>(mine, source); },
-        [&](const signature& what) { read(what, [&] { combine(op, what, std::size_t(rank_) * to.size(), to); }); });
+        what, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& w) { read(w, [&] { combine(op, w, std::size_t(rank_) * to.size(), to); }); });
     return {};
   }
 
   template <elements In, writable_elements Out, reduction Op>
-  ticket reduce_scatter_v(host_exec, const In& in, std::span<const std::size_t> counts, Out&& out, Op op) {
+  ticket reduce_scatter_v(host_exec e, const In& in, std::span<const std::size_t> counts, Out&& out, Op op) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_counts(operation::reduce_scatter_v, size(), counts, source.size());
     require_same(operation::reduce_scatter_v, counts[std::size_t(rank_)], to.size());
+    const signature what{operation::reduce_scatter_v, dtype_of<T>, Op::name};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.reduce_scatter_v(e, source, counts, to, op); });
     collective(
-        {operation::reduce_scatter_v, dtype_of<T>, Op::name},
-        [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
-        [&](const signature& what) { read(what, [&] { combine(op, what, before(counts, rank_), to); }); });
+        what, [&](post& mine) { show<T>(mine, source), std::copy(counts.begin(), counts.end(), mine.send_counts.begin()); },
+        [&](const signature& w) { read(w, [&] { combine(op, w, before(counts, rank_), to); }); });
     return {};
   }
 
   template <elements In, writable_elements Out>
-  ticket all_to_all(host_exec, const In& in, Out&& out) {
+  ticket all_to_all(host_exec e, const In& in, Out&& out) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     const std::size_t part = to.size() / std::size_t(size());
     require_parts(operation::all_to_all, size(), part, to.size());
     require_same(operation::all_to_all, source.size(), to.size());
+    const signature what{operation::all_to_all, dtype_of<T>, "", -1, part};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.all_to_all(e, source, to); });
     collective(
-        {operation::all_to_all, dtype_of<T>, "", -1, part}, [&](post& mine) { show<T>(mine, source); },
-        [&](const signature& what) {
-          read_each(what, [&](int r) {
-            copy(to.subspan(std::size_t(r) * part, part), from<T>(r, what) + std::size_t(rank_) * part, 2 * to.size_bytes());
+        what, [&](post& mine) { show<T>(mine, source); },
+        [&](const signature& w) {
+          read_each(w, [&](int r) {
+            copy(to.subspan(std::size_t(r) * part, part), from<T>(r, w) + std::size_t(rank_) * part, 2 * to.size_bytes());
           });
         });
     return {};
   }
 
   template <elements In, writable_elements Out>
-  ticket all_to_all_v(host_exec, const In& in, std::span<const std::size_t> send_counts, Out&& out,
+  ticket all_to_all_v(host_exec e, const In& in, std::span<const std::size_t> send_counts, Out&& out,
                       std::span<const std::size_t> recv_counts) {
     using T = same_element<In, Out>;
     const std::span<const T> source = span_of(in);
     const std::span<T> to = span_of(out);
     require_counts(operation::all_to_all_v, size(), send_counts, source.size());
     require_counts(operation::all_to_all_v, size(), recv_counts, to.size());
+    const signature what{operation::all_to_all_v, dtype_of<T>};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.all_to_all_v(e, source, send_counts, to, recv_counts); });
     collective(
-        {operation::all_to_all_v, dtype_of<T>},
+        what,
         [&](post& mine) {
           show<T>(mine, source);
           std::copy(send_counts.begin(), send_counts.end(), mine.send_counts.begin());
           std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
         },
-        [&](const signature& what) {
-          read_each(what, [&](int r) {
-            const std::span<const std::size_t> theirs = group_->post_of(r, what.seq).send_counts;
-            copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, what) + before(theirs, rank_),
+        [&](const signature& w) {
+          read_each(w, [&](int r) {
+            const std::span<const std::size_t> theirs = group_->post_of(r, w.seq).send_counts;
+            copy(to.subspan(before(recv_counts, r), recv_counts[std::size_t(r)]), from<T>(r, w) + before(theirs, rank_),
                  2 * to.size_bytes());
           });
         });
@@ -211,14 +246,19 @@ class thread_comm {
   }
 
   template <element T, showable Shown, class Fetch>
-  ticket fetch_v(host_exec, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
+  ticket fetch_v(host_exec e, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
                  Fetch&& fetch) {
     static_assert(sizeof(Shown) <= thread_group::eager_bytes);
     require(send_counts.size() == std::size_t(size()) && recv_counts.size() == std::size_t(size()),
             "moefold: fetch_v needs a count for each of ", size(), " ranks, given ", send_counts.size(), " to send and ",
             recv_counts.size(), " to receive");
+    const signature what{operation::all_to_all_v, dtype_of<T>};
+    if (inner_) {
+      at_once(what, [&](thread_comm& c) { c.fetch_v<T>(e, shown, send_counts, recv_counts, fetch); });
+      return {};
+    }
     collective(
-        {operation::all_to_all_v, dtype_of<T>},
+        what,
         [&](post& mine) {
           std::memcpy(mine.inlined, &shown, sizeof shown);
           mine.in = mine.inlined;
@@ -226,31 +266,36 @@ class thread_comm {
           std::copy(send_counts.begin(), send_counts.end(), mine.send_counts.begin());
           std::copy(recv_counts.begin(), recv_counts.end(), mine.recv_counts.begin());
         },
-        [&](const signature& what) {
-          read(what, [&] { fetch([&](int r) -> const Shown& { return *static_cast<const Shown*>(group_->post_of(r, what.seq).in); }); });
+        [&](const signature& w) {
+          read(w, [&] { fetch([&](int r) -> const Shown& { return *static_cast<const Shown*>(group_->post_of(r, w.seq).in); }); });
         });
     return {};
   }
 
   /// Into a pooled buffer: returns at once, whatever the peer does.
   template <elements In>
-  ticket send(host_exec, const In& in, int peer) {
+  ticket send(host_exec e, const In& in, int peer) {
     const auto data = span_of(in);
     require_rank(operation::send, "peer", peer, size());
     require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
             " elements, more than memory can hold; give the span its true size");
-    call({operation::send, dtype_of<element_of<const In>>, "", -1, data.size(), sent_++}, [&](const signature& what) {
+    signature what{operation::send, dtype_of<element_of<const In>>, "", -1, data.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.send(e, data, peer); });
+    what.seq = sent_++;
+    call(what, [&](const signature& w) {
       if (hook_) hook_(context_);
-      group_->send(rank_, peer, what, std::as_bytes(data));
+      group_->send(rank_, peer, w, std::as_bytes(data));
     });
     return {};
   }
   template <writable_elements Out>
-  ticket recv(host_exec, Out&& out, int peer) {
+  ticket recv(host_exec e, Out&& out, int peer) {
     const auto data = span_of(out);
     require_rank(operation::recv, "peer", peer, size());
-    call({operation::recv, dtype_of<element_of<Out>>, "", -1, data.size(), received_++},
-         [&](const signature& what) { group_->receive(rank_, peer, what, std::as_writable_bytes(data), hook_, context_); });
+    signature what{operation::recv, dtype_of<element_of<Out>>, "", -1, data.size()};
+    if (inner_) return issue(what, [=](thread_comm& c) { c.recv(e, data, peer); });
+    what.seq = received_++;
+    call(what, [&](const signature& w) { group_->receive(rank_, peer, w, std::as_writable_bytes(data), hook_, context_); });
     return {};
   }
 
@@ -280,21 +325,12 @@ class thread_comm {
   auto expose(host_exec, const In& in) {
     using T = element_of<const In>;
     const auto mine = std::as_bytes(span_of(in));
-    thread_group::table spans = table();
-    group_->count_window(rank_, +1);
-    try {
-      collective(
-          {operation::expose, dtype_of<T>}, [&](post& p) { p.in = mine.data(), p.bytes = mine.size(), p.small = false; },
-          [&](const signature& what) {
-            each_rank([&](int r) {
-              const post& theirs = group_->post_of(r, what.seq);
-              spans[std::size_t(r)] = {static_cast<const std::byte*>(theirs.in), theirs.bytes};
-            });
-          });
-    } catch (...) {
-      group_->count_window(rank_, -1);
-      throw;
-    }
+    thread_group::table spans;
+    const signature what{operation::expose, dtype_of<T>};
+    if (inner_)
+      at_once(what, [&](thread_comm& c) { spans = c.opened(what, mine); });
+    else
+      spans = opened(what, mine);
     return window<T>(*this, std::move(spans));
   }
 
@@ -314,6 +350,80 @@ class thread_comm {
   thread_world& world() const { return group_->world(); }
   int world_rank() const { return group_->world_rank(rank_); }
 
+  // What an apart communicator does: `inner_`, on the helper's lane, makes the calls.
+  struct drained {  // nobody reads the memory of this rank any more
+    void operator()(thread_comm* inner) const noexcept {
+      thread_world& world = inner->world();
+      thread_helper& helper = world.helper(inner->world_rank());
+      if (!helper.done(inner->last_job_)) {
+        if (std::uncaught_exceptions() > 0 && !world.failed()) world.fail_unwinding(inner->world_rank(), "left an operation in flight");
+        helper.wait(inner->last_job_);
+      }
+      delete inner;
+    }
+  };
+  template <class Body>
+  ticket issue(signature what, Body body) {
+    what.seq = what.op == operation::send ? sent_++ : what.op == operation::recv ? received_++ : seq_++;
+    if (world().failed()) world().throw_failure(world_rank(), what, label());
+    inner_->last_job_ = world().helper(world_rank()).issue([inner = inner_.get(), hook = hook_, context = context_, body] {
+      inner->set_hook(hook, context);
+      try {
+        body(*inner);
+      } catch (...) {
+        if (!inner->world().failed()) inner->world().fail_with_current_exception(inner->world_rank(), 1);
+        throw;
+      }
+    });
+    return {world(), world_rank(), inner_->last_job_};
+  }
+  template <class Body>
+  void at_once(const signature& what, Body&& body) {  // what it refers to lies in the caller
+    auto* there = &body;
+    const ticket done = issue(what, [there](thread_comm& c) { (*there)(c); });
+    world().wait_for_helper(world_rank(), inner_->last_job_);
+    (void)done;
+  }
+
+  /// split and apart.
+  thread_comm divided(const signature& what, int colour, int key, const comm_label& label) {
+    std::shared_ptr<thread_group> child;
+    int child_rank = 0;
+    const auto divide = [&](thread_comm& c) {
+      c.collective(
+          what, [&](post& mine) { mine.colour = colour, mine.key = key, mine.label = label; },
+          [&](const signature& w) {
+            child = std::move(c.group_->post_of(c.rank_, w.seq).child);
+            child_rank = c.group_->post_of(c.rank_, w.seq).child_rank;
+          });
+    };
+    if (inner_)
+      at_once(what, divide);
+    else
+      divide(*this);
+    thread_comm made(std::move(child), child_rank);
+    if (made.group_->lane() == 1) made.inner_.reset(new thread_comm(made.group_, child_rank), drained{});
+    return made;
+  }
+  thread_group::table opened(const signature& what, std::span<const std::byte> mine) {
+    thread_group::table spans = table();
+    group_->count_window(rank_, +1);
+    try {
+      collective(
+          what, [&](post& p) { p.in = mine.data(), p.bytes = mine.size(), p.small = false; },
+          [&](const signature& w) {
+            each_rank([&](int r) {
+              const post& theirs = group_->post_of(r, w.seq);
+              spans[std::size_t(r)] = {static_cast<const std::byte*>(theirs.in), theirs.bytes};
+            });
+          });
+    } catch (...) {
+      group_->count_window(rank_, -1);
+      throw;
+    }
+    return spans;
+  }
+
   /// Any call: refuses when the world has failed, notes what the rank does, counts CPU time. What goes wrong inside fails the world, and
   /// this rank stays until no peer reads its memory.
   template <class Body>
@@ -321,18 +431,18 @@ class thread_comm {
     if (world().failed()) group_->throw_failure(rank_, what);
     const auto begin = steady::now();
     const double busy_before = busy_seconds(begin);
-    thread_world::call& now = world().last_call(world_rank());
+    thread_world::call& now = group_->last_call(rank_);
     now = {label(), what, begin, true, true};
     try {
       body(what);
     } catch (...) {
-      if (!world().failed()) world().fail_with_current_exception(world_rank());
+      if (!world().failed()) world().fail_with_current_exception(world_rank(), group_->lane());
       group_->leave(rank_);
       now.inside = false;
       throw;
     }
     now.inside = false;
-    world().cpu_seconds(world_rank()) += busy_seconds(steady::now()) - busy_before;
+    world().add_cpu_seconds(world_rank(), group_->lane(), busy_seconds(steady::now()) - busy_before);
   }
   /// A collective call: shows the post, meets the peers, then moves data.
   template <class Show, class Move>
@@ -344,6 +454,7 @@ class thread_comm {
       mine.small = true;
       show(mine);
       group_->arrive(rank_, w, true);
+      if (world().options().latency.count() > 0 && w.op != operation::split) std::this_thread::sleep_for(world().options().latency);
       if (hook_) hook_(context_);
       move(w);
     });
@@ -432,6 +543,7 @@ class thread_comm {
     return t;
   }
   void close(dtype type, thread_group::table& spans) {
+    if (inner_) return at_once({operation::close, type}, [&](thread_comm& c) { c.close(type, spans); });
     group_->count_window(rank_, -1);
     collective(
         {operation::close, type}, [](post&) {}, [](const signature&) {});
@@ -458,12 +570,15 @@ class thread_comm {
 
   std::shared_ptr<thread_group> group_;
   int rank_ = 0;
+  std::shared_ptr<thread_comm> inner_;  // of an apart communicator; used by the helper while jobs are in flight
+  std::uint64_t last_job_ = 0;          // of an inner one: the last that was issued; used by the rank's own thread
   std::uint64_t seq_ = 0, sent_ = 0, received_ = 0;
   void (*hook_)(void*) = nullptr;
   void* context_ = nullptr;
 };
 
 static_assert(communicator<thread_comm> && peer_readable<thread_comm> && fetching<thread_comm> && hookable<thread_comm>);
+static_assert(overlapping<thread_comm>);
 
 /// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls
 /// end within milliseconds and the root cause is thrown here, as the exception it was; the others' consequences are dropped. It is thrown
@@ -482,6 +597,7 @@ void run_threads(int ranks, F&& f, thread_options options = {}) {
     } catch (...) {
       world->fail_with_current_exception(rank);
     }
+    world->stop_helper(rank);
   };
   std::vector<std::thread> threads;
   try {

@@ -34,12 +34,12 @@ class thread_group final : public thread_world::member {
   };
   using table = std::vector<std::span<const std::byte>>;
 
-  thread_group(std::shared_ptr<thread_world> world, std::vector<int> members, comm_label label)
-      : world_(std::move(world)), members_(std::move(members)), label_(label), ranks_(members_.size()),
+  thread_group(std::shared_ptr<thread_world> world, std::vector<int> members, comm_label label, int lane = 0)
+      : world_(std::move(world)), members_(std::move(members)), label_(label), lane_(lane), ranks_(members_.size()),
         counts_(members_.size() * members_.size() * 4), boxes_(members_.size() * members_.size()) {
     const std::size_t n = members_.size();
     std::size_t at = 0;
-    for (rank_state& r : ranks_) r.habit = spin_habit(world_->spins());
+    for (rank_state& r : ranks_) r.habit = spin_habit(lane_ == 0 ? world_->spins() : 0);  // a helper keeps nobody off a core
     for (rank_state& r : ranks_)
       for (post& p : r.posts) {
         p.send_counts = {&counts_[n * at++], n};
@@ -54,6 +54,8 @@ class thread_group final : public thread_world::member {
   thread_world& world() const { return *world_; }
   int size() const { return int(members_.size()); }
   const comm_label& label() const { return label_; }
+  /// Whose threads call it: 0 the ranks' own, 1 their helpers.
+  int lane() const { return lane_; }
   int world_rank(int rank) const { return members_[std::size_t(rank)]; }
   post& post_of(int rank, std::uint64_t seq) { return ranks_[std::size_t(rank)].posts[seq % 2]; }
   bool eager(std::uint64_t seq) const { return eager_[seq % 2]; }  // all posts of the call were small
@@ -119,6 +121,7 @@ class thread_group final : public thread_world::member {
     mailbox& box = box_of(rank, peer);
     letter l = box.room_for(data.size());
     l.what = what;
+    if (world_->options().latency.count() > 0) l.ready = steady::now() + world_->options().latency;
     if (!data.empty()) std::memcpy(l.room.get(), data.data(), data.size());
     {
       std::lock_guard lock(box.mutex);
@@ -132,6 +135,7 @@ class thread_group final : public thread_world::member {
     letter l = wait_for_letter(rank, peer, what);
     if (world_->options().check_signatures && (l.what.type != what.type || l.what.count != what.count))
       report_letter(rank, peer, l.what, what);
+    if (world_->options().latency.count() > 0) std::this_thread::sleep_until(l.ready);
     if (hook) hook(context);
     if (!out.empty()) std::memcpy(out.data(), l.room.get(), out.size());
     mailbox& box = box_of(peer, rank);
@@ -139,13 +143,15 @@ class thread_group final : public thread_world::member {
     box.spare.push_back(std::move(l));
   }
 
-  [[noreturn]] void throw_failure(int rank, const signature& what) { world_->throw_failure(world_rank(rank), what, label_); }
+  [[noreturn]] void throw_failure(int rank, const signature& what) { world_->throw_failure(world_rank(rank), what, label_, lane_); }
+  thread_world::call& last_call(int rank) const { return world_->last_call(world_rank(rank), lane_); }
 
  private:
   struct letter {
     signature what;
     std::unique_ptr<std::byte[]> room;
     std::size_t capacity = 0;
+    steady::time_point ready{};  // not before this can it be received
   };
   // From one rank to one rank: a ring of letters on their way, and rooms to use again. Rooms of one size are made by eights (memory that is
   // not written yet costs nothing), so whether a letter was taken before the next one was sent does not decide who allocates when.
@@ -163,7 +169,7 @@ class thread_group final : public thread_world::member {
       auto found = std::find_if(spare.begin(), spare.end(), [&](const letter& l) { return l.capacity == capacity; });
       if (found == spare.end()) {
         spare.reserve(rooms += batch);  // all of them come back one day
-        for (std::size_t i = 0; i < batch; ++i) spare.push_back({{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity});
+        for (std::size_t i = 0; i < batch; ++i) spare.push_back({{}, std::unique_ptr<std::byte[]>(new std::byte[capacity]), capacity, {}});
         found = spare.end() - 1;
       }
       std::swap(*found, spare.back());
@@ -207,7 +213,7 @@ class thread_group final : public thread_world::member {
   }
   steady::time_point deadline(int rank, const signature& what) const {
     const thread_options& o = world_->options();
-    return world_->last_call(world_rank(rank)).since + (what.seq == 0 ? o.first_deadline : o.deadline);
+    return last_call(rank).since + (what.seq == 0 ? o.first_deadline : o.deadline);
   }
   std::uint64_t arrivals(int rank) const { return ranks_[std::size_t(rank)].arrivals.load(std::memory_order_seq_cst); }
 
@@ -272,8 +278,8 @@ class thread_group final : public thread_world::member {
   // From here on something has gone wrong.
   template <class Error>
   [[noreturn]] void fail_with(int rank, root_cause cause) {
-    cause.elapsed = steady::now() - world_->last_call(world_rank(rank)).since;
-    const signature what = world_->last_call(world_rank(rank)).what;
+    cause.elapsed = steady::now() - last_call(rank).since;
+    const signature what = last_call(rank).what;
     world_->fail<Error>(std::move(cause));
     throw_failure(rank, what);
   }
@@ -300,6 +306,7 @@ class thread_group final : public thread_world::member {
   std::shared_ptr<thread_world> world_;
   std::vector<int> members_;  // world ranks, in rank order
   comm_label label_;
+  int lane_ = 0;
   std::vector<rank_state> ranks_;
   std::vector<std::size_t> counts_;
   std::vector<owned_box> boxes_;
@@ -376,7 +383,8 @@ inline void thread_group::make_children(std::uint64_t seq) {
       require(post_of(order[i], seq).label == name, "moefold: split of ", label_.view(), ": ranks ", world_rank(order[first]), " and ",
               world_rank(order[i]), " have colour ", post_of(order[i], seq).colour, " but name it ", name.view(), " and ",
               post_of(order[i], seq).label.view(), "; give one colour one label");
-    auto child = std::make_shared<thread_group>(world_, std::move(members), name.empty() ? label_ : name);
+    const int lane = *post_of(order[first], seq).what.reduction ? 1 : lane_;  // apart
+    auto child = std::make_shared<thread_group>(world_, std::move(members), name.empty() ? label_ : name, lane);
     for (std::size_t i = first; i < last; ++i) {
       post_of(order[i], seq).child = child;
       post_of(order[i], seq).child_rank = int(i - first);
@@ -389,8 +397,8 @@ inline std::optional<root_cause> thread_group::waits_for(int finished) {
   if (place == members_.end()) return {};
   const int culprit = int(place - members_.begin());
   for (int r = 0; r < size(); ++r) {
-    if (arrivals(r) > arrivals(culprit)) return finished_early(culprit, r, world_->last_call(world_rank(r)).what);
-    if (awaits_in_vain(r, culprit)) return finished_early(culprit, r, world_->last_call(world_rank(r)).what);
+    if (arrivals(r) > arrivals(culprit)) return finished_early(culprit, r, last_call(r).what);
+    if (awaits_in_vain(r, culprit)) return finished_early(culprit, r, last_call(r).what);
   }
   return {};
 }
@@ -407,8 +415,8 @@ inline void thread_group::look_for_receivers(int rank) {
 
 /// `receiver` waits for a letter of `peer`, `peer` waits for `receiver` in a collective call: neither can go on.
 inline void thread_group::report_deadlock(int receiver, int peer, int reporter) {
-  const signature recv = world_->last_call(world_rank(receiver)).what;
-  const signature other = world_->last_call(world_rank(peer)).what;
+  const signature recv = last_call(receiver).what;
+  const signature other = last_call(peer).what;
   fail_with<signature_mismatch>(
       reporter, blame(receiver, recv,
                       sentence("ranks disagree on ", label_.view(), ": ", describe(other), " (rank ", world_rank(peer), ") but ",
@@ -428,7 +436,7 @@ inline void thread_group::time_out(int rank, const signature& what, int peer) {
   for (int r = 0; r < size(); ++r)
     if (peer >= 0 ? r == peer || r == rank : true) (r != peer && arrivals(r) >= arrivals(rank) ? here : missing).push_back(r);
   if (missing.empty()) return;  // the last one came at this very moment
-  const double waited = std::chrono::duration<double>(steady::now() - world_->last_call(world_rank(rank)).since).count();
+  const double waited = std::chrono::duration<double>(steady::now() - last_call(rank).since).count();
   fail_with<timeout>(rank, blame(missing.front(), what,
                                  sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
                                           " (arrived: ", list(here), "; missing: ", list(missing),

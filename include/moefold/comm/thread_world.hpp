@@ -7,12 +7,14 @@
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/signature.hpp>
+#include <moefold/comm/thread_helper.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <thread>
@@ -26,10 +28,13 @@ struct thread_options {
   std::chrono::nanoseconds first_deadline = std::chrono::seconds(60);  // for the first call on a communicator: start-up work is uneven
   std::chrono::nanoseconds deadline = std::chrono::seconds(20);        // for every later call
   bool check_signatures = true;                                        // well under a microsecond; off: a mismatch is undefined
+  std::chrono::nanoseconds latency{0};  // for tests: a collective takes this much longer, a message arrives this much later
 };
 
+/// Each rank has two lanes: 0, its own thread, and 1, the helper that works on its `apart` communicators beside it. A communicator lies on one lane.
 class thread_world {
  public:
+  static constexpr int lanes = 2;
   struct call {  // what a rank does, or did last
     comm_label label;
     signature what;
@@ -44,7 +49,8 @@ class thread_world {
     ~member() = default;
   };
 
-  explicit thread_world(int ranks, thread_options options = {}) : options_(options), ranks_(checked(ranks)) {
+  explicit thread_world(int ranks, thread_options options = {})
+      : options_(options), lanes_(checked(ranks) * lanes), helpers_(std::size_t(ranks)) {
     const double factor = timeout_factor();
     options_.first_deadline = scaled(options.first_deadline, factor);
     options_.deadline = scaled(options.deadline, factor);
@@ -52,15 +58,42 @@ class thread_world {
         unsigned(ranks) <= std::thread::hardware_concurrency() ? most_spins : 0;  // with more ranks than cores a spin keeps the peer away
   }
 
-  int size() const { return int(ranks_.size()); }
+  int size() const { return int(helpers_.size()); }
   const thread_options& options() const { return options_; }
   int spins() const { return spins_; }
-  call& last_call(int rank) { return ranks_[std::size_t(rank)].last; }
-  double& cpu_seconds(int rank) { return ranks_[std::size_t(rank)].cpu; }
+  call& last_call(int rank, int lane = 0) { return state_of(rank, lane).last; }
+  double cpu_seconds(int rank, int lane = 0) { return state_of(rank, lane).cpu.load(std::memory_order_relaxed); }
+  void add_cpu_seconds(int rank, int lane, double seconds) {  // by that lane's thread only
+    std::atomic<double>& cpu = state_of(rank, lane).cpu;
+    cpu.store(cpu.load(std::memory_order_relaxed) + seconds, std::memory_order_relaxed);
+  }
+
+  /// The helper of a rank, started when it is first asked for. By the rank's own thread only.
+  thread_helper& helper(int rank) {
+    std::unique_ptr<thread_helper>& h = helpers_[std::size_t(rank)];
+    if (!h) h = std::make_unique<thread_helper>();
+    return *h;
+  }
+  /// Ends it, if there is one: after finish, or after a failure, which ends its jobs. By the rank's own thread only.
+  void stop_helper(int rank) {
+    if (helpers_[std::size_t(rank)]) helpers_[std::size_t(rank)]->stop();
+  }
+  /// Waits for a job of the rank's helper. If it failed, throws what this rank is to see of the failure.
+  void wait_for_helper(int rank, std::uint64_t number) {
+    thread_helper& h = helper(rank);
+    if (h.wait(number)) return;
+    const call& last = last_call(rank, 1);  // the helper has entered no call since the world failed
+    bool& told = state_of(rank, 0).told;
+    if (!told && number == h.first_failed() && !carries_root_cause(h.failure())) {
+      told = true;
+      std::rethrow_exception(h.failure());  // this rank is the culprit
+    }
+    throw_failure(rank, last.what, last.label);
+  }
 
   bool failed() const { return failed_.load(std::memory_order_seq_cst); }
   bool any_finished() const { return any_finished_.load(std::memory_order_seq_cst); }
-  bool finished(int rank) const { return ranks_[std::size_t(rank)].finished.load(std::memory_order_seq_cst); }
+  bool finished(int rank) const { return state_of(rank, 0).finished.load(std::memory_order_seq_cst); }
 
   void add(member& m) {
     std::lock_guard lock(mutex_);
@@ -79,21 +112,21 @@ class thread_world {
     keep(std::move(cause), std::move(thrown), &raise<Error>, false);
   }
   /// The failure is the exception that rank `rank` is handling: called inside a catch block.
-  void fail_with_current_exception(int rank) {
-    ranks_[std::size_t(rank)].told = true;
+  void fail_with_current_exception(int rank, int lane = 0) {
+    state_of(rank, lane).told = true;
     auto thrown = std::current_exception();
-    root_cause cause = cause_of(rank, text_of(thrown));
+    root_cause cause = cause_of(rank, lane, text_of(thrown));
     keep(std::move(cause), std::move(thrown), &raise<peer_failed>, false);
   }
   /// The same while an exception unwinds and cannot be seen yet; fail_with_current_exception of the same rank fills it in.
   void fail_unwinding(int rank, const char* text) {
-    root_cause cause = cause_of(rank, text);
+    root_cause cause = cause_of(rank, 0, text);
     auto thrown = std::make_exception_ptr(peer_failed(sentence("moefold: ", cause.message), cause));
     keep(std::move(cause), std::move(thrown), &raise<peer_failed>, true);
   }
 
   /// Throws what rank `rank` is to see of the failure: its class the first time, comm_revoked ever after.
-  [[noreturn]] void throw_failure(int rank, const signature& what, const comm_label& label) {
+  [[noreturn]] void throw_failure(int rank, const signature& what, const comm_label& label, int lane = 0) {
     root_cause cause;
     raise_t raise_cause = nullptr;
     {
@@ -102,7 +135,7 @@ class thread_world {
       raise_cause = raise_;
     }
     const std::string where = sentence("moefold: ", describe(what), " on ", label.view(), ", rank ", rank);
-    if (std::exchange(ranks_[std::size_t(rank)].told, true))
+    if (std::exchange(state_of(rank, lane).told, true))
       throw comm_revoked(sentence(where, ", cannot run in a world that has failed (", cause.message, "); start a new world"), cause);
     raise_cause(sentence(where, ", ended: ", cause.message), cause);
     std::terminate();  // raise_cause throws
@@ -114,9 +147,10 @@ class thread_world {
     return thrown_;
   }
 
-  /// The function of this rank has returned: whoever waits for it waits in vain.
+  /// The function of this rank has returned, and its helper does what is left: after that, whoever waits for it waits in vain.
   void finish(int rank) {
-    ranks_[std::size_t(rank)].finished.store(true, std::memory_order_seq_cst);
+    if (auto& h = helpers_[std::size_t(rank)]) h->wait(h->issued());
+    state_of(rank, 0).finished.store(true, std::memory_order_seq_cst);
     any_finished_.store(true, std::memory_order_seq_cst);
     std::optional<root_cause> cause;
     {
@@ -129,12 +163,24 @@ class thread_world {
 
  private:
   using raise_t = void (*)(const std::string&, root_cause);
-  struct alignas(64) state {
-    call last;          // own thread; read by others only while this rank waits in the call
-    double cpu = 0;     // seconds, own thread only
-    bool told = false;  // own thread only
+  struct alignas(64) state {     // of one lane of a rank
+    call last;                   // own thread; read by others only while this rank waits in the call
+    std::atomic<double> cpu{0};  // seconds, changed by its own thread
+    bool told = false;           // own thread only
     std::atomic<bool> finished{false};
   };
+  state& state_of(int rank, int lane) { return lanes_[std::size_t(rank) * lanes + std::size_t(lane)]; }
+  const state& state_of(int rank, int lane) const { return lanes_[std::size_t(rank) * lanes + std::size_t(lane)]; }
+
+  static bool carries_root_cause(const std::exception_ptr& thrown) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const comm_error&) {
+      return true;
+    } catch (...) {
+      return false;
+    }
+  }
 
   template <class Error>
   static void raise(const std::string& text, root_cause cause) {
@@ -154,8 +200,8 @@ class thread_world {
       for (member* m : members_) m->close();
   }
 
-  root_cause cause_of(int rank, const std::string& text) {
-    const call& last = last_call(rank);
+  root_cause cause_of(int rank, int lane, const std::string& text) {
+    const call& last = last_call(rank, lane);
     root_cause cause{rank, last.label, last.what.op, last.what.seq, {}, {}};
     if (last.inside) cause.elapsed = steady::now() - last.since;
     cause.message = last.any ? sentence("rank ", rank, " failed ", last.inside ? "in " : "after ", name_of(last.what.op), " #",
@@ -195,7 +241,7 @@ class thread_world {
 
   thread_options options_;
   int spins_ = 0;
-  std::vector<state> ranks_;
+  std::vector<state> lanes_;  // [ranks, lanes]
   std::atomic<bool> failed_{false};
   std::atomic<bool> any_finished_{false};
   std::mutex mutex_;  // of all below
@@ -204,6 +250,7 @@ class thread_world {
   raise_t raise_ = nullptr;
   bool provisional_ = false;
   std::vector<member*> members_;
+  std::vector<std::unique_ptr<thread_helper>> helpers_;  // [ranks], each its own rank's; last: they use all of the above
 };
 
 }  // namespace moefold

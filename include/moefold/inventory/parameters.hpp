@@ -19,8 +19,9 @@
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/placement.hpp>
 
-#include <array>
+#include <algorithm>
 #include <string>
+#include <vector>
 
 namespace moefold {
 
@@ -69,6 +70,11 @@ constexpr const char* name_of(parameter_kind kind) {
                                    "final_norm",
                                    "head"};
   return names[int(kind)];
+}
+
+/// Of an MoE layer's experts; the shared one and the router are not.
+constexpr bool of_expert(parameter_kind kind) {
+  return kind == parameter_kind::gate || kind == parameter_kind::up || kind == parameter_kind::down;
 }
 
 /// One parameter of the whole model.
@@ -150,34 +156,53 @@ constexpr extent_t count_parameters(const model_shape& m) {
 /// Elements of one parameter that one rank holds.
 constexpr extent_t local_elements(const parameter_fact& p, const folding_extents& fold) { return p.placement.local(p.extent, fold).size(); }
 
-/// Parameters with the same replicas lie in one flat buffer: reduced by one reduce-scatter, updated in equal shards, gathered by one all-gather.
+/// The layer a parameter is used with: -1 for the embedding, the number of layers for what comes behind the last one.
+constexpr extent_t layer_of(const parameter_fact& p, extent_t layers) {
+  if (p.layer >= 0) return p.layer;
+  return p.kind == parameter_kind::embedding ? -1 : layers;
+}
+
+/// Elements from which a buffer takes no further layer: large enough for whole messages, small enough that reduction starts early in backward.
+inline constexpr extent_t default_bucket = extent_t{1} << 20;
+
+/// Parameters with the same replicas, of consecutive layers, lie in one flat buffer: a bucket, reduced by one reduce-scatter, updated in equal
+/// shards, gathered by one all-gather.
 struct parameter_buffer {
-  placement_value placement{};  // of its first parameter: mesh and replica axes are the same for all
-  extent_t replicas = 1;        // ranks over which gradients are summed and optimizer state is sharded
-  extent_t elements = 0;        // per rank
+  placement_value placement{};       // of its first parameter: mesh and replica axes are the same for all
+  extent_t replicas = 1;             // ranks over which gradients are summed and optimizer state is sharded
+  extent_t elements = 0;             // per rank
+  extent_t lowest = 0, highest = 0;  // layer_of its parameters
+  extent_t last = 0;                 // of the one that was added last
   constexpr extent_t shard() const { return (elements + replicas - 1) / replicas; }
   constexpr extent_t padded() const { return shard() * replicas; }  // the shard filler behind the last parameter stays 0
 };
 
 struct parameter_buffers {
-  std::array<parameter_buffer, 4> buffer{};
+  extent_t bucket = default_bucket;  // elements per rank; 0: one buffer per set of replicas
+  std::vector<parameter_buffer> buffer{};
   int count = 0;
 
-  /// Index of the buffer for this placement, made on first use.
-  constexpr int find(const placement_value& placement, const folding_extents& fold) {
-    for (int i = 0; i < count; ++i)
-      if (buffer[std::size_t(i)].placement.replicas() == placement.replicas()) return i;
-    buffer[std::size_t(count)] = {placement, placement.mesh_of(fold).of(placement.replicas()), 0};
-    return count++;
+  /// Adds the next parameter in storage order; returns the index of its buffer: the last one of its replicas, or a new one where that is full
+  /// and another layer begins.
+  constexpr int add(const parameter_fact& p, const folding_extents& fold, extent_t layers) {
+    const extent_t layer = layer_of(p, layers);
+    int at = count - 1;
+    while (at >= 0 && !(buffer[std::size_t(at)].placement.replicas() == p.placement.replicas())) --at;
+    if (at < 0 || (bucket > 0 && buffer[std::size_t(at)].elements >= bucket && buffer[std::size_t(at)].last != layer)) {
+      buffer.push_back({p.placement, p.placement.mesh_of(fold).of(p.placement.replicas()), 0, layer, layer, layer});
+      at = count++;
+    }
+    parameter_buffer& b = buffer[std::size_t(at)];
+    b.elements += local_elements(p, fold);
+    b.lowest = std::min(b.lowest, layer), b.highest = std::max(b.highest, layer), b.last = layer;
+    return at;
   }
 };
 
-constexpr parameter_buffers buffers_of(const model_shape& m, const folding_extents& fold, extent_t stage) {
-  parameter_buffers buffers;
-  for_each_parameter(m, fold, stage, [&](const parameter_fact& p) {
-    const int at = buffers.find(p.placement, fold);
-    buffers.buffer[std::size_t(at)].elements += local_elements(p, fold);
-  });
+constexpr parameter_buffers buffers_of(const model_shape& m, const folding_extents& fold, extent_t stage,
+                                       extent_t bucket = default_bucket) {
+  parameter_buffers buffers{bucket};
+  for_each_parameter(m, fold, stage, [&](const parameter_fact& p) { buffers.add(p, fold, m.layers); });
   return buffers;
 }
 
@@ -188,11 +213,12 @@ struct parameter_memory {
 };
 
 template <class Precision>
-constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage, int state_tensors = 2) {
+constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage, int state_tensors = 2,
+                                                extent_t bucket = default_bucket) {
   constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
   const extent_t per_shard =
       state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
-  const parameter_buffers buffers = buffers_of(m, fold, stage);
+  const parameter_buffers buffers = buffers_of(m, fold, stage, bucket);
   parameter_memory bytes;
   for (int i = 0; i < buffers.count; ++i) {
     const parameter_buffer& b = buffers.buffer[std::size_t(i)];

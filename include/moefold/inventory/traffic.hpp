@@ -81,8 +81,10 @@ constexpr extent_t step_numbers(const activation_shape& a) { return 3 + a.model.
 /// What `rank` sends in one training step.
 ///   pairs(layer, micro_batch, source) -> span of E counts: how many pairs of the tokens of rank `source` each expert keeps; read only where
 ///                                        the shapes depend on them (AllToAll dispatcher, not padded)
+///   bucket                               -> of the parameter store (inventory/parameters.hpp)
 template <class Precision, class Pairs>
-traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t micro_batches, Pairs&& pairs) {
+traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t micro_batches, Pairs&& pairs,
+                           extent_t bucket = default_bucket) {
   using enum operation;
   const model_shape& m = a.model;
   const extents &attention = a.fold.attention, &moe = a.fold.moe;
@@ -184,7 +186,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   table.add(over_pp, pp, send, activation, t, boundaries);
   table.add(over_pp, pp, recv, 0, t, boundaries);
 
-  const parameter_buffers buffers = buffers_of(m, a.fold, stage);
+  const parameter_buffers buffers = buffers_of(m, a.fold, stage, bucket);
   for (int i = 0; i < buffers.count; ++i) {
     const parameter_buffer& b = buffers.buffer[std::size_t(i)];
     table.add(b.placement.replicas(), b.replicas, reduce_scatter, b.shard(), sizeof(typename Precision::reduce));

@@ -1,7 +1,7 @@
 #pragma once
-// The parameters of one rank: flat buffers, one for each set of replicas, cut into named tensors exactly as inventory/parameters.hpp lists them.
+// The parameters of one rank: flat buffers (buckets of parameters with the same replicas), cut into named tensors as inventory/parameters.hpp lists them.
 //
-//   values     | query key value output ... | filler |     one buffer per replica set; filler rounds up to equal shards
+//   values     | query key value output ... | filler |     one per replica set and bucket; filler rounds up to equal shards
 //   gradients  | same cut                   | filler |     accumulated by backward, summed over replicas by optim/distributed.hpp
 #include <moefold/core/rng.hpp>
 #include <moefold/inventory/parameters.hpp>
@@ -11,7 +11,6 @@
 #include <moefold/tensor/tensor.hpp>
 
 #include <algorithm>
-#include <array>
 #include <vector>
 
 namespace moefold {
@@ -25,6 +24,7 @@ class parameter_store {
   /// One parameter: its facts, where it lies, and which box of the global tensor it is.
   struct entry {
     parameter_fact fact;
+    extent_t layer = 0;  // layer_of: -1 the embedding, the number of layers for final norm and head
     int buffer = 0;
     extent_t offset = 0;  // first element in the buffer
     box slice;
@@ -38,24 +38,27 @@ class parameter_store {
     tensor<reduce, Memory> gradients;
   };
 
-  /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`.
-  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank) {
+  /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`. bucket: elements from which a buffer
+  /// takes no further layer; the same on all ranks; 0: one buffer per set of replicas.
+  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket) {
+    require<config_error>(bucket >= 0, "moefold: a bucket holds 0 elements (no limit) or more (given ", bucket, ")");
     const extent_t stage = stage_of(fold, rank);
-    parameter_buffers buffers = buffers_of(model, fold, stage);
+    const parameter_buffers buffers = buffers_of(model, fold, stage, bucket);
+    flats_.reserve(std::size_t(buffers.count));
     for (int i = 0; i < buffers.count; ++i) {
       const parameter_buffer& b = buffers.buffer[std::size_t(i)];
       flats_.push_back(
           {b, charged<storage>(memory_category::parameters, b.padded()), charged<reduce>(memory_category::gradients, b.padded())});
     }
-    std::array<extent_t, 4> used{};
+    parameter_buffers used{bucket};  // filled in the same order
     for_each_parameter(model, fold, stage, [&](const parameter_fact& fact) {
-      const int at = buffers.find(fact.placement, fold);
+      const int at = used.add(fact, fold, model.layers);
       const box slice = box_of(fact.placement, fact.extent, fold, rank);
       const shape& local = slice.extent;
       flat& f = flats_[std::size_t(at)];
-      const extent_t offset = used[std::size_t(at)];
-      entries_.push_back({fact, at, offset, slice, {f.values.data() + offset, local}, {f.gradients.data() + offset, local}});
-      used[std::size_t(at)] += local.size();
+      const extent_t offset = used.buffer[std::size_t(at)].elements - local.size();
+      entries_.push_back(
+          {fact, layer_of(fact, model.layers), at, offset, slice, {f.values.data() + offset, local}, {f.gradients.data() + offset, local}});
     });
   }
 

@@ -1,0 +1,97 @@
+#pragma once
+// Numbers that are none: whether a gradient holds an infinity or a NaN, which element is the first, and their removal. One pass over the bits,
+// without a branch per element, so that looking at every gradient of every step costs less than summing it.
+//
+//   fp32   s eeeeeeee m..m     all e set: infinity or NaN     (bits & exponent) + lowest exponent bit carries into s exactly then
+#include <moefold/core/exec.hpp>
+#include <moefold/core/scalar.hpp>
+#include <moefold/core/shape.hpp>
+
+#include <algorithm>
+#include <bit>
+#include <span>
+#include <string>
+
+namespace moefold {
+
+/// What to do about gradients that are not finite. A run can do without the look (`ignore`), know of them before they are summed (`find`: the
+/// caller stops or skips the step; parameters and optimizer state are untouched until update is called), or go on without them (`zero`).
+enum class bad_gradients : std::uint8_t { ignore, find, zero };
+
+/// The first element that is not finite, of one rank's own gradients of a step.
+struct bad_gradient {
+  std::size_t entry = 0;  // of the parameter store
+  std::string parameter;
+  extent_t index = 0;  // within this rank's part of the parameter
+  double value = 0;
+  extent_t count = 0;  // bad elements of this rank, in all parameters
+};
+
+namespace detail {
+
+template <std::size_t Bytes>
+struct float_bits;
+template <>
+struct float_bits<2> {  // bf16
+  using word = std::uint16_t;
+  static constexpr word exponent = 0x7f80u, lowest = 0x0080u;
+};
+template <>
+struct float_bits<4> {
+  using word = std::uint32_t;
+  static constexpr word exponent = 0x7f800000u, lowest = 0x00800000u;
+};
+template <>
+struct float_bits<8> {
+  using word = std::uint64_t;
+  static constexpr word exponent = 0x7ff0000000000000u, lowest = 0x0010000000000000u;
+};
+
+/// The sign bit is set if x is not finite.
+template <class T>
+constexpr auto bad_bit(T x) {
+  using bits = float_bits<sizeof(T)>;
+  using word = typename bits::word;
+  return word((std::bit_cast<word>(x) & bits::exponent) + bits::lowest);
+}
+
+}  // namespace detail
+
+/// Also under compilers that are told to assume finite numbers.
+template <class T>
+constexpr bool is_finite(T x) {
+  using word = typename detail::float_bits<sizeof(T)>::word;
+  return (detail::bad_bit(x) >> (8 * sizeof(word) - 1)) == 0;
+}
+
+/// Index of the first element that is not finite, or x.size().
+template <class T>
+std::size_t first_bad(host_exec, std::span<const T> x) {
+  using word = typename detail::float_bits<sizeof(T)>::word;
+  constexpr std::size_t block = 1024;
+  for (std::size_t at = 0; at < x.size(); at += block) {
+    const std::size_t end = std::min(at + block, x.size());
+    const T* const in = x.data();
+    word any = 0;
+    for (std::size_t i = at; i < end; ++i) any = word(any | detail::bad_bit(in[i]));
+    if ((any >> (8 * sizeof(word) - 1)) == 0) continue;
+    while (is_finite(in[at])) ++at;
+    return at;
+  }
+  return x.size();
+}
+
+/// Elements that are not finite.
+template <class T>
+extent_t count_bad(host_exec, std::span<const T> x) {
+  return extent_t(std::count_if(x.begin(), x.end(), [](T v) { return !is_finite(v); }));
+}
+
+/// Makes them 0.
+template <class T>
+void zero_bad(host_exec, std::span<T> x) {
+  for (T& v : x)
+    if (!is_finite(v)) v = T(0);
+}
+
+}  // namespace moefold
