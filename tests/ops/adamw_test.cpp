@@ -4,6 +4,8 @@
 #include "../support/close.hpp"
 #include "../support/random.hpp"
 
+#include <array>
+
 using namespace moefold;
 using test::random_tensor;
 
@@ -44,5 +46,26 @@ TEST_SUITE("ops/adamw") {
     using span = std::span<double>;
     adamw_update(host_exec(context), step, span(w), span(g), span(m), span(v), span(w));
     CHECK(w[0] == doctest::Approx(2.0 * 0.95));
+  }
+  TEST_CASE("moments in bf16 are made in fp32 and rounded when they are stored; bf16 weights are the roundings of the master") {
+    constexpr std::size_t n = 5;
+    const adamw_step step{0.01, 0.9, 0.95, 1e-8, 0.1, 0.1, 0.05, 0.5};
+    const std::array<float, n> gradient{0.3f, -1.7f, 2e-3f, 11.0f, 0.0f};
+    std::array<float, n> master{1.0f, -2.0f, 0.125f, 3.0f, 0.5f}, expected = master;
+    std::array<bf16, n> m, v, weights;
+    for (std::size_t i = 0; i < n; ++i) m[i] = bf16(0.1f * float(i)), v[i] = bf16(0.2f * float(i));
+    const std::array<bf16, n> m_before = m, v_before = v;
+    host_context context;
+    adamw_update(host_exec(context), step, std::span<float>(master), std::span<const float>(gradient), std::span<bf16>(m),
+                 std::span<bf16>(v), std::span<bf16>(weights));
+    for (std::size_t i = 0; i < n; ++i) {
+      const float g = gradient[i] * 0.5f;
+      const float mean = 0.9f * float(m_before[i]) + float(1 - 0.9) * g, square = 0.95f * float(v_before[i]) + float(1 - 0.95) * g * g;
+      CHECK(m[i].bits == bf16(mean).bits);
+      CHECK(v[i].bits == bf16(square).bits);
+      expected[i] = float(1 - 0.01 * 0.1) * expected[i] - float(0.01 / 0.1) * mean / (std::sqrt(square * float(1 / 0.05)) + 1e-8f);
+      CHECK(master[i] == doctest::Approx(expected[i]).epsilon(1e-6));  // from the averages as made, not as stored
+      CHECK(weights[i].bits == bf16(master[i]).bits);
+    }
   }
 }
