@@ -130,6 +130,7 @@
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
+#include <moefold/train/options.hpp>
 #include <moefold/train/moe_record.hpp>
 #include <moefold/train/program.hpp>
 #include <moefold/train/progress.hpp>

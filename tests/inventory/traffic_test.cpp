@@ -64,7 +64,7 @@ TEST_SUITE("inventory/traffic") {
                    {"cp x dp all_gather", {1, 1, (8 * 8 + 2 * 4 * 32) / 2 * 4}},
                    {"tp x cp x dp reduce_scatter", {1, 3, 3 * (2 * (2 * 8 + 4 * 8)) / 4 * 4}},  // two norms, router
                    {"tp x cp x dp all_gather", {1, 3, 3 * (2 * (2 * 8 + 4 * 8)) / 4 * 4}},
-                   {"world all_reduce", {1, 14, 2 * 7 * 2 * 8}}});  // 3 + 3 layers * 4 experts = 15 numbers on 8 ranks
+                   {"world all_reduce", {1, 14, 2 * 7 * 2 * 8}}});  // 4 + 3 layers * 4 experts = 16 numbers on 8 ranks
     }
     SUBCASE("last stage: 1 layer, head and loss, so 2 blocks") {
       check_equal(by_name(step_traffic<fp32>(a, 7, 2, same({2, 2, 2, 2}))),

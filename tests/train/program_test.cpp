@@ -181,7 +181,7 @@ TEST_SUITE("train/program") {
       CHECK(has(lines[s], "\"eval_loss\":") == (s >= 2));
       for (const char* axis : {"\"tp\":", "\"ep\":", "\"pp\":", "\"edp\":", "\"cp x dp\":", "\"tp x cp x dp\":"})
         CHECK(has(lines[s], axis));
-      CHECK(has(lines[s], "\"world\":2688"));  // 3 + 2 * (4 + 5) numbers on each of 8 ranks: 8 * 2 * 7 * 3 * 8
+      CHECK(has(lines[s], "\"world\":2688"));  // 4 + 2 * (4 + 5) numbers on each of 8 ranks: 8 * 2 * 7 * 3 * 8
     }
   }
   TEST_CASE("whoever sets the stop flag ends the run after the current step, with a summary") {

@@ -75,8 +75,9 @@ struct layer_numbers {
     if (a.facts.balance.any()) losses = std::exchange(count, count + extent_t(balance_kinds));
   }
 };
-/// Numbers in the step's one all_reduce over the world: squared norm, loss, stop vote, and what the layers count.
-constexpr extent_t step_numbers(const activation_shape& a) { return 3 + a.model.layers * layer_numbers(a).count; }
+/// Numbers in the step's one all_reduce over the world: squared norm, loss, stop vote, gradients that are not finite, and what the layers count.
+inline constexpr extent_t step_header = 4;
+constexpr extent_t step_numbers(const activation_shape& a) { return step_header + a.model.layers * layer_numbers(a).count; }
 
 /// What `rank` sends in one training step.
 ///   pairs(layer, micro_batch, source) -> span of E counts: how many pairs of the tokens of rank `source` each expert keeps; read only where

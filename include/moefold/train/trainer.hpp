@@ -8,52 +8,17 @@
 #include <moefold/model/transformer.hpp>
 #include <moefold/optim/clip.hpp>
 #include <moefold/optim/distributed.hpp>
-#include <moefold/optim/rate.hpp>
 #include <moefold/pipeline/runner.hpp>
 #include <moefold/schedule/forward_only.hpp>
 #include <moefold/train/data.hpp>
+#include <moefold/train/options.hpp>
 #include <moefold/train/run.hpp>
 
 #include <array>
-#include <atomic>
 #include <cmath>
 #include <optional>
 
 namespace moefold {
-
-struct trainer_options {
-  std::int64_t steps = 200;
-  std::uint64_t seed = 1234;
-  extent_t global_batch = 8;                 // sequences per step
-  extent_t micro_batch = 1;                  // sequences per rank and forward
-  double learning_rate = 4e-3;               // peak; warm-up over the first tenth, at most 100 steps, then cosine to a tenth
-  double max_norm = 1.0;                     // of all gradients together; 0: no clipping
-  const std::atomic<bool>* stop = nullptr;   // set by anybody: all ranks stop after the same step
-  routing_tap* tap = nullptr;                // of this rank: record, replay or measure the router's choices
-  recompute_rule recompute{};                // what is computed twice instead of kept; a run's own takes its place
-  const schedule_value* schedule = nullptr;  // instead of the run's own
-};
-
-/// Throws config_error if the numbers cannot work, whatever the model. Safe for any numbers.
-constexpr void check(const trainer_options& o, const folding_extents& fold) {
-  require<config_error>(o.steps >= 1, "moefold: a run has at least 1 step (given ", o.steps, ")");
-  require<config_error>(o.learning_rate >= 0 && o.learning_rate < 1e300,
-                        "moefold: the learning rate is a finite number, 0 or above (given ", o.learning_rate, ")");
-  require<config_error>(o.max_norm >= 0, "moefold: max_norm is 0 (no clipping) or above (given ", o.max_norm, ")");
-  check_batch_size(o.global_batch, fold.attention.of(axis_id::dp), o.micro_batch);
-}
-
-/// What a step found out; the same on every rank.
-struct step_result {
-  std::int64_t step = 0;  // counted from 0
-  double loss = 0;        // mean over the step's tokens that count, in nats
-  double grad_norm = 0;   // of the mean gradient, before clipping
-  double learning_rate = 0;
-  std::int64_t tokens = 0;  // tokens that count
-  bool stop = false;        // somebody asked to stop
-  double balance = 0;       // balance losses and z-loss: mean over the step's tokens that are not padding, summed over layers
-  double dropped = 0;       // share of the (token, expert) pairs that no expert took, 0..1
-};
 
 /// The trainer over values: all foldings of one set of policies share this instantiation.
 template <class Policies, class Comm>
@@ -71,11 +36,10 @@ class basic_trainer {
                 const moe_facts& facts = facts_of<typename Policies::moe>())
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
         layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
-        world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank()),
+        world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
         stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute),
-        optimizer_(store_, groups_, optimizer), rate_{options.learning_rate, options.learning_rate / 10,
-                                                      std::min<std::int64_t>(100, options.steps / 10), options.steps},
+        optimizer_(store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
         numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
         aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
@@ -127,11 +91,12 @@ class basic_trainer {
     for (micro_batch& batch : batches_) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
     const double loss = runner_->run(
         exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
-        [this](const auto& s) { stage_.add_numbers(s, counted_by_layers()); });
+        [this](const auto& s) { stage_.add_numbers(s, counted_by_layers()); }, events());
 
     std::span<double> all = numbers_.view().span();
     all[0] = optimizer_.reduce(exec_);
     all[1] = loss;
+    all[3] = optimizer_.first_bad() ? double(optimizer_.first_bad()->count) : 0;
     all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
     world_.all_reduce(exec_, std::span<const double>(all), all, sum{}).wait(exec_);
     double balance = 0, dropped = 0;
@@ -148,26 +113,38 @@ class basic_trainer {
     const double n = double(std::max<std::int64_t>(tokens, 1)),
                  pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * model_.layers);
     routed_ = routed;
-    return {step_,
-            all[1] / n,
-            std::sqrt(all[0]) / n,
-            rate_(step_),
-            tokens,
-            all[2] > 0,
-            balance / double(std::max<std::int64_t>(routed, 1)),
-            dropped / pairs};
+    step_result result{step_,
+                       all[1] / n,
+                       std::sqrt(all[0]) / n,
+                       rate_(step_),
+                       tokens,
+                       all[2] > 0,
+                       balance / double(std::max<std::int64_t>(routed, 1)),
+                       dropped / pairs};
+    if (all[3] > 0) result.bad = find_bad(extent_t(all[3]));
+    const bool finite = std::isfinite(result.loss) && std::isfinite(result.grad_norm);
+    result.skip = options_.bad != bad_step::stop && (!finite || (result.bad && options_.bad == bad_step::skip));
+    return result;
   }
 
-  /// Updates the parameters with what compute() left, and gives them to all replicas. A step without tokens changes nothing. Collective over the world.
-  /// Throws, on every rank alike and before anything changes, if the loss or the norm is not finite.
+  /// Updates the parameters with what compute() left, and gives them to all replicas: with overlap they arrive while the next forward runs. A step without
+  /// tokens, or one to be skipped, changes nothing. Collective over the world.
+  /// Throws, on every rank alike and before anything changes, if a gradient, the loss or the norm is not finite and nothing else was asked for.
   void apply(const step_result& result) {
-    require(std::isfinite(result.loss) && std::isfinite(result.grad_norm), "moefold: step ", result.step + 1, " has a loss of ",
-            result.loss, " and a gradient norm of ", result.grad_norm,
-            ": the run has diverged; parameters are those of the step before; lower the learning rate or look at the data");
+    if (options_.bad == bad_step::stop) {
+      if (result.bad)
+        require(
+            false, "moefold: step ", result.step + 1, ": ", describe(*result.bad),
+            "; parameters are those of the step before; look at this step's data, lower the learning rate, or choose to skip such steps");
+      require(std::isfinite(result.loss) && std::isfinite(result.grad_norm), "moefold: step ", result.step + 1, " has a loss of ",
+              result.loss, " and a gradient norm of ", result.grad_norm,
+              ": the run has diverged; parameters are those of the step before; lower the learning rate or look at the data");
+    }
     ++step_;
-    if (result.tokens == 0) return;
-    optimizer_.update(exec_, step_, result.learning_rate, clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
-    optimizer_.gather(exec_);
+    if (result.tokens == 0 || result.skip) return;
+    optimizer_.update(exec_, ++updates_, {result.learning_rate, result.learning_rate * options_.expert_rate},
+                      clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
+    optimizer_.gather_begin(exec_);
     states_.update(load_.view(), aux_load_.view());
   }
 
@@ -184,7 +161,7 @@ class basic_trainer {
       sums[1] += double(load_tokens(b)[0]);
       sums[0] += runner_->run(
           exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
-          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {});
+          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {}, events());
     }
     if (!stage_.last()) sums[1] = 0;
     world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
@@ -195,7 +172,9 @@ class basic_trainer {
   /// Choices of every expert of every layer in the last step, over all tokens that are not padding, before dropping: [layers, E]. The same on every rank.
   view<const std::int64_t> load() const { return load_; }
   /// Pairs of a layer that were dropped in the last step, and their number over all tokens before dropping. The same on every rank.
-  double dropped(extent_t layer) const { return layer_.dropped < 0 ? 0 : numbers_[std::size_t(3 + layer * layer_.count + layer_.dropped)]; }
+  double dropped(extent_t layer) const {
+    return layer_.dropped < 0 ? 0 : numbers_[std::size_t(step_header + layer * layer_.count + layer_.dropped)];
+  }
   std::int64_t pairs() const { return routed_ * model_.top_k; }
   /// Balance losses of a layer in the last step, by kind (balance_names): means over the tokens that are not padding. The same on every rank.
   balance_values balance(extent_t layer) const {
@@ -207,7 +186,11 @@ class basic_trainer {
   router_states<typename precision::accumulate>& routers() { return states_; }
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
-  parameter_store<precision>& parameters() { return store_; }
+  /// The parameters, when all of them have arrived. Local.
+  parameter_store<precision>& parameters() {
+    optimizer_.gather_end(exec_);
+    return store_;
+  }
   optimizer_type& optimizer() { return optimizer_; }
   communicator_type& world() { return world_; }
   group_set<communicator_type>& groups() { return groups_; }
@@ -224,6 +207,44 @@ class basic_trainer {
   const memory_ledger& memory() const { return ledger_; }
 
  private:
+  static constexpr bad_gradients looked_for(bad_step policy) {
+    return policy == bad_step::zero ? bad_gradients::zero : bad_gradients::find;
+  }
+
+  /// What the pipeline tells of its layers, the optimizer hears.
+  stage_events events() {
+    return {this,
+            [](void* me, extent_t layer) {
+              self(me).optimizer_.before_layer(self(me).exec_, layer);
+              self(me).options_.observe.about_to_use(layer);
+            },
+            [](void* me, extent_t layer) {
+              self(me).options_.observe.gradients_ready(layer);
+              self(me).optimizer_.gradients_ready(self(me).exec_, layer);
+            }};
+  }
+  static basic_trainer& self(void* me) { return *static_cast<basic_trainer*>(me); }
+
+  /// Who has a gradient that is not finite, and in which parameter. Collective over the world; only in a step that has one.
+  bad_report find_bad(extent_t elements) {
+    std::array<double, 5> mine{};
+    if (const auto& bad = optimizer_.first_bad()) {
+      const parameter_fact& fact = store_.entries()[bad->entry].fact;
+      mine = {double(bad->count), double(fact.kind), double(fact.layer), double(bad->index), bad->value};
+    }
+    std::vector<double> all(mine.size() * std::size_t(world_.size()));
+    world_.all_gather(exec_, std::span<const double>(mine), std::span(all)).wait(exec_);
+    bad_report report{0, "", 0, 0, elements, 0};
+    for (std::size_t r = std::size_t(world_.size()); r-- > 0;) {
+      const double* const theirs = all.data() + r * mine.size();
+      if (theirs[0] == 0) continue;
+      parameter_fact fact;
+      fact.kind = parameter_kind(int(theirs[1])), fact.layer = extent_t(theirs[2]);
+      report = {extent_t(r), fact.name(), extent_t(theirs[3]), theirs[4], elements, report.ranks + 1};
+    }
+    return report;
+  }
+
   using token_counts = std::array<std::int64_t, 2>;  // that count in the loss; that are not padding
 
   static folding_extents checked(const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
@@ -246,10 +267,10 @@ class basic_trainer {
   }
 
   /// What the layers counted: [layers, layer_numbers::count], inside the numbers of the step's one all_reduce.
-  view<double> counted_by_layers() { return {numbers_.data() + 3, {model_.layers, layer_.count}}; }
+  view<double> counted_by_layers() { return {numbers_.data() + step_header, {model_.layers, layer_.count}}; }
   balance_values balance_sums(extent_t layer) const {
     balance_values sums{};
-    if (layer_.losses >= 0) std::copy_n(numbers_.data() + 3 + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
+    if (layer_.losses >= 0) std::copy_n(numbers_.data() + step_header + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
     return sums;
   }
 
@@ -309,8 +330,8 @@ class basic_trainer {
   router_states<typename precision::accumulate> states_;
   stage_type stage_;
   optimizer_type optimizer_;
-  cosine_rate rate_;
-  tensor<double> numbers_;                     // squared norm, loss, stop vote, what the layers counted
+  rate_plan rate_;
+  tensor<double> numbers_;                     // squared norm, loss, stop vote, bad gradients, what the layers counted
   tensor<std::int64_t> load_, aux_load_;       // [layers, E]
   std::int64_t routed_ = 0;                    // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_;  // [S]
@@ -319,7 +340,7 @@ class basic_trainer {
   std::vector<micro_batch> batches_;
   batch_place place_{};
   batch_part part_{};
-  std::int64_t step_ = 0;
+  std::int64_t step_ = 0, updates_ = 0;
 };
 
 /// The trainer of a run: its types and numbers, on as many ranks as the world has. A run that breaks a rule does not compile.
