@@ -7,7 +7,7 @@
 //   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E]; with a capacity the kept choices [rows, k]
 //   ticket                row and slot maps, counts; batch [R, H], weight [R]
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
-//   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP]
+//   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP], in accumulate_t as logits are
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/inventory/parameters.hpp>
 
@@ -112,7 +112,7 @@ constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage) {
   if (stage == a.fold.attention.of(axis_id::pp) - 1) {
     keep.take(a.rows() * a.model.hidden, t);
     keep.take(a.rows(), acc);
-    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, t);
+    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
   }
   return keep.bytes;
 }
@@ -123,6 +123,20 @@ constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage
   const extent_t layers = stage_layers(a.model.layers, a.fold.attention.of(axis_id::pp), stage).count;
   return kept_by_stage<Precision>(a, stage) + layers * kept_by_block<Precision>(a, arriving);
 }
+
+namespace detail {
+
+/// Elements that the largest product of a rank widens where storage is narrower than its accumulate type: both inputs and the output (ops/gemm.hpp).
+constexpr extent_t widened_elements(const activation_shape& a) {
+  const model_shape& m = a.model;
+  const extent_t tp = a.fold.attention.of(axis_id::tp);
+  const auto product = [&](extent_t rows, extent_t width) { return rows * m.hidden + width * m.hidden + rows * width; };
+  return std::max({product(a.tokens(), m.q_width() / tp), product(a.tokens(), m.kv_width() / tp),
+                   product(a.tokens(), padded_vocabulary(m, tp) / tp), product(a.tokens(), m.shared_ffn / tp), product(a.rows(), m.experts),
+                   product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
+}
+
+}  // namespace detail
 
 /// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.
 template <class Precision>
@@ -139,7 +153,8 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
   const extent_t moe = experts + travel + router + dropping + shared;
   const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (4 + 4 * cp) * m.kv_width()) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
-  return (moe + attention + loss + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
+  const extent_t widened = t < acc ? detail::widened_elements(a) : 0;
+  return (moe + attention + loss + widened + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }
 
 }  // namespace moefold

@@ -12,6 +12,7 @@
 //   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1        AllToAll dispatcher; padded: no counts
 //   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
 //   etp, ep      all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1          AllGather: tokens x (H+2k), H | H, H+k
+//   ep, etp, narrow storage: a weight or choice takes w = acc/storage elements of a row (H+w, H+2kw); in dispatch's backward dp is reduced apart, in acc
 //   pp           send and recv of [rows, H] along and against the stages
 //   tp x cp x dp                                                                              all_reduce of the token counts
 //   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters
@@ -112,6 +113,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   const extent_t gathers = tokens.drops() && tokens.full_sequence ? blocks : 0;
   table.add(over_set, tp * cp, all_gather, a.rows() * (1 + m.top_k), 4, gathers);
   table.add(over_set, tp * cp, all_gather, a.rows() * m.top_k, acc, tokens.by_position ? 0 : gathers);
+  constexpr extent_t lanes = acc / t;  // elements of a row that carry one weight or choice
   const bool everybody = a.facts.dispatch == dispatch_kind::all_gather;
   const extent_t counted = a.padded() ? 0 : blocks;
   table.add(over_ep, ep, everybody ? all_gather : all_to_all, everybody ? etp : own, 8, counted);
@@ -134,12 +136,16 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   if (everybody) {  // the AllGather dispatcher: all tokens, first over etp, then over ep, and their sums back
     const std::vector<std::size_t> inner(shared.size(), std::size_t(a.rows())), outer(sent.size(), std::size_t(a.rows() * etp));
     for (extent_t block = 0; block < blocks; ++block)
-      for (const extent_t width : {m.hidden + 2 * m.top_k, m.hidden}) {
-        const extent_t back = width == m.hidden ? width : m.hidden + m.top_k;
+      for (const extent_t width : {m.hidden + 2 * m.top_k * lanes, m.hidden}) {
+        const bool weighted = width != m.hidden;
+        const extent_t back = weighted && lanes == 1 ? m.hidden + m.top_k : m.hidden;
         table.add_v(over_etp, all_gather_v, etp_rank, wide(inner, width), t);
         table.add_v(over_ep, all_gather_v, ep_rank, wide(outer, width), t);
         table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, back), t);
         table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, back), t);
+        if (!weighted || lanes == 1) continue;
+        table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, m.top_k), acc);
+        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, m.top_k), acc);
       }
   }
   const std::vector<std::int64_t> filled(std::size_t(m.experts), a.rows_of_source());
@@ -159,11 +165,12 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
           shared[std::size_t(q)] += rows_between(rows_of(layer, micro, source), ep_rank);
       }
       for (const extent_t width :
-           {m.hidden + 1, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
+           {m.hidden + lanes, m.hidden}) {  // rows with their weight (dispatch and its backward), rows alone (combine and its own)
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(sent, width), t);
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
         table.add_v(over_etp, all_gather_v, etp_rank, wide(shared, width), t);
-        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, width), t);
+        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, lanes == 1 ? width : m.hidden), t);
+        if (lanes > 1 && width != m.hidden) table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, 1), acc);
       }
     }
 
