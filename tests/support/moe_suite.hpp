@@ -362,8 +362,9 @@ void check_moe_layer(const char* name, const std::vector<layout>& where = layout
               int(problems.size()), runs, worst);
 }
 
-/// The same layer in bf16 on a third of the layouts, on inputs and weights that are bf16 numbers, against the oracle in double. Choices, loads and drops
-/// are the oracle's: the router works in fp32. A result has been stored up to 8 times on its way, each time with at most 2^-9 of itself lost, and such errors add up as squares do: 2.8 / 512, here 4 / 512.
+/// The same layer in bf16 on a third of the layouts, on inputs and weights that are bf16 numbers, against the oracle in double. Choices, loads and
+/// drops are the oracle's: the router works in fp32. A result has been stored up to 8 times on its way, each time with at most 2^-9 of itself lost,
+/// and such errors add up as squares do: 2.8 / 512, here 4 / 512.
 template <template <class, class> class Dispatcher, class Comm = thread_comm>
 void check_moe_layer_in_bf16(const char* name) {
   using layer = moe_layer<mixed_bf16, Comm, suite_policy<Dispatcher>>;
