@@ -126,7 +126,8 @@ constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage
 
 namespace detail {
 
-/// Elements that the largest product of a rank widens where storage is narrower than its accumulate type: both inputs and the output (ops/gemm.hpp).
+/// Elements that the largest product of a rank widens where storage is narrower than its accumulate type: both inputs and the
+/// output (ops/gemm.hpp).
 constexpr extent_t widened_elements(const activation_shape& a) {
   const model_shape& m = a.model;
   const extent_t tp = a.fold.attention.of(axis_id::tp);

@@ -12,7 +12,8 @@
 //   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1        AllToAll dispatcher; padded: no counts
 //   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
 //   etp, ep      all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1          AllGather: tokens x (H+2k), H | H, H+k
-//   ep, etp, narrow storage: a weight or choice takes w = acc/storage elements of a row (H+w, H+2kw); in dispatch's backward dp is reduced apart, in acc
+//   ep, etp, narrow storage: a weight or choice takes w = acc/storage elements of a row (H+w, H+2kw);
+//                in dispatch's backward dp is reduced apart, in acc
 //   pp           send and recv of [rows, H] along and against the stages
 //   tp x cp x dp                                                                              all_reduce of the token counts
 //   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters

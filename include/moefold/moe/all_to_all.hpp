@@ -9,7 +9,8 @@
 //   the sender keeps it and puts it where it belongs; on the way back a token adds up its k rows straight from the experts' memory. Same bytes.
 //
 // Per call over ep: 1 all_to_all of 8 bytes x local experts (dispatch only, not when padded) and 1 all_to_all_v of its rows; over etp, when ETP > 1:
-// 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward; in bf16 one more for dp).
+// 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward;
+// in bf16 one more for dp).
 // Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
 #include <moefold/moe/row_fetch.hpp>

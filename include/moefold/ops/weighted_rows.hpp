@@ -1,6 +1,7 @@
 #pragma once
 // Rows that travel together with their weight: H elements of the token, then its weight in full precision (w elements: wide_lanes<T>, 1 or, in
-// bf16, 2), so that one exchange carries both, and both gradients on the way back. The four ways between separate tensors and weighted rows; the plain ones stand in ops/permute.hpp.
+// bf16, 2), so that one exchange carries both, and both gradients on the way back. The four ways between separate tensors and weighted rows;
+// the plain ones stand in ops/permute.hpp.
 //
 //   permute_weighted   x [n, H], weight [n, k]   -> rows [R, H + w] in expert order        combine_weighted  rows -> y [n, H], weight [n, k]
 //   gather_weighted    rows [*, H + w]           -> x [R, H], weight [R]                   scatter_weighted  x, weight -> rows [*, H + w]
