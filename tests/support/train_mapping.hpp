@@ -33,6 +33,8 @@ struct mapping_options {
   const routing_trace* replay = nullptr;
   moe_facts facts{};
   dataset::edit_function edit{};  // of every sample
+  std::int32_t document_end = -1;
+  layer_split layers{};
 };
 
 /// A text long enough for every test: words from a small vocabulary of tokens, the same on every machine.
@@ -88,6 +90,7 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
   std::mutex guard;
   dataset data = test_data(options.model.vocabulary, options.sequence);
   data.set_edit(options.edit);
+  data.end_documents_after(options.document_end);
   const extent_t batch = options.train.global_batch;
   routing_trace own_trace(options.steps, options.model.layers, batch, options.sequence, options.model.top_k);
   routing_trace& trace = options.record ? *options.record : own_trace;

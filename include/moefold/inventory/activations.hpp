@@ -167,7 +167,7 @@ constexpr extent_t deferred_by_chunk(const activation_shape& a, extent_t stage, 
     if (m.shared_ffn > 0) product(tokens, m.hidden, m.shared_ffn / tp);
   }
   if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1)
-    rest.take(tokens * padded_vocabulary(m, tp) / tp, t), rest.take(tokens * m.hidden, t);
+    rest.take(tokens * padded_vocabulary(m, tp) / tp, acc), rest.take(tokens * m.hidden, t);
   return rest.bytes + chunk_layers(m.layers, a.fold, stage, chunk).count * block.bytes;
 }
 

@@ -56,7 +56,7 @@ struct loss_layer {
     scratch local(e);
     view<const T> x = gather_rows_of_group<T>(e, *tp, s.x, local);
     view<T> partial = partial_rows<T, Exec>(*tp, dx, local);
-    gemm_tn(e, view<const A>(s.gradient), x, head.weight.gradient, A(1));
+    weight_gradient(e, view<const A>(s.gradient), x, head.weight.gradient);
     gemm_nn(e, view<const A>(s.gradient), head.weight.value, partial);
     sum_and_scatter_rows<T>(e, *tp, partial, dx);
   }

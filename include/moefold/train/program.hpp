@@ -161,7 +161,7 @@ int run_program(const program_options& options, log_sink& log) {
   require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");
   const extent_t dp = fold.attention.of(axis_id::dp);
   constexpr moe_facts facts = facts_of<typename Run::moe>();
-  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts};
+  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts, Run::recompute, Run::context::facts};
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
                     model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
