@@ -77,6 +77,32 @@ TEST_SUITE("mapping/schedules") {
   TEST_CASE("a backward in two parts trains as one rank does") { trains_as_one_rank<zero_bubble>(); }
   TEST_CASE("delayed weight gradients train as one rank does") { trains_as_one_rank<zero_bubble_h1>(); }
 
+  TEST_CASE("schedules on stages that are themselves folded train as one rank does") {
+    const folding_extents fold = make_folding({{axis_id::tp, 2}, {axis_id::dp, 2}, {axis_id::pp, 2}}, {{axis_id::ep, 4}, {axis_id::pp, 2}});
+    const folding_extents wide =
+        make_folding({{axis_id::cp, 2}, {axis_id::dp, 2}, {axis_id::pp, 2}}, {{axis_id::etp, 2}, {axis_id::edp, 2}, {axis_id::pp, 2}});
+    const auto compare = [](auto schedule, folding_extents folded) {
+      mapping_options o = tiny_model(6);
+      const outcome& one = one_rank(6);
+      folded.layers.chunks = decltype(schedule)::chunks;
+      CAPTURE(decltype(schedule)::name);
+      compare_in_double(train_mapping<with<decltype(schedule)>>(folded, o), one);
+    };
+    for (const folding_extents& folded : {fold, wide}) {
+      compare(gpipe{}, folded);
+      compare(interleaved<2>{}, folded);
+      compare(zero_bubble_h1{}, folded);
+    }
+  }
+  TEST_CASE("what a split backward leaves for later is the inventory's to the byte, and nothing is left where it is not split") {
+    const auto run = [](auto schedule) { return train_mapping<with<decltype(schedule)>>(stages(2, 1, 4), tiny_model(3)); };
+    const outcome split = run(zero_bubble{}), whole = run(one_f_one_b{});
+    report(split);
+    CHECK(whole.deferred == 0);
+    CHECK(split.deferred > 0);
+    CHECK(split.deferred == split.deferred_worst);  // one MoE rank: every routing is the worst
+  }
+
   TEST_CASE("layers shared out unevenly, embedding or head alone on a stage, train as one rank does") {
     const auto compare = [](auto schedule, const layer_split& split) {
       folding_extents fold = stages(2, 1, 4);

@@ -17,7 +17,9 @@ struct outcome {
   gradients first;                                      // of the mean loss, per parameter, in global order
   gradients last_weights;                               // after the last step
   double margin = 0;                                    // smallest gap between a chosen and the next logit, over all ranks and steps
-  std::vector<std::string> wrong;                       // every disagreement found on the way, in words
+  std::size_t deferred = 0,
+              deferred_worst = 0;  // bytes of weight gradients left for later, and what the inventory allows; most of all ranks
+  std::vector<std::string> wrong;  // every disagreement found on the way, in words
 
   void disagree(std::string what) {
     if (wrong.size() < 20) wrong.push_back(std::move(what));
@@ -169,7 +171,17 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       result.disagree(
           sentence("rank ", rank, " kept ", trainer.kept_peak(), " bytes of a micro-batch, more than the inventory's worst case"));
     }
+    extent_t deferred = 0;
+    for (extent_t chunk = 0; chunk < trainer.fold().layers.chunks; ++chunk)
+      deferred = std::max(deferred, deferred_by_chunk<precision>(trainer.activations(), stage, chunk, trainer.activations().worst_rows()));
+    if (deferred < extent_t(trainer.deferred_peak())) {
+      std::scoped_lock lock(guard);
+      result.disagree(sentence("rank ", rank, " left ", trainer.deferred_peak(),
+                               " bytes of weight gradients for later, and the inventory says ", deferred, " at most"));
+    }
     std::scoped_lock lock(guard);
+    result.deferred = std::max(result.deferred, trainer.deferred_peak());
+    result.deferred_worst = std::max(result.deferred_worst, std::size_t(deferred));
     result.margin = std::min(result.margin, tap.margin);
     for (const auto& entry : trainer.parameters().entries())  // replicas: bit for bit
       for (extent_t i = 0; i < extent_t(entry.value.size()); ++i) {
