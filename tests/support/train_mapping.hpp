@@ -19,6 +19,7 @@ struct outcome {
   double margin = 0;                                    // smallest gap between a chosen and the next logit, over all ranks and steps
   std::size_t deferred = 0,
               deferred_worst = 0;  // bytes of weight gradients left for later, and what the inventory allows; most of all ranks
+  bool overlaps = false;           // gradients were summed beside the computation
   std::vector<std::string> wrong;  // every disagreement found on the way, in words
 
   void disagree(std::string what) {
@@ -113,7 +114,9 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
     train.steps = options.steps;
     basic_trainer<Policies, thread_comm> trainer(std::move(world), options.model, options.sequence, fold, train, data, {}, options.facts);
 
-    const parameter_memory memory = memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp]);
+    if (trainer.optimizer().overlaps() && rank == 0) result.overlaps = true;
+    const parameter_memory memory =
+        memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp], 2, options.train.bucket);
     const auto exact = [&](const char* what, std::size_t bytes, extent_t facts) {
       if (extent_t(bytes) == facts) return;
       std::scoped_lock lock(guard);
@@ -149,13 +152,14 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
         result.dropped.push_back(now.dropped);
         for (const double b : trainer.routers().bias().span()) result.bias.push_back(b);
       }
-      const traffic_table foretold =
-          step_traffic<precision>(trainer.activations(), rank, trainer.micro_batches(),
-                                  [&, counted = std::vector<std::vector<std::int64_t>>()](
-                                      extent_t layer, extent_t micro, extent_t source) mutable -> std::span<const std::int64_t> {
-                                    counted.push_back(choices_of(kept, trainer.activations(), step, layer, micro, source));
-                                    return counted.back();
-                                  });
+      const traffic_table foretold = step_traffic<precision>(
+          trainer.activations(), rank, trainer.micro_batches(),
+          [&, counted = std::vector<std::vector<std::int64_t>>()](extent_t layer, extent_t micro,
+                                                                  extent_t source) mutable -> std::span<const std::int64_t> {
+            counted.push_back(choices_of(kept, trainer.activations(), step, layer, micro, source));
+            return counted.back();
+          },
+          options.train.bucket);
       std::scoped_lock lock(guard);
       compare_traffic(trainer.traffic() - before, foretold, rank, result);
     }
