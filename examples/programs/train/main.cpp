@@ -55,6 +55,13 @@ int main(int argc, char** argv) {
   app.add_option("--learning-rate", options.train.learning_rate, "peak learning rate")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  std::string rate, bad;
+  app.add_option("--rate", rate, "how the learning rate goes: cosine, linear, stable_decay, inverse_sqrt or constant [cosine]");
+  app.add_option("--warmup", options.train.warmup, "steps in which the learning rate rises; default: a tenth of the run, at most 100");
+  app.add_option("--floor", options.train.floor, "what the learning rate falls to, as a share of its peak")->capture_default_str();
+  app.add_option("--expert-rate", options.train.expert_rate, "the experts' learning rate, as a share of the others'")
+      ->capture_default_str();
+  app.add_option("--on-bad-gradients", bad, "what to do about gradients that are not finite: stop, skip the step, or zero them [stop]");
   app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(at_least_one)->capture_default_str();
   app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")->check(at_least_one)->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "print the folding and the memory table, and stop");
@@ -74,6 +81,8 @@ int main(int argc, char** argv) {
     const auto run = runs().find(options.run);
     moefold::require<moefold::config_error>(run != runs().end(), "moefold: there is no run '", options.run,
                                             "' in this program; --list shows those there are, and MOEFOLD_RUNS adds one");
+    if (!rate.empty()) options.train.rate = moefold::rate_shape_of(rate);
+    if (!bad.empty()) options.train.bad = moefold::bad_step_of(bad);
     if (options.data.empty()) options.data = own_sources();
     std::signal(SIGINT, on_interrupt);
     moefold::terminal_sink log;

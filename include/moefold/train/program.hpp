@@ -12,6 +12,7 @@
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/moe_record.hpp>
 #include <moefold/train/progress.hpp>
+#include <moefold/train/spike.hpp>
 #include <moefold/train/trainer.hpp>
 
 #include <array>
@@ -49,8 +50,8 @@ constexpr extent_t smallest_world() {
 /// allocates; activations follow the routing, and the engine sets aside what the worst routing needs; scratch is an upper bound.
 template <class Precision, class Schedule>
 text_table memory_table(const activation_shape& a, extent_t micro_batches, int state_tensors) {
-  text_table table(
-      {"stage", "layers", "parameters", "gradients", "optimizer", "activations", "scratch", "total", "activations, worst routing"});
+  text_table table({"stage", "layers", "parameters", "gradients", "optimizer", "activations", "recomputed", "scratch", "total",
+                    "activations, worst routing"});
   const extent_t scratch = scratch_bound<Precision>(a);
   const extent_t stages = a.fold.attention.of(axis_id::pp);
   for (extent_t stage = 0; stage < stages; ++stage) {
@@ -58,9 +59,10 @@ text_table memory_table(const activation_shape& a, extent_t micro_batches, int s
     const extent_t live = Schedule::live(int(stage), int(stages), int(micro_batches));
     const extent_t balanced = live * kept_by_micro_batch<Precision>(a, stage, a.balanced_rows());
     const extent_t worst = live * kept_by_micro_batch<Precision>(a, stage, a.worst_rows());
+    const extent_t again = recomputed_by_block<Precision>(a, a.worst_rows());
     table.row({std::to_string(stage), std::to_string(layers_on_stage(a.model.layers, a.fold, stage)), exact_text(memory.parameters),
-               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced), exact_text(scratch),
-               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + scratch), exact_text(worst)});
+               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced), exact_text(again), exact_text(scratch),
+               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + again + scratch), exact_text(worst)});
   }
   return table;
 }
@@ -191,6 +193,10 @@ int run_program(const program_options& options, log_sink& log) {
                     world_size == 1 ? " rank" : " ranks as threads"));
   log.line(sentence("moe: ", name_of(facts.dispatch), ", ", describe(facts.tokens), "; balance losses: ", describe(facts.balance),
                     facts.jitter > 0 ? sentence("; jitter ", facts.jitter) : ""));
+  log.line(sentence("context: ", Run::context::name, "; pipeline: ", Run::schedule::name, ", layers ", describe(fold.layers),
+                    "; recomputed: ", describe(Run::recompute)));
+  log.line("rate: " + describe(rate_of(options.train)) +
+           (options.train.expert_rate != 1 ? sentence("; experts ", options.train.expert_rate, " of it") : ""));
   log.line("");
   log.line(describe(fold));
   log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing even; nothing is allocated yet");
@@ -224,6 +230,7 @@ int run_program(const program_options& options, log_sink& log) {
   tap.record = recorded ? &*recorded : nullptr, tap.replay = stored ? &stored->trace : nullptr, tap.even = options.even_routing;
   trainer_options train = options.train;
   train.tap = &tap;
+  if (Run::recompute.any()) train.recompute = Run::recompute;
 
   std::optional<metrics_writer> metrics;
   if (!options.metrics.empty())
@@ -264,6 +271,7 @@ int run_program(const program_options& options, log_sink& log) {
     const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
     step_result last;
     progress live(options.train.steps);
+    spike_watch spikes;
     std::optional<double> held_out;
     std::int64_t done = 0;
     for (; done < options.train.steps && !last.stop;) {
@@ -307,12 +315,22 @@ int run_program(const program_options& options, log_sink& log) {
         metrics->write(record);
       }
       log.status(live.line(record));
+      if (last.bad)
+        log.line(sentence("step ", done, last.skip ? " skipped: " : ": ", describe(*last.bad)));
+      else if (last.skip)
+        log.line(sentence("step ", done, " skipped: loss ", last.loss, ", gradient norm ", last.grad_norm));
+      if (const auto spike = spikes.add(last.step, last.loss)) {
+        log.line(describe(*spike));
+        if (metrics) metrics->event(*spike);
+      }
       if (together.size() < alone.size()) {
         together.push_back(last.loss);
         if (together.size() == alone.size()) log.line(compare_losses(together, alone, trusted));
       }
     }
     if (rank != 0) return;
+    log.line("memory of rank 0 as measured, by what it was for");
+    log.line(table_of(trainer.memory().report()).text());
     if (last.stop) log.line(sentence("stopped after step ", done, " of ", options.train.steps, ", as asked"));
     log.line(sentence(
         done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
