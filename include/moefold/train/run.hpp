@@ -7,6 +7,7 @@
 #include <moefold/attention/policy.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/precision.hpp>
+#include <moefold/core/recompute.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/mesh/folding.hpp>
 #include <moefold/moe/policy.hpp>

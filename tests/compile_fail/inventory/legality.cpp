@@ -17,6 +17,18 @@ struct run : defaults {
 // fails KV_HEADS: choose a TP that divides them, and use CP for the rest
 #elif defined(KV_HEADS)
   using fold = folding<mesh<tp<8>>, mesh<edp<8>>>;
+// fails CONTEXT_HEADS: exchanging heads for sequence needs key/value heads that are a multiple of TP \* CP
+#elif defined(CONTEXT_HEADS)
+  struct context { static constexpr context_facts facts{.gathers = false, .swap = 0}; };
+  using fold = folding<mesh<tp<2>, cp<4>>, mesh<ep<8>>>;
+// fails CONTEXT_HEADS_IN_NUMBERS: check_context_heads<4(l|ll|L|LL)?, 8(l|ll|L|LL)?>
+#elif defined(CONTEXT_HEADS_IN_NUMBERS)
+  struct context { static constexpr context_facts facts{.gathers = false, .swap = 0}; };
+  using fold = folding<mesh<tp<2>, cp<4>>, mesh<ep<8>>>;
+// fails CONTEXT_RANKS: exchanges heads in groups of A ranks, so CP must be a multiple of A
+#elif defined(CONTEXT_RANKS)
+  struct context { static constexpr context_facts facts{.gathers = false, .swap = 4}; };
+  using fold = folding<mesh<cp<2>>, mesh<ep<2>>>;
 // fails EXPERTS: the experts must be a multiple of EP; choose an EP that divides them
 #elif defined(EXPERTS)
   using fold = folding<mesh<dp<3>>, mesh<ep<3>>>;
