@@ -132,6 +132,32 @@ TEST_SUITE("inventory/parameters") {
       }
     }
   }
+  TEST_CASE("a tied embedding is one parameter: once on one stage; on several the first and the last hold it, in a buffer of its own") {
+    model_shape tied = small;
+    tied.tied_embeddings = true;
+    CHECK(count_parameters(tied) == count_parameters(small) - 50 * 32);
+    for (const mapping& m : testing::mappings()) {
+      CAPTURE(m.name);
+      const extent_t stages = m.fold.attention.of(axis_id::pp), cp_dp = m.fold.attention.of(axis_set{axis_id::cp, axis_id::dp});
+      for (extent_t stage = 0; stage < stages; ++stage) {
+        int tables = 0;
+        for_each_parameter(tied, m.fold, stage, [&](const parameter_fact& p) {
+          CHECK(p.kind != parameter_kind::head);
+          if (p.kind != parameter_kind::embedding) return;
+          ++tables;
+          CHECK(layer_of(p, 5) == (stage == 0 ? -1 : 5));
+          CHECK(p.name() == "embedding");
+          CHECK(p.placement.replicas_in(m.fold) == cp_dp * (stages > 1 ? 2 : 1));
+        });
+        CHECK(tables == int(stage == 0 || stage == stages - 1));
+        const parameter_buffers buffers = buffers_of(tied, m.fold, stage);
+        CHECK(buffers.count == 3 + int(tables > 0 && stages > 1));
+        for (const parameter_buffer& b : buffers.buffer)
+          if (b.placement.ends)
+            CHECK(b.elements == padded_vocabulary(tied, m.fold.attention.of(axis_id::tp)) / m.fold.attention.of(axis_id::tp) * 32);
+      }
+    }
+  }
   TEST_CASE("a bucket takes whole layers until it is full, and knows the first and last of them") {
     const model_shape model{.layers = 5, .hidden = 8, .heads = 2, .kv_heads = 2, .head_dim = 4, .experts = 2, .ffn = 3, .vocabulary = 10};
     const extent_t attention = 4 * 8 * 8, everywhere = 2 * 8 + 2 * 8, experts = 2 * 3 * 3 * 8, table = 10 * 8;

@@ -87,6 +87,19 @@ TEST_SUITE("model/transformer") {
     }
     CHECK(own.store.entries().size() == 13);
   }
+  TEST_CASE("the table that embedding and head share gets the gradient of both") {
+    model_shape tied = small;
+    tied.tied_embeddings = true;
+    const micro_batch batch = tokens();
+    stage own(tied), probe(tied);
+    own.forward(batch);
+    own.backward();
+    CHECK(own.store.entries().size() == 12);
+    CHECK(own.store.entries()[0].fact.kind == parameter_kind::embedding);
+    const auto slope = test::numerical_gradient(
+        probe.store.entries()[0].value, [&] { return probe.forward(batch); }, 1e-4);
+    CHECK(test::largest_error(own.store.entries()[0].gradient, slope) < 1e-7);
+  }
   TEST_CASE("stages chained by hand are the whole model, bit for bit: loss and every gradient, on uneven stages too") {
     for (const std::pair<extent_t, extent_t> cut : {std::pair{2, 2}, {3, 2}, {4, 4}, {5, 3}}) {
       const extent_t layers = cut.first, stages = cut.second;

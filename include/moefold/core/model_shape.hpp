@@ -38,6 +38,8 @@ struct model_shape {
   extent_t shared_ffn = 0;   // width of the shared expert; 0: none
   bool shared_gate = false;  // the shared expert's output is multiplied by sigmoid of a learned projection
 
+  bool tied_embeddings = false;  // the head multiplies with the table of the embedding: one parameter
+
   constexpr extent_t q_width() const { return heads * head_dim; }
   constexpr extent_t kv_width() const { return kv_heads * head_dim; }
   constexpr bool operator==(const model_shape&) const = default;

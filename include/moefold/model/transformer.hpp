@@ -105,7 +105,7 @@ class transformer_stage {
     });
     if (last(chunks() - 1)) {
       norm_ = norm(final_norm, -1);
-      loss_ = {{store.template get<rows_over_tp>(head)}, &tp, model.vocabulary};
+      loss_ = {{store.template get<rows_over_tp>(model.tied_embeddings ? embedding : head)}, &tp, model.vocabulary};
     }
   }
 
