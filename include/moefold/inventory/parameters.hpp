@@ -15,6 +15,7 @@
 //   layers.N.moe.shared.gate, up [Fs, H]           rows over tp              cp x dp               with a shared expert; gelu: no gate
 //   layers.N.moe.shared.down   [H, Fs]             columns over tp           cp x dp
 //   layers.N.moe.shared.output_gate [1, H]         replicated                tp x cp x dp          where it is gated
+//   dense layers: layers.N.mlp.norm, gate, up, down as moe.norm and moe.shared.*, of width dense_ffn, in place of all of moe.*
 #include <moefold/core/model_shape.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/mesh/extents.hpp>
@@ -49,7 +50,11 @@ enum class parameter_kind : std::uint8_t {
   shared_down,
   shared_output_gate,
   final_norm,
-  head
+  head,
+  mlp_norm,
+  mlp_gate,
+  mlp_up,
+  mlp_down
 };
 
 constexpr const char* name_of(parameter_kind kind) {
@@ -69,7 +74,11 @@ constexpr const char* name_of(parameter_kind kind) {
                                    "moe.shared.down",
                                    "moe.shared.output_gate",
                                    "final_norm",
-                                   "head"};
+                                   "head",
+                                   "mlp.norm",
+                                   "mlp.gate",
+                                   "mlp.up",
+                                   "mlp.down"};
   return names[int(kind)];
 }
 
@@ -131,9 +140,16 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
     matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
     matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
     matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
+    const bool gated = m.activation == activation_function::swiglu;
+    if (m.dense(l)) {
+      gain(mlp_norm, l);
+      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
+      matrix(mlp_up, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
+      matrix(mlp_down, l, m.hidden, m.dense_ffn, columns_over_tp{}, output_std);
+      return;
+    }
     gain(moe_norm, l);
     matrix(router, l, m.experts, m.hidden, replicated{}, std);
-    const bool gated = m.activation == activation_function::swiglu;
     if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
