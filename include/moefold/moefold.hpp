@@ -3,6 +3,7 @@
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead.
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
+#include <moefold/core/context_facts.hpp>
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/core/fp8.hpp>
@@ -97,7 +98,10 @@
 
 #include <moefold/attention/attention.hpp>
 #include <moefold/attention/cp_all_gather.hpp>
+#include <moefold/attention/cp_all_to_all.hpp>
+#include <moefold/attention/cp_ring.hpp>
 #include <moefold/attention/policy.hpp>
+#include <moefold/attention/sequence_map.hpp>
 
 #include <moefold/moe/all_gather.hpp>
 #include <moefold/moe/all_to_all.hpp>

@@ -4,6 +4,7 @@
 #include <moefold/mesh/group.hpp>
 
 #include <doctest/doctest.h>
+#include "../support/attended.hpp"
 #include "../support/close.hpp"
 #include "../support/gradient.hpp"
 #include "../support/own_memory.hpp"
@@ -13,6 +14,8 @@
 #include <cmath>
 
 using namespace moefold;
+using test::attended;
+using test::check_same;
 using test::own_parameter;
 using test::random_tensor;
 
@@ -21,76 +24,6 @@ namespace {
 // Odd where it may be: the width, the batch, the pairs of a head; heads * d is not the width.
 constexpr model_shape grouped{.hidden = 7, .heads = 4, .kv_heads = 2, .head_dim = 6, .rope_theta = 100.0};
 constexpr model_shape one_to_one{.hidden = 7, .heads = 4, .kv_heads = 4, .head_dim = 2};  // for tp 4
-
-/// Whole tensors of one layer, and what ranks on tp x cp make of them; slices of weights and rows in the user's vectors.
-struct attended {
-  model_shape model;
-  extent_t sequence, batch;
-  tensor<double> x, dy, query, key, value, output;
-  tensor<double> y, dx, d_query, d_key, d_value, d_output;
-
-  attended(const model_shape& m, extent_t s, extent_t b)
-      : model(m), sequence(s), batch(b), x(random_tensor<double>({s * b, m.hidden}, 1)), dy(random_tensor<double>({s * b, m.hidden}, 2)),
-        query(random_tensor<double>({m.q_width(), m.hidden}, 3, 0.5)), key(random_tensor<double>({m.kv_width(), m.hidden}, 4, 0.5)),
-        value(random_tensor<double>({m.kv_width(), m.hidden}, 5, 0.5)), output(random_tensor<double>({m.hidden, m.q_width()}, 6, 0.5)) {
-    clear();
-  }
-  void clear() {
-    const auto zero = [](tensor<double>& gradient, const tensor<double>& like) { gradient = tensor<double>(like.shape(), 0.0); };
-    zero(y, x), zero(dx, x), zero(d_query, query), zero(d_key, key), zero(d_value, value), zero(d_output, output);
-  }
-
-  /// Layer is made from the weights by `make(weights)`: either surface.
-  template <class Precision, class Comm, class Make>
-  void run(Comm& tp, Comm& cp, Make make) {
-    using T = typename Precision::storage;
-    host_context context;
-    const host_exec e(context);
-    arena keep;
-    own_parameter<Precision, rows_over_tp> q(query, tp.rank(), tp.size()), k(key, tp.rank(), tp.size()), v(value, tp.rank(), tp.size());
-    own_parameter<Precision, columns_over_tp> o(output, tp.rank(), tp.size());
-    const auto layer = make(attention_weights<Precision>{{q.get()}, {k.get()}, {v.get()}, {o.get()}});
-    typename decltype(layer)::saved s;
-    const sequence_part part{sequence, cp.size(), cp.rank(), tp.size(), tp.rank()};
-    auto own_x = test::take_rows<double, T>(x, part), own_dy = test::take_rows<double, T>(dy, part), own_y = own_x, own_dx = own_x;
-    const auto rows = [&](std::vector<T>& own) { return test::matrix(own, model.hidden); };
-    layer.forward(e, rows(own_x), rows(own_y), keep, s);
-    layer.backward(e, rows(own_dy), rows(own_dx), s);
-    test::put_rows(own_y, y, part);
-    test::put_rows(own_dx, dx, part);
-    q.add_gradient_to(d_query), k.add_gradient_to(d_key), v.add_gradient_to(d_value), o.add_gradient_to(d_output);
-  }
-  template <class Precision = fp64, class Comm>
-  void run(Comm& tp, Comm& cp) {
-    run<Precision>(tp, cp, [&](const auto& weights) { return attention_layer<Precision, Comm>(model, sequence, weights, tp, cp); });
-  }
-  attended& on_one() {
-    self_comm self;
-    clear();
-    run(self, self);
-    return *this;
-  }
-  /// The world is tp x cp, tp fastest.
-  template <class Precision = fp64>
-  attended& on(int tp, int cp) {
-    clear();
-    run_ranks(tp * cp, [&](thread_comm& world) {
-      thread_comm tp_group = world.split(world.rank() / tp, world.rank(), "tp"),
-                  cp_group = world.split(world.rank() % tp, world.rank(), "cp");
-      this->run<Precision>(tp_group, cp_group);
-    });
-    return *this;
-  }
-};
-
-void check_same(const attended& many, const attended& one, double close) {
-  CHECK(test::largest_error(many.y, one.y) < close);
-  CHECK(test::largest_error(many.dx, one.dx) < close);
-  CHECK(test::largest_error(many.d_query, one.d_query) < close);
-  CHECK(test::largest_error(many.d_key, one.d_key) < close);
-  CHECK(test::largest_error(many.d_value, one.d_value) < close);
-  CHECK(test::largest_error(many.d_output, one.d_output) < close);
-}
 
 /// The definition, token by token: project, turn by the position, softmax over what is not later, project back.
 tensor<double> by_definition(const attended& a) {

@@ -47,6 +47,20 @@ TEST_SUITE("mapping/tied") {
         compare_in_double(train_mapping<double_policies>(m.fold, options), one);
       }
   }
+  TEST_CASE("so it is where a stage holds the table alone, and where nothing travels beside the computation") {
+    const outcome one = train_mapping<double_policies>({}, tied());
+    using enum axis_id;
+    folding_extents fold = make_folding({{tp, 2}, {pp, 4}}, {{ep, 2}, {pp, 4}});
+    for (const layer_split& split : {layer_split{}, layer_counts({0, 3, 2, 0}), layer_counts({0, 0, 5, 0})})
+      for (const bool overlap : {true, false}) {
+        CAPTURE(split.given);
+        CAPTURE(overlap);
+        fold.layers = split;
+        mapping_options options = tied();
+        options.train.overlap = overlap;
+        compare_in_double(train_mapping<double_policies>(fold, options), one);
+      }
+  }
   TEST_CASE("a head of its own is another model") {
     mapping_options untied = tied(2);
     untied.model.tied_embeddings = false;

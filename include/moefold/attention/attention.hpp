@@ -11,6 +11,7 @@
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/rope.hpp>
 
+#include <memory>
 #include <vector>
 
 namespace moefold {
@@ -29,23 +30,32 @@ class attention_layer {
  public:
   using T = typename Precision::storage;
   using A = typename Precision::accumulate;
+  using context_groups = typename Context::template groups<Comm>;
 
   struct saved {
-    view<const T> x;  // [T/TP, H], the caller's
-    view<T> q, k, v;  // roped, [S/CP, B, heads or kv over TP, d]
-    view<T> out;      // [S/CP, B, heads/TP, d]; out and lse only where they are kept
-    view<A> lse;      // [B, heads/TP, S/CP]
+    view<const T> x;                      // [T/TP, H], the caller's
+    std::span<const std::int32_t> first;  // [S, B], the caller's: where documents begin (attention/sequence_map.hpp); empty: nowhere
+    view<T> q, k, v;                      // roped, [S/CP, B, heads or kv over TP, d], or what the context policy has made of them
+    view<T> out;                          // [S/CP, B, heads/TP, d]; out and lse only where they are kept
+    view<A> lse;                          // [B, heads/TP, S/CP]
   };
 
-  /// Local. `sequence` is S; tp and cp must outlive the layer. Throws config_error if model, sequence or weights do not fit the groups.
+  /// Local, or collective over cp where the context policy makes groups (cp_combined). `sequence` is S; tp and cp must outlive the layer. Throws config_error if model, sequence or weights do not fit the groups.
   /// keep_core: off, attention over the kept q, k and v is computed again in backward (core/recompute.hpp).
   attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
                   bool keep_core = true)
-      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), keep_core_(keep_core), positions_(context_positions(sequence, cp.size())) {
+      : attention_layer(model, sequence, weights, tp, cp, std::make_shared<context_groups>(cp, false), keep_core) {}
+  /// The same on groups of the context policy that several layers share.
+  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
+                  std::shared_ptr<context_groups> groups, bool keep_core = true)
+      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), groups_(std::move(groups)), keep_core_(keep_core),
+        positions_(context_positions(sequence, cp.size())) {
     check(model);
     require_heads(model.heads, tp.size());
     require_kv_heads(model.kv_heads, tp.size());
     require_pieces(sequence, sequence_pieces(tp.size(), cp.size()));
+    require_context_ranks(cp.size(), context_pieces(Context::facts, cp.size()));
+    require_context_heads(model.kv_heads, head_pieces(Context::facts, tp.size(), cp.size()));
     const extent_t q_width = model.q_width() / tp.size(), kv_width = model.kv_width() / tp.size();
     require_weight(name_of(parameter_kind::query), weights.query.weight, {q_width, model.hidden});
     require_weight(name_of(parameter_kind::key), weights.key.weight, {kv_width, model.hidden});
@@ -53,13 +63,14 @@ class attention_layer {
     require_weight(name_of(parameter_kind::output), weights.output.weight, {model.hidden, q_width});
   }
 
-  /// x [T/TP, H] -> y [T/TP, H], assigned. Collective over tp and cp.
+  /// x [T/TP, H] -> y [T/TP, H], assigned. first: where the documents of packed sequences begin, read until backward. Collective over tp and cp.
   template <class Exec, class Arena>
-  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s) const {
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, saved& s, std::span<const std::int32_t> first = {}) const {
     const extent_t tokens = x.extent(0) * tp_->size(), part = extent_t(positions_.size()) / cp_->size(), batch = tokens / part;
     require(part * batch == tokens, "moefold: attention got ", tokens, " tokens per CP part, which is no multiple of S/CP = ", part);
     const extent_t heads = model_.heads / tp_->size(), kv = model_.kv_heads / tp_->size(), d = model_.head_dim;
     s = {x,
+         first,
          keep.template take<T>(part, batch, heads, d),
          keep.template take<T>(part, batch, kv, d),
          keep.template take<T>(part, batch, kv, d),
@@ -92,7 +103,7 @@ class attention_layer {
     view<T> dk = local.template take<T>(s.k.shape()), dv = local.template take<T>(s.v.shape());
     weights_.output.backward(e, gather_rows_of_group<T>(e, *tp_, dy, local), view<const T>(s.out.as({tokens, q_width})),
                              dout.as({tokens, q_width}));
-    Context::template backward<T, A>(e, *cp_, positions_, dout, s.q, s.k, s.v, s.out, s.lse, dq, dk, dv);
+    Context::template backward<T, A>(e, *groups_, map(s), dout, s.q, s.k, s.v, s.out, s.lse, dq, dk, dv);
     rope_backward(e, dq, own_positions(), model_.rope_theta);
     rope_backward(e, dk, own_positions(), model_.rope_theta);
     view<const T> x = gather_rows_of_group<T>(e, *tp_, s.x, local);
@@ -113,26 +124,38 @@ class attention_layer {
   template <class Exec>
   saved core_of(Exec e, saved s, bool forward, scratch<Exec>& local) const {
     if (!forward && keep_core_) return s;
-    if (!keep_core_) take_core(local, s);
-    Context::template forward<T, A>(e, *cp_, positions_, s.q, s.k, s.v, s.out, s.lse);
+    if (!keep_core_) {  // the policy may leave other numbers in q, k and v
+      take_core(local, s);
+      for (view<T>* x : {&s.q, &s.k, &s.v}) {
+        const view<T> own = local.template take<T>(x->shape());
+        std::copy(x->begin(), x->end(), own.begin());
+        *x = own;
+      }
+    }
+    Context::template forward<T, A>(e, *groups_, map(s), s.q, s.k, s.v, s.out, s.lse);
     return s;
   }
-  std::span<const std::int32_t> own_positions() const { return positions_of_rank(positions_, *cp_); }
+  sequence_map map(const saved& s) const { return {positions_, s.first}; }
+  std::span<const std::int32_t> own_positions() const { return sequence_map{positions_, {}}.part(cp_->rank(), cp_->size()).position; }
 
   model_shape model_;
   attention_weights<Precision> weights_;
   Comm* tp_;
   Comm* cp_;
+  std::shared_ptr<context_groups> groups_;
   bool keep_core_;
   std::vector<std::int32_t> positions_;  // [S], rank after rank
 };
 
 /// The block at the surface: carries its mesh in its type, and a wrong one does not compile. For trainers of one's own, on weights in one's own memory.
 template <class Policy, class Mesh, class Comm>
-class attention : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
-                  check_kv_heads<Policy::model.kv_heads, extent_of<Mesh, tag::tp>>,
-                  check_pieces<Policy::sequence, sequence_pieces(extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,
-                  public attention_layer<typename Policy::precision, Comm, typename Policy::context> {
+class attention
+    : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
+      check_kv_heads<Policy::model.kv_heads, extent_of<Mesh, tag::tp>>,
+      check_pieces<Policy::sequence, sequence_pieces(extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,
+      check_context_ranks<extent_of<Mesh, tag::cp>, context_pieces(Policy::context::facts, extent_of<Mesh, tag::cp>)>,
+      check_context_heads<Policy::model.kv_heads, head_pieces(Policy::context::facts, extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,
+      public attention_layer<typename Policy::precision, Comm, typename Policy::context> {
  public:
   using base = attention_layer<typename Policy::precision, Comm, typename Policy::context>;
   /// tp and cp are the communicators of this rank's groups<Mesh, tag::tp> and groups<Mesh, tag::cp>.

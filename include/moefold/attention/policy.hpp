@@ -1,6 +1,6 @@
 #pragma once
 // What an attention block lets its user choose, with defaults: derive from attention_defaults and say only what differs.
-#include <moefold/attention/cp_all_gather.hpp>
+#include <moefold/attention/cp_all_to_all.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/precision.hpp>
 

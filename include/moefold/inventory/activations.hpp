@@ -9,6 +9,7 @@
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
 //   dense layers          in place of router to experts: gate, up, act [T, Fd/TP]
 //   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP]
+#include <moefold/core/context_facts.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/parameters.hpp>
@@ -23,6 +24,7 @@ struct activation_shape {
   extent_t micro_batch = 1;  // B
   moe_facts facts{};         // the MoE layers' choices
   recompute_rule recompute{};
+  context_facts context{};  // how attention reaches other context-parallel ranks
 
   constexpr extent_t rows() const { return sequence / (fold.attention.of(axis_id::cp) * fold.attention.of(axis_id::tp)) * micro_batch; }
   constexpr extent_t tokens() const { return rows() * fold.attention.of(axis_id::tp); }  // T, of the CP part
@@ -209,10 +211,11 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
   const extent_t mlp = std::max(m.shared_ffn, m.dense_ffn);
   const extent_t shared = mlp > 0 ? a.tokens() * (3 * m.hidden + 3 * mlp / tp + 2) + 4 * rows * m.hidden : 0;
   const extent_t moe = experts + travel + router + dropping + shared;
-  const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (4 + 4 * cp) * m.kv_width()) / tp);
+  const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (a.context.gathers ? 4 + 4 * cp : 24) * m.kv_width()) / tp) +
+                             (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
   const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
-                                            : rows * m.hidden + a.tokens() * (m.q_width() + m.heads + mlp) / tp +
+                                            : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
                                                   a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
   return (moe + attention + loss + again + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }

@@ -1,6 +1,7 @@
 #pragma once
 // Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
 // In short: E % EP, F % ETP, heads, kv heads and shared ffn % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+#include <moefold/core/context_facts.hpp>
 #include <moefold/core/layer_split.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/mesh/extents.hpp>
@@ -20,6 +21,11 @@ MOEFOLD_RULE(dense_ffn, dense_ffn, tp, dense_ffn % tp == 0,
 MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
              "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
              "lengthen the sequence or lower CP or TP")
+MOEFOLD_RULE(context_ranks, cp, exchanging, cp % exchanging == 0,
+             "moefold: cp_combined<A> exchanges heads in groups of A ranks, so CP must be a multiple of A; change A or CP")
+MOEFOLD_RULE(context_heads, kv_heads, tp_times_exchanging, kv_heads % tp_times_exchanging == 0,
+             "moefold: exchanging heads for sequence needs key/value heads that are a multiple of TP * CP (of TP * A for cp_combined<A>); "
+             "use cp_ring, or fewer context ranks")
 MOEFOLD_RULE(length, sequence, least, sequence >= least, "moefold: a sequence is at least 1 token long")
 MOEFOLD_RULE(depth, layers, virtual_stages, layers >= virtual_stages,
              "moefold: every pipeline stage, and every chunk of one, needs at least one layer; lower PP, or give layer counts")
@@ -38,6 +44,15 @@ constexpr void check_batch_size(extent_t global_batch, extent_t dp, extent_t mic
 /// Equal pieces into which a sequence is cut: TP*CP, twice that when CP > 1.
 constexpr extent_t sequence_pieces(extent_t tp, extent_t cp) { return cp > 1 ? 2 * cp * tp : cp * tp; }
 
+/// The facts of a run's context policy.
+template <class Run>
+constexpr context_facts context_of = [] {
+  if constexpr (requires { Run::context::facts; })
+    return context_facts(Run::context::facts);
+  else
+    return context_facts{};
+}();
+
 /// Layers that a run needs at least: one for each virtual stage, unless it says otherwise.
 template <class Run, extent_t Stages>
 constexpr extent_t virtual_stages_of = [] {
@@ -50,16 +65,18 @@ constexpr extent_t virtual_stages_of = [] {
 /// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
 /// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
 template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
-struct check_run : check_model<Run::model>,
-                   check_length<Run::sequence, 1>,
-                   check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
-                   check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
-                   check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
-                   check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
-                   check_shared_ffn<Run::model.shared_ffn, extent_of<Attention, tag::tp>>,
-                   check_dense_ffn<Run::model.dense_ffn, extent_of<Attention, tag::tp>>,
-                   check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
-                   check_depth<Run::model.layers, virtual_stages_of<Run, extent_of<Attention, tag::pp>>> {
+struct check_run
+    : check_model<Run::model>,
+      check_length<Run::sequence, 1>,
+      check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
+      check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
+      check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
+      check_ffn<Run::model.ffn, extent_of<Moe, tag::etp>>,
+      check_shared_ffn<Run::model.shared_ffn, extent_of<Attention, tag::tp>>,
+      check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
+      check_context_ranks<extent_of<Attention, tag::cp>, context_pieces(context_of<Run>, extent_of<Attention, tag::cp>)>,
+      check_context_heads<Run::model.kv_heads, head_pieces(context_of<Run>, extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
+      check_depth<Run::model.layers, virtual_stages_of<Run, extent_of<Attention, tag::pp>>> {
   static constexpr bool ok = true;
 };
 

@@ -4,7 +4,9 @@
 //
 //   axis         per block and micro-batch (forward | backward)                               per step
 //   tp           all_gather 1 | 2, reduce_scatter 1 | 1       [rows, H]                       embedding and head, per micro-batch
-//   cp           all_gather 2 | 2, reduce_scatter 0 | 2       [T, kv/TP * d]
+//   cp           all_gather 2 | 2, reduce_scatter 0 | 2       [T, kv/TP * d]                  cp_all_gather
+//                all_to_all 2 | 3 of q + 2k, q | q, 1 per head, q + 2k                        cp_all_to_all
+//                send and recv CP-1 | 2 CP-1 of 2k (gradients in accumulate_t)                cp_ring
 //   tp           with a shared expert, and in a dense layer, which has nothing of the MoE layer's, the same once more
 //   tp x cp      all_reduce 1 | 0 of B' (E + 1) counts        balance losses over sets
 //                all_gather 2 | 0 of [rows, 1 + k], [rows, k] full-sequence dropping (by position the first alone)
@@ -114,8 +116,20 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   table.add(over_tp, tp, all_gather, a.tokens() * 3, acc, micro_batches * extent_t(last));  // max, sum, target of every token
   table.add(over_tp, tp, reduce_scatter, activation, t,
             2 * (blocks + shared_blocks) + blocks_again + shared_again + micro_batches * (extent_t(first) + extent_t(last)));
-  table.add(over_cp, cp, all_gather, a.tokens() * m.kv_width() / tp, t, 4 * blocks + 2 * cores_again);
-  table.add(over_cp, cp, reduce_scatter, a.tokens() * m.kv_width() / tp, t, 2 * blocks);
+  const extent_t queries = a.tokens() * m.q_width() / tp, keys = a.tokens() * m.kv_width() / tp;  // elements of this rank
+  if (a.context.gathers) {
+    table.add(over_cp, cp, all_gather, keys, t, 4 * blocks + 2 * cores_again);
+    table.add(over_cp, cp, reduce_scatter, keys, t, 2 * blocks);
+  } else {
+    const extent_t swap = a.context.swapping(cp), ring = a.context.ring(cp);
+    table.add(over_cp, swap, all_to_all, (queries + 2 * keys) / swap, t, 2 * blocks + cores_again);  // q, k, v; their gradients
+    table.add(over_cp, swap, all_to_all, queries / swap, t, 2 * blocks + cores_again);               // out; its gradient
+    table.add(over_cp, swap, all_to_all, a.tokens() * m.heads / tp / swap, acc, blocks);             // one number per query and head
+    const extent_t steps = (ring - 1) * (2 * blocks + cores_again);                                  // with a block's k and v
+    table.add(over_cp, ring, send, 2 * keys, t, steps);
+    table.add(over_cp, ring, send, 2 * keys, acc, ring * blocks);  // gradients of k and v, which go all the way round
+    table.add(over_cp, ring, recv, 0, t, steps + ring * blocks);
+  }
   const balance_losses& balance = a.facts.balance;
   const token_rule& tokens = a.facts.tokens;
   table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? moes + moes_again : 0);

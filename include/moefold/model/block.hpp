@@ -26,6 +26,7 @@ class block_layer {
   struct saved {
     view<const T> x;  // [rows, H], the caller's
     routing_context where{};
+    std::span<const std::int32_t> first{};  // where documents begin (attention/sequence_map.hpp)
     extent_t layer = 0;
     typename norm_layer<Precision>::saved attention_norm, moe_norm;
     typename attention_type::saved attention;
@@ -48,9 +49,9 @@ class block_layer {
   /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp, and what the MoE layer needs besides. `again`: of the rank, for what is
   /// recomputed; untouched, and may be `keep` itself, where nothing is.
   template <class Exec, class Arena>
-  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, Arena& again, saved& s, extent_t layer,
-               const routing_context& where) const {
-    s.x = x, s.where = where, s.layer = layer;
+  void forward(Exec e, view<const T> x, view<T> y, Arena& keep, Arena& again, saved& s, extent_t layer, const routing_context& where,
+               std::span<const std::int32_t> first = {}) const {
+    s.first = first, s.x = x, s.where = where, s.layer = layer;
     if (!recompute_.any()) return compute(e, y, keep, keep, keep, s);
     const auto mark = again.mark();
     using enum recompute_part;
@@ -104,7 +105,7 @@ class block_layer {
     const extent_t rows = y.extent(0), hidden = y.extent(1);
     view<T> normed = norms.template take<T>(rows, hidden), h = keep.template take<T>(rows, hidden);
     attention_norm_.forward(e, s.x, normed, keep, s.attention_norm);
-    attention_.forward(e, view<const T>(normed), h, keep, s.attention);
+    attention_.forward(e, view<const T>(normed), h, keep, s.attention, s.first);
     accumulate(e, s.x, h);
     normed = norms.template take<T>(rows, hidden);
     moe_norm_.forward(e, view<const T>(h), normed, keep, s.moe_norm);

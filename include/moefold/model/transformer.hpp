@@ -21,9 +21,11 @@ struct micro_batch {
   std::vector<std::int32_t> ids;        // [S/CP, B] in the part's own order; read on the first stage
   std::vector<std::int32_t> labels;     // the same shape; read on the last stage; negative: ignored
   std::vector<std::uint8_t> padding{};  // the same shape, not 0: padding; empty: none. Read on every stage
-  extent_t index = 0;                   // which micro-batch of the step
-  double loss_weight = 1;               // N / T_step (moe/routing.hpp)
-  std::uint64_t seed = 0;               // of jitter
+  std::vector<std::int32_t>
+      first{};             // [S, B], rank after rank of cp: where each token's document begins; empty: one document. Read on every stage
+  extent_t index = 0;      // which micro-batch of the step
+  double loss_weight = 1;  // N / T_step (moe/routing.hpp)
+  std::uint64_t seed = 0;  // of jitter
   bool training = true;
 
   /// What the MoE layers of a rank need to know of its own tokens.
@@ -61,11 +63,12 @@ class transformer_stage {
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision>& store, group_set<Comm>& groups,
                     router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
-                    const recompute_rule& recompute = {})
+                    const recompute_rule& recompute = {}, bool overlap = false)
       : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
         stages_(fold.attention.of(axis_id::pp)) {
     check(model, sequence, fold);
     using enum parameter_kind;
+    const auto context = std::make_shared<typename block_type::attention_type::context_groups>(groups.template over<tag::cp>(), overlap);
     Comm &tp = groups.template over<tag::tp>(), &cp = groups.template over<tag::cp>();
     const moe_groups<Comm> over{&groups.template over<tag::ep>(), &groups.template over<tag::etp>(), &tp,
                                 &groups.template over<tag::tp, tag::cp>(), &groups.template over<tag::tp, tag::cp, tag::dp>()};
@@ -84,7 +87,7 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(value, l)},
                                      {store.template get<columns_over_tp>(output, l)}};
       using enum recompute_part;
-      attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, !recompute.has(core_attention));
+      attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention));
       if (model.dense(l)) {
         mlp_weights<Precision> m{{}, {store.template get<rows_over_tp>(mlp_up, l)}, {store.template get<columns_over_tp>(mlp_down, l)}, {}};
         if (gated) m.gate = {store.template get<rows_over_tp>(mlp_gate, l)};
@@ -139,7 +142,7 @@ class transformer_stage {
       const extent_t layer = own.layers.first + extent_t(b);
       events.about_to_use(layer);
       view<T> y = s.keep.template take<T>(rows, model_.hidden);
-      blocks_[own.first_block + b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layer, where);
+      blocks_[own.first_block + b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layer, where, s.batch->first);
       x = y;
     }
     s.output = x;

@@ -38,7 +38,7 @@ class basic_trainer {
         layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
-        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute),
+        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap),
         optimizer_(store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
         numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
         aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
@@ -196,7 +196,9 @@ class basic_trainer {
   group_set<communicator_type>& groups() { return groups_; }
   host_exec exec() const { return exec_; }
   const folding_extents& fold() const { return fold_; }
-  activation_shape activations() const { return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_, options_.recompute}; }
+  activation_shape activations() const {
+    return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_, options_.recompute, Policies::context::facts};
+  }
   extent_t micro_batches() const { return extent_t(batches_.size()); }
   /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
