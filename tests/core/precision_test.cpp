@@ -38,6 +38,15 @@ TEST_SUITE("core/precision") {
     static_assert(!precision_policy<sums_in_bf16> && !precision_policy<moments_in_text> && !precision_policy<nameless>);
     CHECK(std::string(fp32::name) + fp64::name == "fp32fp64");
   }
+  TEST_CASE("mixed_bf16 stores in two bytes and sums in four; its moments alone may be made narrow") {
+    using narrow = with_moments<mixed_bf16, bf16>;
+    static_assert(precision_policy<mixed_bf16> && precision_policy<narrow>);
+    static_assert(sizeof(mixed_bf16::storage) == 2 && dtype_of<mixed_bf16::accumulate> == dtype::fp32);
+    static_assert(dtype_of<mixed_bf16::reduce> == dtype::fp32 && dtype_of<mixed_bf16::master> == dtype::fp32);
+    static_assert(dtype_of<mixed_bf16::moments> == dtype::fp32 && dtype_of<narrow::moments> == dtype::bf16);
+    static_assert(dtype_of<narrow::master> == dtype::fp32 && dtype_of<narrow::storage> == dtype::bf16);
+    CHECK(std::string(narrow::name) == "bf16");
+  }
   TEST_CASE("in fp64 nothing is narrower than a double") {
     static_assert(sizeof(fp64::storage) == 8 && sizeof(fp64::accumulate) == 8 && sizeof(fp64::reduce) == 8);
     static_assert(sizeof(fp64::master) == 8 && sizeof(fp64::moments) == 8);

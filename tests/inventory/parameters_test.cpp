@@ -226,6 +226,11 @@ TEST_SUITE("inventory/parameters") {
     CHECK(bytes.gradients == bytes.parameters);
     CHECK(bytes.optimizer == 2 * 4 * (dense / 2 + everywhere / 4 + experts));
     CHECK(memory_of_parameters<fp64>(model_shape{}, fold, 0).optimizer == 2 * bytes.optimizer);
+    constexpr parameter_memory mixed = memory_of_parameters<mixed_bf16>(model_shape{}, fold, 0);
+    CHECK(2 * mixed.parameters == bytes.parameters);
+    CHECK(mixed.gradients == bytes.gradients);
+    CHECK(2 * mixed.optimizer == 3 * bytes.optimizer);  // two moments and a master in fp32
+    CHECK(memory_of_parameters<with_moments<mixed_bf16, bf16>>(model_shape{}, fold, 0).optimizer == bytes.optimizer);  // 2 + 2 + 4
   }
   TEST_CASE("the constant square root is the library's") {
     for (const double x : {1.0, 2.0, 8.0, 64.0, 1e6, 0.25}) CHECK(square_root(x) == doctest::Approx(std::sqrt(x)).epsilon(1e-15));

@@ -99,6 +99,25 @@ TEST_SUITE("inventory/traffic") {
     CHECK(sender.at("etp reduce_scatter_v") == cell{6, 0, 0});
     CHECK(owner.at("etp all_gather") == cell{3, 3, 3 * 2 * 2 * 8});  // counts of 2 experts from 2 ep sources
   }
+  TEST_CASE("in bf16, by hand: p takes two elements of a row, dp is reduced apart in fp32, gradients are reduced in fp32") {
+    const activation_shape a{model, make_folding({{axis_id::dp, 4}}, {{axis_id::etp, 2}, {axis_id::ep, 2}}), 4, 1};
+    const std::vector<std::int64_t> counts{4, 4, 0, 0};  // 4 tokens on every rank, all to ep rank 0
+    const table owner = by_name(step_traffic<mixed_bf16>(a, 1, 1, same(counts)));
+    CHECK(owner.at("ep all_to_all_v") == cell{12, 6, 3 * 8 * (10 + 8) * 2});
+    CHECK(owner.at("etp all_gather_v") == cell{6, 6, 3 * 16 * (10 + 8) * 2});
+    CHECK(owner.at("etp reduce_scatter_v") == cell{9, 9, 3 * 16 * (8 * 2 + 8 * 2 + 4)});
+    const table wide = by_name(step_traffic<fp32>(a, 1, 1, same(counts)));
+    CHECK(owner.at("tp x cp x dp reduce_scatter") == wide.at("tp x cp x dp reduce_scatter"));
+    CHECK(2 * owner.at("tp x cp x dp all_gather")[2] == wide.at("tp x cp x dp all_gather")[2]);
+
+    activation_shape everybody = a;  // 4 tokens of each rank, H + 2k twice over; dp [k] in fp32
+    everybody.facts.dispatch = dispatch_kind::all_gather;
+    const table all = by_name(step_traffic<mixed_bf16>(everybody, 1, 1, same(counts)));
+    CHECK(all.at("etp all_gather_v") == cell{6, 6, 3 * 4 * (8 + 8 + 8) * 2});
+    CHECK(all.at("ep all_gather_v") == cell{6, 6, 3 * 8 * (8 + 8 + 8) * 2});
+    CHECK(all.at("etp reduce_scatter_v") == cell{9, 9, 3 * 4 * (8 * 2 + 8 * 2 + 2 * 4)});
+    CHECK(all.at("ep reduce_scatter_v") == cell{9, 9, 3 * 8 * (8 * 2 + 8 * 2 + 2 * 4)});
+  }
   TEST_CASE("the planner's formulas hold on every stage in between: per layer and rank, even routing") {
     using enum axis_id;
     constexpr extent_t S = 64, B = 2, M = 3, n = 4;  // a multiple of all cuts; the largest extent of any axis

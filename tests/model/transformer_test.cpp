@@ -1,6 +1,10 @@
 #include <moefold/model/transformer.hpp>
 
+#include <moefold/comm/recording.hpp>
 #include <moefold/comm/self.hpp>
+#include <moefold/comm/thread.hpp>
+#include <moefold/moe/all_gather.hpp>
+#include <moefold/moe/all_to_all.hpp>
 
 #include <doctest/doctest.h>
 #include "../support/close.hpp"
@@ -68,6 +72,132 @@ struct stage {
   void backward(view<const double> dy = {}) { backward(saved, dy); }
   void backward(const type::saved& s, view<const double> dy = {}) { layers.backward(host_exec(context), dy, dx.view(), s); }
 };
+
+/// Core attention on widened numbers, its results rounded once.
+struct widened_attention {
+  template <class T, class A, class Exec>
+  static view<A> wide(Exec e, view<const T> x, scratch<Exec>& local) {
+    const view<A> out = local.template take<A>(x.shape());
+    cast(e, x, out);
+    return out;
+  }
+  template <class T, class A, class Exec, class Comm>
+  static void forward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> q, view<const T> k, view<const T> v,
+                      view<T> out, view<A> lse) {
+    scratch local(e);
+    const view<A> sum = local.template take<A>(out.shape());
+    cp_all_gather::forward<A, A>(e, cp, positions, wide<T, A>(e, q, local), wide<T, A>(e, k, local), wide<T, A>(e, v, local), sum, lse);
+    cast(e, sum, out);
+  }
+  template <class T, class A, class Exec, class Comm>
+  static void backward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> dout, view<const T> q, view<const T> k,
+                       view<const T> v, view<const T> out, view<const A> lse, view<T> dq, view<T> dk, view<T> dv) {
+    scratch local(e);
+    const view<A> a = local.template take<A>(dq.shape()), b = local.template take<A>(dk.shape()), c = local.template take<A>(dv.shape());
+    cp_all_gather::backward<A, A>(e, cp, positions, wide<T, A>(e, dout, local), wide<T, A>(e, q, local), wide<T, A>(e, k, local),
+                                  wide<T, A>(e, v, local), wide<T, A>(e, out, local), lse, a, b, c);
+    cast(e, a, dq), cast(e, b, dk), cast(e, c, dv);
+  }
+};
+template <template <class, class> class Dispatcher>
+struct dispatched_by : moe_defaults {
+  template <class T, class Comm>
+  using dispatcher = Dispatcher<T, Comm>;
+};
+
+/// One micro-batch of a whole model on one rank of the folding, weights rounded to bf16 in either precision; against the inventory to the byte.
+template <class Precision, class Policy>
+struct whole_model {
+  using comm = recording<thread_comm>;
+  static constexpr model_shape model = [] {
+    model_shape m{.layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 8, .vocabulary = 24};
+    m.init_std = 0.2, m.shared_ffn = 8, m.shared_gate = true;
+    return m;
+  }();
+  static constexpr extent_t sequence = 16, batch = 2;
+  std::vector<std::vector<double>> gradients;
+  double loss = 0;
+
+  whole_model(thread_comm& world, const folding_extents& fold, routing_tap& tap, const routing_trace& choices) {
+    traffic_log log;
+    comm recorded(world.split(0, world.rank(), "world"), log);
+    group_set<comm> groups(recorded, fold);
+    parameter_store<Precision> store(model, fold, world.rank());
+    store.initialise(3);
+    for (auto& entry : store.entries())
+      for (auto& w : entry.value) w = typename Precision::storage(float(bf16(float(w))));
+    const transformer_stage<Precision, comm, widened_attention, Policy> stage(model, sequence, fold, world.rank(), store, groups);
+    micro_batch b{place(fold, world.rank()), {}, {}};
+    for (int i = 0; i < batch * sequence; ++i) {
+      const int at = i + int(b.place.first_sample) * 5;
+      b.ids.push_back((at * at + 3 * at) % 24), b.labels.push_back((7 * at + 2) % 24);
+    }
+    host_context context;
+    typename decltype(stage)::saved s;
+    s.batch = &b;
+    const traffic_log before = log;
+    loss = stage.forward(host_exec(context), s, &tap);
+    tensor<typename Precision::storage> dx({batch * sequence / fold.attention.of(axis_id::tp), model.hidden});
+    stage.backward(host_exec(context), {}, dx.view(), s);
+    for (const auto& entry : store.entries()) gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
+
+    const activation_shape a{model, fold, sequence, batch, facts_of<Policy>()};
+    extent_t kept = kept_by_stage<Precision>(a, 0);
+    for (const auto& block : s.blocks) kept += kept_by_block<Precision>(a, block.moe.ticket.batch.extent(0));
+    CHECK(extent_t(s.keep.peak()) == kept);
+    CHECK(extent_t(context.scratch.peak()) <= scratch_bound<Precision>(a) - (4 << 20));
+    world.barrier(host_exec(context)).wait(host_exec(context));  // then every rank has recorded its choices
+    std::vector<std::int64_t> counts;
+    const auto pairs = [&](extent_t layer, extent_t, extent_t source) -> std::span<const std::int64_t> {
+      counts.assign(std::size_t(model.experts), 0);
+      for (extent_t t = 0; t < a.rows(); ++t)
+        for (extent_t j = 0; j < model.top_k; ++j) ++counts[std::size_t(choices.at(place(fold, source), layer, t)[j])];
+      return counts;
+    };
+    const traffic_log travelled = log - before;
+    const traffic_table foretold = step_traffic<Precision>(a, world.rank(), 1, pairs);
+    for (const traffic_cell& cell : foretold.cells()) {
+      const std::string axis = cell.axis();
+      if (axis != "tp" && axis != "ep" && axis != "etp") continue;  // the rest is the trainer's
+      CAPTURE(axis);
+      CAPTURE(name_of(cell.op));
+      CHECK(travelled(comm_label(axis), cell.op) == traffic_count{cell.calls, cell.messages, cell.bytes});
+    }
+  }
+  static batch_place place(const folding_extents& fold, extent_t rank) {
+    const coordinate at = coordinate_of(fold.attention, rank);
+    return {0, at[axis_id::dp] * batch, batch, {sequence, 1, 0, fold.attention.of(axis_id::tp), at[axis_id::tp]}};
+  }
+};
+
+template <class Policy>
+void check_bf16(const folding_extents& fold) {
+  routing_trace shared(1, 2, 2 * 2, 16, 2);  // every rank records its own tokens; read after the barrier
+  run_threads(int(fold.world()), [&](thread_comm& world) {
+    routing_tap follow, lead;
+    using wide = whole_model<fp32, Policy>;
+    using narrow = whole_model<mixed_bf16, Policy>;
+    lead.record = &shared;
+    host_context context;
+    const wide first(world, fold, lead, shared);
+    world.barrier(host_exec(context)).wait(host_exec(context));
+    follow.replay = &shared;
+    const narrow second(world, fold, follow, shared);
+    CHECK(std::abs(second.loss - first.loss) < 0.01 * first.loss);
+    CHECK(second.loss != first.loss);
+    REQUIRE(second.gradients.size() == first.gradients.size());
+    for (std::size_t p = 0; p < first.gradients.size(); ++p) {
+      double along = 0, a = 0, b = 0;
+      for (std::size_t i = 0; i < first.gradients[p].size(); ++i) {
+        const double x = first.gradients[p][i], y = second.gradients[p][i];
+        along += x * y, a += x * x, b += y * y;
+      }
+      CAPTURE(p);
+      CHECK(along > 0.99 * std::sqrt(a * b));
+      CHECK(std::abs(std::sqrt(b) - std::sqrt(a)) < 0.03 * std::sqrt(a));
+    }
+  });
+}
 
 }  // namespace
 
@@ -209,5 +339,13 @@ TEST_SUITE("model/transformer") {
     const folding_extents fold = stage::fold(2);
     parameter_store<fp64> store(with_layers(2), fold, 0);
     CHECK_THROWS_AS((transformer_stage<fp64, self_comm>(small, sequence, fold, 0, store, groups)), config_error);
+  }
+  TEST_CASE("in bf16 the model is the fp32 model of the same weights and choices: loss, gradients; kept bytes and traffic as foretold") {
+    using enum axis_id;
+    for (const folding_extents& fold : {folding_extents{}, make_folding({{tp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}}),
+                                        make_folding({{tp, 2}}, {{ep, 2}}), make_folding({{dp, 2}}, {{etp, 2}})}) {
+      check_bf16<dispatched_by<all_to_all_dispatcher>>(fold);
+      check_bf16<dispatched_by<all_gather_dispatcher>>(fold);
+    }
   }
 }

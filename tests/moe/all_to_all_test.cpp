@@ -47,4 +47,29 @@ TEST_SUITE("moe/all_to_all") {
     CHECK(test::largest_error(dx, x) == 0);
     CHECK(test::largest_error(dchoice, weight) == 0);
   }
+  TEST_CASE("in bf16 p and its gradient keep all bits of a float, over ep and summed over etp") {
+    run_threads(4, [](thread_comm& world) {
+      thread_comm ep = world.split(world.rank() / 2, world.rank() % 2, "ep"), etp = world.split(world.rank() % 2, world.rank() / 2, "etp");
+      host_context context;
+      const host_exec e(context);
+      arena keep;
+      tensor<bf16> x({2, 3}, bf16(float(world.rank()))), dx({2, 3});
+      tensor<std::int32_t> expert({2, 1}, 1);
+      expert[1] = 2;
+      tensor<float> p({2, 1}), dp({2, 1});
+      p[0] = 1.0f / 3, p[1] = 1.0f / 7;
+      const all_to_all_dispatcher<bf16, thread_comm> dispatcher(4, 1, ep, etp);
+      const auto t = dispatcher.dispatch(e, view<const bf16>(x), routing<float>{expert, p}, keep);
+      REQUIRE(t.batch.extent(0) == 4);
+      tensor<float> half({4});
+      for (std::size_t r = 0; r < 4; ++r) {
+        CHECK(t.weight(extent_t(r)) == (ep.rank() == 1 ? 1.0f / 7 : 1.0f / 3));
+        half[r] = t.weight(extent_t(r)) / 2;
+      }
+      dispatcher.dispatch_backward(e, view<const bf16>(t.batch), view<const float>(half), dx.view(), dp.view(), t);
+      CHECK(dp[0] == p[0]);
+      CHECK(dp[1] == p[1]);
+      for (std::size_t i = 0; i < dx.size(); ++i) CHECK(float(dx[i]) == 2 * float(x[i]));
+    });
+  }
 }

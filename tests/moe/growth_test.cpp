@@ -39,9 +39,9 @@ passes run_even(extent_t ep_ranks, extent_t etp_ranks, extent_t n, const model_s
       return world.split(int(group_index(mesh, axis, rank)), int(group_of(mesh, axis, rank).index_of(rank)), name_of(axis));
     };
     Comm ep = split(axis_id::ep), etp = split(axis_id::etp);
-    test::cut_parameter<replicated> router(w.router, w.router.shape(), fold, rank);
-    test::cut_parameter<expert_rows> gate(w.gate, w.gate.shape(), fold, rank), up(w.up, w.up.shape(), fold, rank);
-    test::cut_parameter<expert_columns> down(w.down, w.down.shape(), fold, rank);
+    test::cut_parameter<fp64, replicated> router(w.router, w.router.shape(), fold, rank);
+    test::cut_parameter<fp64, expert_rows> gate(w.gate, w.gate.shape(), fold, rank), up(w.up, w.up.shape(), fold, rank);
+    test::cut_parameter<fp64, expert_columns> down(w.down, w.down.shape(), fold, rank);
     moe_facts facts;
     facts.tokens = tokens;
     const moe_layer<fp64, Comm, test::suite_policy<Dispatcher>> layer(model, {router.get(), gate.get(), up.get(), down.get()}, {&ep, &etp},

@@ -101,4 +101,40 @@ TEST_SUITE("moe/sequential_experts") {
     for (const tensor<double>* t : {&p.dgate, &p.dup, &p.ddown})
       CHECK(std::all_of(t->begin(), t->end(), [](double g) { return g == before; }));
   }
+  TEST_CASE("in bf16 the twins agree to rounding, with and without a gate, and their gradients are sums in fp32") {
+    host_context context;
+    const host_exec e(context);
+    const extent_t rows = 9, hidden = 6, width = 5, experts = 3;
+    const std::vector<std::int64_t> offsets{0, 4, 4, 9};
+    const auto x = test::random_tensor<bf16>({rows, hidden}, 1), dy = test::random_tensor<bf16>({rows, hidden}, 2);
+    const auto gate = test::random_tensor<bf16>({experts, width, hidden}, 3), up = test::random_tensor<bf16>({experts, width, hidden}, 4);
+    const auto down = test::random_tensor<bf16>({experts, hidden, width}, 5);
+    const auto p = test::random_tensor<float>({rows}, 6);
+    for (const activation_function activation : {activation_function::swiglu, activation_function::gelu}) {
+      const auto run = [&](auto layer, tensor<bf16>& y, tensor<bf16>& dx, tensor<float>& dp, tensor<float>& dgate, tensor<float>& dup,
+                           tensor<float>& ddown) {
+        layer.gate = {gate.view(), dgate.view()}, layer.up = {up.view(), dup.view()}, layer.down = {down.view(), ddown.view()};
+        layer.activation = activation;
+        arena keep;
+        typename decltype(layer)::saved saved;
+        layer.forward(e, x.view(), p.view(), offsets, y.view(), keep, saved);
+        layer.backward(e, dy.view(), dx.view(), dp.view(), saved);
+      };
+      tensor<bf16> y({rows, hidden}), dx({rows, hidden}), other_y({rows, hidden}), other_dx({rows, hidden});
+      tensor<float> dp({rows}), dgate(gate.shape(), 0.0f), dup(up.shape(), 0.0f), ddown(down.shape(), 0.0f);
+      tensor<float> other_dp({rows}), other_dgate(gate.shape(), 0.0f), other_dup(up.shape(), 0.0f), other_ddown(down.shape(), 0.0f);
+      run(grouped_experts<mixed_bf16>{}, y, dx, dp, dgate, dup, ddown);
+      run(sequential_experts<mixed_bf16>{}, other_y, other_dx, other_dp, other_dgate, other_dup, other_ddown);
+      const double bits = 1.0 / 256;  // a sum in another order may fall to the other side of a rounding
+      CHECK(test::norm_error(other_y, y) < bits);
+      CHECK(test::norm_error(other_dx, dx) < bits);
+      CHECK(test::norm_error(other_dp, dp) < bits);
+      CHECK(test::norm_error(other_dgate, dgate) < bits);
+      CHECK(test::norm_error(other_dup, dup) < bits);
+      CHECK(test::norm_error(other_ddown, ddown) < bits);
+      std::size_t fine = 0;  // gradients that are no bf16 numbers: they were not rounded to storage on their way
+      for (const float g : ddown) fine += float(bf16(g)) != g;
+      CHECK(fine > ddown.size() / 4);
+    }
+  }
 }

@@ -109,4 +109,28 @@ TEST_SUITE("ops/activation") {
     CHECK_THROWS_WITH_AS(gelu_backward(e, up, up, dp, up.view(), p),
                          "moefold: gelu_backward needs 2 elements in dp to fit its other arguments, given 1", error);
   }
+  TEST_CASE("bf16 is worked on in fp32 and rounded once, in both directions; p and its gradient are fp32") {
+    host_context context;
+    const host_exec e(context);
+    const auto gate = test::random_tensor<bf16>({7, 45}, 1), up = test::random_tensor<bf16>({7, 45}, 2),
+               dout = test::random_tensor<bf16>({7, 45}, 3);
+    const auto fgate = test::converted<float>(gate), fup = test::converted<float>(up), fdout = test::converted<float>(dout);
+    const auto p = test::random_tensor<float>({7}, 4);
+    tensor<bf16> y({7, 45}), dgate({7, 45}), dup({7, 45});
+    tensor<float> fy({7, 45}), fdgate({7, 45}), fdup({7, 45}), dp({7}), fdp({7});
+    swiglu_forward<bf16>(e, gate, up, p, y.view());
+    swiglu_forward<float>(e, fgate, fup, p, fy.view());
+    CHECK(test::not_rounded_once(y, fy) == 0);
+    swiglu_backward<bf16>(e, dout, gate, up, p, dgate.view(), dup.view(), dp.view());
+    swiglu_backward<float>(e, fdout, fgate, fup, p, fdgate.view(), fdup.view(), fdp.view());
+    CHECK(test::not_rounded_once(dgate, fdgate) == 0);
+    CHECK(test::not_rounded_once(dup, fdup) == 0);
+    for (std::size_t i = 0; i < dp.size(); ++i) CHECK(dp[i] == fdp[i]);
+    gelu_forward<bf16>(e, up, p, y.view());
+    gelu_forward<float>(e, fup, p, fy.view());
+    CHECK(test::not_rounded_once(y, fy) == 0);
+    gelu_backward<bf16>(e, dout, up, p, dup.view(), dp.view());
+    gelu_backward<float>(e, fdout, fup, p, fdup.view(), fdp.view());
+    CHECK(test::not_rounded_once(dup, fdup) == 0);
+  }
 }

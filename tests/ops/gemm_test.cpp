@@ -71,6 +71,47 @@ TEST_SUITE("ops/gemm") {
       CHECK(test::largest_error(c, own) < test::rounding<T>);
     }
   }
+  TEST_CASE("bf16 in, products and sums in fp32, one rounding out: the same bits as the float product of the same numbers, rounded") {
+    host_context context;
+    const host_exec e(context);
+    const extent_t m = 13, n = 9, k = 300;
+    const auto narrow = [](const tensor<float>& x) {
+      tensor<bf16> out(x.shape());
+      for (std::size_t i = 0; i < x.size(); ++i) out[i] = bf16(x[i]);
+      return out;
+    };
+    const auto wide = [](const tensor<bf16>& x) {
+      tensor<float> out(x.shape());
+      for (std::size_t i = 0; i < x.size(); ++i) out[i] = float(x[i]);
+      return out;
+    };
+    const auto x = narrow(random_tensor<float>({m, k}, 1)), w = narrow(random_tensor<float>({n, k}, 2));
+    const auto dy = narrow(random_tensor<float>({m, n}, 3)), before = narrow(random_tensor<float>({m, k}, 4));
+    const auto dw_before = random_tensor<float>({n, k}, 5), dlogits = random_tensor<float>({m, n}, 6);
+    const auto fx = wide(x), fw = wide(w), fdy = wide(dy);
+
+    tensor<float> y_float({m, n}), y_reference({m, n}), dx_reference({m, k}), dw({n, k}), dw_reference({n, k});
+    tensor<bf16> y({m, n}, bf16(std::numeric_limits<float>::quiet_NaN())), dx({m, k});
+    gemm_nt(e, fx, fw, y_reference.view());
+    gemm_nt(e, x, w, y.view());                      // bf16 x bf16 -> bf16
+    gemm_nt(e, x.view(), w.view(), y_float.view());  // -> float
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < y.size(); ++i) wrong += y[i].bits != bf16(y_reference[i]).bits || y_float[i] != y_reference[i];
+
+    gemm_nn(e, fdy, fw, dx_reference.view());
+    for (std::size_t i = 0; i < dx.size(); ++i) dx[i] = before[i];
+    gemm_nn(e, dy, w, dx.view(), bf16(1.0f));
+    for (std::size_t i = 0; i < dx.size(); ++i) wrong += dx[i].bits != bf16(dx_reference[i] + float(before[i])).bits;
+    gemm_nn(e, dlogits, fw, dx_reference.view());
+    gemm_nn(e, dlogits.view(), w.view(), dx.view());  // float x bf16 -> bf16
+    for (std::size_t i = 0; i < dx.size(); ++i) wrong += dx[i].bits != bf16(dx_reference[i]).bits;
+
+    for (std::size_t i = 0; i < dw.size(); ++i) dw[i] = dw_reference[i] = dw_before[i];
+    gemm_tn(e, fdy, fx, dw_reference.view(), 1.0f);
+    gemm_tn(e, dy.view(), x.view(), dw.view(), 1.0f);  // the gradient stays in float
+    for (std::size_t i = 0; i < dw.size(); ++i) wrong += dw[i] != dw_reference[i];
+    CHECK(wrong == 0);
+  }
   TEST_CASE("matrices that do not fit are named") {
     host_context context;
     const host_exec e(context);

@@ -56,4 +56,20 @@ TEST_SUITE("ops/norm") {
     CHECK(test::largest_error(dy, dx) == 0);
     CHECK(test::largest_error(in_place, dgain) == 0);
   }
+  TEST_CASE("bf16 is worked on in fp32 and rounded once; the gain's gradient stays fp32") {
+    host_context context;
+    const host_exec e(context);
+    const auto x = test::random_tensor<bf16>({7, 45}, 1), dy = test::random_tensor<bf16>({7, 45}, 2),
+               gain = test::random_tensor<bf16>({45}, 3);
+    tensor<bf16> y({7, 45}), dx({7, 45});
+    tensor<float> fy({7, 45}), fdx({7, 45}), rstd({7}), frstd({7}), dgain({45}, 1.0f), fdgain({45}, 1.0f);
+    const auto fx = test::converted<float>(x), fgain = test::converted<float>(gain);
+    rms_norm_forward<bf16>(e, x, gain, 1e-5, y.view(), rstd.view());
+    rms_norm_forward<float>(e, fx, fgain, 1e-5, fy.view(), frstd.view());
+    CHECK(test::not_rounded_once(y, fy) == 0);
+    rms_norm_backward<bf16>(e, dy, x, gain, rstd, dx.view(), dgain.view());
+    rms_norm_backward<float>(e, test::converted<float>(dy), fx, fgain, frstd, fdx.view(), fdgain.view());
+    CHECK(test::not_rounded_once(dx, fdx) == 0);
+    for (std::size_t i = 0; i < dgain.size(); ++i) CHECK(dgain[i] == fdgain[i]);
+  }
 }

@@ -70,4 +70,14 @@ TEST_SUITE("ops/rope") {
     CHECK_THROWS_AS(rope_forward(e, even.view(), negative, 10000.0), error);
     CHECK_NOTHROW(rope_forward(e, none.view(), {}, 10000.0));
   }
+  TEST_CASE("bf16 is turned in fp32 and rounded once") {
+    host_context context;
+    const host_exec e(context);
+    auto x = test::random_tensor<bf16>({5, 2, 3, 8}, 1);
+    auto wide = test::converted<float>(x);
+    const std::vector<std::int32_t> position{0, 1, 77, 31, 32};
+    rope_forward(e, x.view(), position, 1e4);
+    rope_forward(e, wide.view(), position, 1e4);
+    CHECK(test::not_rounded_once(x, wide) == 0);
+  }
 }

@@ -51,4 +51,17 @@ TEST_SUITE("ops/softmax") {
     softmax_backward(e, dy, y, dx.view());
     CHECK(test::largest_error(dx, test::numerical_gradient(x, loss)) < 1e-9);
   }
+  TEST_CASE("bf16 is worked on in fp32 and rounded once, in both directions") {
+    host_context context;
+    const host_exec e(context);
+    const auto x = test::random_tensor<bf16>({7, 45}, 1), dy = test::random_tensor<bf16>({7, 45}, 2);
+    tensor<bf16> y({7, 45}), dx({7, 45});
+    tensor<float> fy({7, 45}), fdx({7, 45});
+    softmax_forward<bf16>(e, x, y.view());
+    softmax_forward<float>(e, test::converted<float>(x), fy.view());
+    CHECK(test::not_rounded_once(y, fy) == 0);
+    softmax_backward<bf16>(e, dy, y, dx.view());
+    softmax_backward<float>(e, test::converted<float>(dy), test::converted<float>(y), fdx.view());
+    CHECK(test::not_rounded_once(dx, fdx) == 0);
+  }
 }

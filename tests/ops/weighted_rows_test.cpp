@@ -156,4 +156,32 @@ TEST_SUITE("ops/weighted_rows") {
     CHECK_THROWS_WITH_AS(combine_weighted<float>(e, rows, places.view(), x.view(), weight.view()),
                          "moefold: combine_weighted: token 0 asks for row 5 of 2", error);
   }
+  TEST_CASE("in bf16 a weight keeps all bits of a float in every way there and back, and takes two elements of its row") {
+    host_context context;
+    const host_exec e(context);
+    static_assert(wide_lanes<bf16> == 2 && wide_lanes<float> == 1 && wide_lanes<double> == 1);
+    const extent_t n = 3, width = 5, k = 2;
+    tensor<bf16> x({n, width}), rows({n * k, width + 2}), out({n * k, width}), back({n * k, width + 2}), y({n, width});
+    tensor<float> p({n, k}), arrived({n * k}), returned({n, k});
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = bf16(float(i) * 0.37f);
+    for (std::size_t i = 0; i < p.size(); ++i) p[i] = 1.0f / float(3 + i);  // bf16 holds none of them but 1/4
+    p[1] = std::bit_cast<float>(0x7f81ff80u);                               // halves that are NaNs of bf16
+    const std::vector<std::int32_t> slots{5, 3, 1, 0, 2, 4}, order{2, 0, 1, 5, 4, 3};
+    permute_weighted<bf16>(e, x, p, slots, rows.view());
+    gather_weighted<bf16>(e, rows, order, out.view(), arrived.view());
+    scatter_weighted<bf16>(e, out, arrived, order, back.view());
+    tensor<std::int32_t> row_of_slot({n, k});
+    for (std::size_t r = 0; r < slots.size(); ++r) row_of_slot[std::size_t(slots[r])] = std::int32_t(r);
+    combine_weighted<bf16>(e, back, row_of_slot.view(), y.view(), returned.view());
+    std::size_t wrong = 0;
+    for (std::size_t r = 0; r < slots.size(); ++r) {
+      const std::size_t slot = std::size_t(slots[std::size_t(order[r])]);
+      wrong += std::bit_cast<std::uint32_t>(arrived[r]) != std::bit_cast<std::uint32_t>(p[slot]);
+      for (std::size_t h = 0; h < std::size_t(width); ++h)
+        wrong += out[r * std::size_t(width) + h].bits != x[slot / 2 * std::size_t(width) + h].bits;
+    }
+    for (std::size_t i = 0; i < p.size(); ++i) wrong += std::bit_cast<std::uint32_t>(returned[i]) != std::bit_cast<std::uint32_t>(p[i]);
+    for (std::size_t i = 0; i < y.size(); ++i) wrong += y[i].bits != bf16(2 * float(x[i])).bits;  // both slots hold the token
+    CHECK(wrong == 0);
+  }
 }

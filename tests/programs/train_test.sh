@@ -47,6 +47,12 @@ grep -q "{0 1 2 3} {4 5 6 7}" "$work/dry" || fail "--dry-run shows no groups"
 grep -q "moe: all_to_all, dropless; balance losses: 0.01 micro_batch" "$work/dry" || fail "--dry-run does not say what the MoE layers do"
 grep -q "| loss" "$work/dry" && fail "--dry-run trained"
 
+"$train" --draw-schedule "$work/schedule.svg" >"$work/out" || fail "--draw-schedule failed"
+grep -qF "$work/schedule.svg" "$work/out" || fail "--draw-schedule does not say where the picture is"
+[[ $(wc -l <"$work/out") -eq 1 ]] || fail "--draw-schedule says more than one line"
+grep -q "<svg" "$work/schedule.svg" || fail "--draw-schedule drew nothing"
+refused 2 "cannot write picture of the schedule" --draw-schedule "$work/no/such/folder/s.svg"
+
 "$train" --steps 3 --data "$work/letters" --metrics "$work/m.jsonl" --seed 5 --learning-rate 1e-3 >"$work/out" || fail "three steps failed"
 grep -q "of a single rank" "$work/out" || fail "no word about the single rank"
 grep -qE "step +3/3 \| loss [0-9.]+ .*\| gnorm .*\| lr .*tok/s \| moe [0-9.]+x aux [0-9.]+ \| comm [0-9]+% cpu \| eta" "$work/out" || fail "no live line"

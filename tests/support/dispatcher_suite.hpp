@@ -292,9 +292,9 @@ void check_starved(extent_t ep_ranks, extent_t etp_ranks) {
     const host_exec e(context);
     arena keep;
     for (int subset = 1; subset < 256; ++subset) {
-      cut_parameter<replicated> router(weights.router, {E, H}, fold, rank);
-      cut_parameter<expert_rows> gate(weights.gate, {E, F, H}, fold, rank), up(weights.up, {E, F, H}, fold, rank);
-      cut_parameter<expert_columns> down(weights.down, {E, H, F}, fold, rank);
+      cut_parameter<fp64, replicated> router(weights.router, {E, H}, fold, rank);
+      cut_parameter<fp64, expert_rows> gate(weights.gate, {E, F, H}, fold, rank), up(weights.up, {E, F, H}, fold, rank);
+      cut_parameter<fp64, expert_columns> down(weights.down, {E, H, F}, fold, rank);
       const layer_type layer(model, {router.get(), gate.get(), up.get(), down.get()}, ep, etp);
       routing_trace trace(1, 1, 1, n, 1);
       const batch_place place{0, 0, 1, {n}};
@@ -351,6 +351,11 @@ void dispatcher_suite(const char* name) {
   for (const std::pair<int, int>& split : {std::pair{1, 1}, {4, 1}, {2, 2}}) {
     check_fillers<Dispatcher<double, thread_comm>, thread_comm>(split.first, split.second);
     check_fillers<Dispatcher<double, packed_comm>, packed_comm>(split.first, split.second);
+  }
+  if constexpr (std::is_same_v<typename Dispatcher<bf16, thread_comm>::weight_type,
+                               float>) {  // one that carries p in T is for fp32 and fp64
+    check_moe_layer_in_bf16<Dispatcher>(name);
+    check_moe_layer_in_bf16<Dispatcher, packed_comm>(sentence(name, ", packed").c_str());
   }
   check_moe_layer<Dispatcher>(name);
   check_moe_layer<Dispatcher, packed_comm>(sentence(name, ", packed").c_str(),

@@ -17,7 +17,10 @@ struct outcome {
   gradients first;                                      // of the mean loss, per parameter, in global order
   gradients last_weights;                               // after the last step
   double margin = 0;                                    // smallest gap between a chosen and the next logit, over all ranks and steps
-  std::vector<std::string> wrong;                       // every disagreement found on the way, in words
+  std::size_t deferred = 0,
+              deferred_worst = 0;  // bytes of weight gradients left for later, and what the inventory allows; most of all ranks
+  bool overlaps = false;           // gradients were summed beside the computation
+  std::vector<std::string> wrong;  // every disagreement found on the way, in words
 
   void disagree(std::string what) {
     if (wrong.size() < 20) wrong.push_back(std::move(what));
@@ -33,6 +36,8 @@ struct mapping_options {
   const routing_trace* replay = nullptr;
   moe_facts facts{};
   dataset::edit_function edit{};  // of every sample
+  std::int32_t document_end = -1;
+  layer_split layers{};
 };
 
 /// A text long enough for every test: words from a small vocabulary of tokens, the same on every machine.
@@ -88,6 +93,7 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
   std::mutex guard;
   dataset data = test_data(options.model.vocabulary, options.sequence);
   data.set_edit(options.edit);
+  data.end_documents_after(options.document_end);
   const extent_t batch = options.train.global_batch;
   routing_trace own_trace(options.steps, options.model.layers, batch, options.sequence, options.model.top_k);
   routing_trace& trace = options.record ? *options.record : own_trace;
@@ -111,7 +117,9 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
     train.steps = options.steps;
     basic_trainer<Policies, thread_comm> trainer(std::move(world), options.model, options.sequence, fold, train, data, {}, options.facts);
 
-    const parameter_memory memory = memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp]);
+    if (trainer.optimizer().overlaps() && rank == 0) result.overlaps = true;
+    const parameter_memory memory =
+        memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp], 2, options.train.bucket);
     const auto exact = [&](const char* what, std::size_t bytes, extent_t facts) {
       if (extent_t(bytes) == facts) return;
       std::scoped_lock lock(guard);
@@ -147,13 +155,14 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
         result.dropped.push_back(now.dropped);
         for (const double b : trainer.routers().bias().span()) result.bias.push_back(b);
       }
-      const traffic_table foretold =
-          step_traffic<precision>(trainer.activations(), rank, trainer.micro_batches(),
-                                  [&, counted = std::vector<std::vector<std::int64_t>>()](
-                                      extent_t layer, extent_t micro, extent_t source) mutable -> std::span<const std::int64_t> {
-                                    counted.push_back(choices_of(kept, trainer.activations(), step, layer, micro, source));
-                                    return counted.back();
-                                  });
+      const traffic_table foretold = step_traffic<precision>(
+          trainer.activations(), rank, trainer.micro_batches(),
+          [&, counted = std::vector<std::vector<std::int64_t>>()](extent_t layer, extent_t micro,
+                                                                  extent_t source) mutable -> std::span<const std::int64_t> {
+            counted.push_back(choices_of(kept, trainer.activations(), step, layer, micro, source));
+            return counted.back();
+          },
+          options.train.bucket);
       std::scoped_lock lock(guard);
       compare_traffic(trainer.traffic() - before, foretold, rank, result);
     }
@@ -169,7 +178,17 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       result.disagree(
           sentence("rank ", rank, " kept ", trainer.kept_peak(), " bytes of a micro-batch, more than the inventory's worst case"));
     }
+    extent_t deferred = 0;
+    for (extent_t chunk = 0; chunk < trainer.fold().layers.chunks; ++chunk)
+      deferred = std::max(deferred, deferred_by_chunk<precision>(trainer.activations(), stage, chunk, trainer.activations().worst_rows()));
+    if (deferred < extent_t(trainer.deferred_peak())) {
+      std::scoped_lock lock(guard);
+      result.disagree(sentence("rank ", rank, " left ", trainer.deferred_peak(),
+                               " bytes of weight gradients for later, and the inventory says ", deferred, " at most"));
+    }
     std::scoped_lock lock(guard);
+    result.deferred = std::max(result.deferred, trainer.deferred_peak());
+    result.deferred_worst = std::max(result.deferred_worst, std::size_t(deferred));
     result.margin = std::min(result.margin, tap.margin);
     for (const auto& entry : trainer.parameters().entries())  // replicas: bit for bit
       for (extent_t i = 0; i < extent_t(entry.value.size()); ++i) {

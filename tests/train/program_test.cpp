@@ -120,6 +120,33 @@ TEST_SUITE("train/program") {
     }
     CHECK(has(log.statuses[3], " | held-out "));
   }
+  TEST_CASE("the schedule is drawn with the run's stages and micro-batches; one line says where, and nothing is trained") {
+    const folder f;
+    program_options o;  // no data needed
+    o.train.global_batch = 6, o.train.micro_batch = 2;
+    o.draw_schedule = (f.path / "schedule.svg").string();
+    string_sink log;
+    CHECK(run_program<tiny>(o, log) == 0);
+    REQUIRE(log.lines.size() == 1);
+    CHECK(log.lines[0] == "schedule one_f_one_b, 2 stages, 3 micro-batches: " + o.draw_schedule);
+    CHECK(log.statuses.empty());
+    std::string picture;
+    for (const std::string& line : f.lines("schedule.svg")) picture += line + '\n';
+    CHECK(picture == draw_svg<one_f_one_b>(2, 3));
+  }
+  TEST_CASE("a picture that cannot be written, is too large, or is of another schedule is refused") {
+    const folder f;
+    program_options o;
+    o.draw_schedule = (f.path / "no" / "such" / "folder.svg").string();
+    CHECK(has(refused(o), "cannot write picture of the schedule '" + o.draw_schedule));
+    o.draw_schedule = (f.path / "schedule.svg").string();
+    o.train.global_batch = 100'002;
+    CHECK(has(refused(o), "a picture of 2 stages, 1 chunks and 100002 micro-batches has more than 100000 steps"));
+    o.train.global_batch = 8;
+    o.train.schedule = &value_of_schedule<forward_only>;
+    CHECK(has(refused(o), "leave out trainer_options::schedule"));
+    CHECK(!std::filesystem::exists(o.draw_schedule));
+  }
   TEST_CASE("equal losses are said to be equal, different ones and NaN are not") {
     const double one[] = {5.0, 4.0}, close[] = {5.00001, 4.0}, other[] = {5.0, 4.001}, broken[] = {5.0, std::nan("")};
     bool same = false;

@@ -45,6 +45,7 @@ int main(int argc, char** argv) {
   app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
   app.add_option("--heatmap", options.heatmap, "draw the load of every expert over the steps into this file (SVG)");
+  app.add_option("--draw-schedule", options.draw_schedule, "draw the run's pipeline schedule into this file (SVG), and stop");
   app.add_option("--record-routing", options.record_routing, "write every token's experts to this file");
   app.add_option("--replay-routing", options.replay_routing,
                  "use the experts of this file instead of the router's own choices, as far as it goes; evaluation chooses freely");

@@ -29,12 +29,29 @@ struct fp64 {
   static constexpr const char* name = "fp64";
 };
 
+/// Weights and activations in bf16; arithmetic, gradients and their sums, the optimizer's weights and averages in fp32.
+struct mixed_bf16 {
+  using storage = bf16;
+  using accumulate = float;
+  using reduce = float;
+  using master = float;
+  using moments = float;
+  static constexpr const char* name = "bf16";
+};
+
+/// P with the optimizer's running averages in another type: with_moments<mixed_bf16, bf16> saves four bytes a parameter.
+template <class P, element Moments>
+struct with_moments : P {
+  using moments = Moments;
+};
+
 template <class P>
 concept precision_policy = element<typename P::storage> && element<typename P::reduce> && element<typename P::master> &&
     element<typename P::moments> && std::same_as<typename P::accumulate, accumulate_t<typename P::storage>> && requires {
   { P::name } -> std::convertible_to<const char*>;
 };
 
-static_assert(precision_policy<fp32> && precision_policy<fp64>);
+static_assert(precision_policy<fp32> && precision_policy<fp64> && precision_policy<mixed_bf16> &&
+              precision_policy<with_moments<mixed_bf16, bf16>>);
 
 }  // namespace moefold

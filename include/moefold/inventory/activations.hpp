@@ -8,7 +8,7 @@
 //   ticket                row and slot maps, counts; batch [R, H], weight [R]
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
 //   dense layers          in place of router to experts: gate, up, act [T, Fd/TP]
-//   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP]
+//   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP], in accumulate_t as logits are
 #include <moefold/core/context_facts.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/recompute.hpp>
@@ -148,7 +148,7 @@ constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage, exte
   if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1) {
     keep.take(a.rows() * a.model.hidden, t);
     keep.take(a.rows(), acc);
-    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, t);
+    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
   }
   return keep.bytes;
 }
@@ -176,7 +176,7 @@ constexpr extent_t deferred_by_chunk(const activation_shape& a, extent_t stage, 
     if (m.shared_ffn > 0) product(block, tokens, m.hidden, m.shared_ffn / tp);
   }
   if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1)
-    rest.take(tokens * padded_vocabulary(m, tp) / tp, t), rest.take(tokens * m.hidden, t);
+    rest.take(tokens * padded_vocabulary(m, tp) / tp, acc), rest.take(tokens * m.hidden, t);
   return rest.bytes + layers.count * attention.bytes + (layers.count - dense_blocks) * block.bytes + dense_blocks * dense.bytes;
 }
 
@@ -197,6 +197,21 @@ constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage
   return most;
 }
 
+namespace detail {
+
+/// Elements that the largest product of a rank widens where storage is narrower than its accumulate type: both inputs and the
+/// output (ops/gemm.hpp).
+constexpr extent_t widened_elements(const activation_shape& a) {
+  const model_shape& m = a.model;
+  const extent_t tp = a.fold.attention.of(axis_id::tp);
+  const auto product = [&](extent_t rows, extent_t width) { return rows * m.hidden + width * m.hidden + rows * width; };
+  return std::max({product(a.tokens(), m.q_width() / tp), product(a.tokens(), m.kv_width() / tp),
+                   product(a.tokens(), padded_vocabulary(m, tp) / tp), product(a.tokens(), std::max(m.shared_ffn, m.dense_ffn) / tp),
+                   product(a.rows(), m.experts), product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
+}
+
+}  // namespace detail
+
 /// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.
 template <class Precision>
 constexpr extent_t scratch_bound(const activation_shape& a) {
@@ -214,10 +229,11 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
   const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (a.context.gathers ? 4 + 4 * cp : 24) * m.kv_width()) / tp) +
                              (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
+  const extent_t widened = t < acc ? detail::widened_elements(a) : 0;
   const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
                                             : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
                                                   a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
-  return (moe + attention + loss + again + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
+  return (moe + attention + loss + again + widened + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }
 
 }  // namespace moefold

@@ -14,6 +14,8 @@
 //   ep           all_to_all 1 | 0 counts, all_to_all_v 2 | 2  rows x (H+1), H | H, H+1        AllToAll dispatcher; padded: no counts
 //   etp          all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1
 //   etp, ep      all_gather 1 | 0 counts, all_gather_v 1 | 1, reduce_scatter_v 1 | 1          AllGather: tokens x (H+2k), H | H, H+k
+//   ep, etp, narrow storage: a weight or choice takes w = acc/storage elements of a row (H+w, H+2kw);
+//                in dispatch's backward dp is reduced apart, in acc
 //   what core/recompute.hpp recomputes has its forward traffic twice
 //   pp           send and recv of [rows, H] along and against the stages
 //   tp x cp x dp                                                                              all_reduce of the token counts
@@ -137,6 +139,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   const extent_t gathers = tokens.drops() && tokens.full_sequence ? moes + moes_again : 0;
   table.add(over_set, tp * cp, all_gather, a.rows() * (1 + m.top_k), 4, gathers);
   table.add(over_set, tp * cp, all_gather, a.rows() * m.top_k, acc, tokens.by_position ? 0 : gathers);
+  constexpr extent_t lanes = acc / t;  // elements of a row that carry one weight or choice
   const bool everybody = a.facts.dispatch == dispatch_kind::all_gather;
   const extent_t counted = a.padded() ? 0 : moes + moes_again;
   table.add(over_ep, ep, everybody ? all_gather : all_to_all, everybody ? etp : own, 8, counted);
@@ -162,12 +165,15 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
       table.add_v(over_etp, all_gather_v, etp_rank, wide(inner, width), t);
       table.add_v(over_ep, all_gather_v, ep_rank, wide(outer, width), t);
     };
-    const auto scatter = [&](extent_t width) {
-      table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, width), t);
-      table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, width), t);
+    const auto scatter = [&](extent_t width, extent_t size) {
+      table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, width), size);
+      table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, width), size);
     };
-    for (extent_t forward = 0; forward < moes + moes_again; ++forward) gather(m.hidden + 2 * m.top_k), scatter(m.hidden);
-    for (extent_t backward = 0; backward < moes; ++backward) gather(m.hidden), scatter(m.hidden + m.top_k);
+    for (extent_t forward = 0; forward < moes + moes_again; ++forward) gather(m.hidden + 2 * m.top_k * lanes), scatter(m.hidden, t);
+    for (extent_t backward = 0; backward < moes; ++backward) {
+      gather(m.hidden), scatter(m.hidden + (lanes == 1 ? m.top_k : 0), t);
+      if (lanes > 1) scatter(m.top_k, acc);
+    }
   }
   const std::vector<std::int64_t> filled(std::size_t(m.experts), a.rows_of_source());
   const auto rows_of = [&](extent_t layer, extent_t micro, extent_t source) -> std::span<const std::int64_t> {
@@ -190,10 +196,12 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
         table.add_v(over_etp, all_gather_v, etp_rank, wide(shared, width), t);
       };
       const auto to_tokens = [&](extent_t width) {
-        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, width), t);
+        const bool apart = lanes > 1 && width != m.hidden;  // dp is summed by itself
+        table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, apart ? m.hidden : width), t);
+        if (apart) table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(shared, 1), acc);
         table.add_v(over_ep, all_to_all_v, ep_rank, wide(received, width), t);
       };
-      const extent_t row = m.hidden, weighted = m.hidden + 1;
+      const extent_t row = m.hidden, weighted = m.hidden + lanes;
       for (int forward = 0; forward < (moes_again > 0 ? 2 : 1); ++forward) to_experts(weighted), to_tokens(row);
       to_experts(row), to_tokens(weighted);
     }

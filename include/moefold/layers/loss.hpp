@@ -21,7 +21,7 @@ struct loss_layer {
 
   struct saved {
     view<const T> x;   // [T/TP, H], the caller's
-    view<T> gradient;  // [T, V/TP]: softmax - onehot
+    view<A> gradient;  // [T, V/TP]: logits, then softmax - onehot; in accumulate_t, never rounded to storage
   };
 
   /// x [T/TP, H], labels [T] of the whole CP part (negative: ignored) -> the summed loss of this tp rank's own T/TP tokens.
@@ -34,12 +34,12 @@ struct loss_layer {
     for (const std::int32_t label : labels)  // no rank would hold it, and the loss would be wrong without a word
       require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary,
               "; use labels below it, negative to ignore");
-    s = {x, keep.template take<T>(tokens, width)};
+    s = {x, keep.template take<A>(tokens, width)};
     scratch local(e);
-    head.forward(e, gather_rows_of_group<T>(e, *tp, x, local), s.gradient);
+    gemm_nt(e, gather_rows_of_group<T>(e, *tp, x, local), head.weight.value, s.gradient);
     const extent_t first = tp->rank() * width, valid = std::clamp<extent_t>(vocabulary - first, 0, width);
     view<A> mine = local.template take<A>(tokens, 3), stats = local.template take<A>(tokens, 3), loss = local.template take<A>(tokens);
-    cross_entropy_local(e, view<const T>(s.gradient), labels, first, valid, mine);
+    cross_entropy_local(e, view<const A>(s.gradient), labels, first, valid, mine);
     view<A> parts = mine;
     if (tp->size() > 1) {
       parts = local.template take<A>(tp->size(), tokens, 3);
@@ -56,7 +56,8 @@ struct loss_layer {
     scratch local(e);
     view<const T> x = gather_rows_of_group<T>(e, *tp, s.x, local);
     view<T> partial = partial_rows<T, Exec>(*tp, dx, local);
-    head.backward(e, view<const T>(s.gradient), x, partial);
+    weight_gradient(e, view<const A>(s.gradient), x, head.weight.gradient);
+    gemm_nn(e, view<const A>(s.gradient), head.weight.value, partial);
     sum_and_scatter_rows<T>(e, *tp, partial, dx);
   }
 };

@@ -30,8 +30,8 @@ struct micro_batch {
 
   /// What the MoE layers of a rank need to know of its own tokens.
   routing_context context(routing_tap* tap) const {
-    const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), first = std::size_t(place.part.tp_rank) * own;
-    return {place,       padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(first, own),
+    const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), begin = std::size_t(place.part.tp_rank) * own;
+    return {place,       padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(begin, own),
             loss_weight, index,
             seed,        training,
             tap};

@@ -7,7 +7,8 @@
 //
 // Per call 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward) over each of etp and ep; dispatch
 // also gathers the numbers of tokens (8 bytes over etp, 8 ETP over ep), not when padded, which needs the same number of tokens on every rank.
-// A choice travels as a number of type T: exact for any expert below 2^24 in fp32.
+// A choice travels as a number of accumulate_t<T>: exact for any expert below 2^24 in fp32. In bf16 it is a float in two elements, and so is p
+// (H + 4k); on the way back dp, which is added, is reduced apart in fp32: H elements of bf16, then k floats, one reduce_scatter_v each.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
 #include <moefold/moe/dispatcher.hpp>
 #include <moefold/ops/permute.hpp>
@@ -24,7 +25,7 @@ class all_gather_dispatcher {
   using weight_type = accumulate_t<T>;
   using A = weight_type;
   static constexpr dispatch_kind kind = dispatch_kind::all_gather;
-  static_assert(std::is_same_v<T, A>, "moefold: a row carries choices and weights in its own type; use fp32 or fp64 storage");
+  static constexpr extent_t lanes = wide_lanes<T>;  // elements of a row that carry one choice or weight
 
   struct ticket {
     view<std::size_t> inner;         // [ETP] tokens of each etp peer
@@ -39,8 +40,8 @@ class all_gather_dispatcher {
 
   all_gather_dispatcher(extent_t experts, extent_t top_k, Comm& ep, Comm& etp) : experts_(experts), top_k_(top_k), ep_(&ep), etp_(&etp) {
     require(experts % ep.size() == 0, "moefold: ", experts, " experts cannot be shared equally by ", ep.size(), " ep ranks");
-    require(experts < (std::int64_t{1} << std::numeric_limits<T>::digits), "moefold: the AllGather dispatcher sends choices as numbers of ",
-            std::numeric_limits<T>::digits, " bits, too few for ", experts, " experts; use the AllToAll dispatcher");
+    require(experts < (std::int64_t{1} << std::numeric_limits<A>::digits), "moefold: the AllGather dispatcher sends choices as numbers of ",
+            std::numeric_limits<A>::digits, " bits, too few for ", experts, " experts; use the AllToAll dispatcher");
   }
 
   /// Collective over etp and ep. Throws if an expert index is out of range.
@@ -52,7 +53,7 @@ class all_gather_dispatcher {
     t.inner = keep.template take<std::size_t>(etp_->size());
     t.outer = keep.template take<std::size_t>(ep_->size());
     gather_token_counts(e, n, padded, t);
-    const extent_t all = total_rows(t.outer), width = hidden + 2 * k;
+    const extent_t all = total_rows(t.outer), width = hidden + 2 * k * lanes;
 
     scratch local(e);
     const view<T> mine = local.template take<T>(n, width);
@@ -61,8 +62,8 @@ class all_gather_dispatcher {
       copy_row(x.data() + i * hidden, row, hidden);
       for (extent_t j = 0; j < k; ++j) {
         require_choice(choice.expert(i, j), experts_, i);
-        row[hidden + j] = T(choice.expert(i, j));
-        row[hidden + k + j] = choice.weight(i, j);
+        put_wide<T>(A(choice.expert(i, j)), row + hidden + j * lanes);
+        put_wide<T>(choice.weight(i, j), row + hidden + (k + j) * lanes);
       }
     }
     const view<const T> tokens = gather(e, view<const T>(mine), t, local, meanwhile);
@@ -71,7 +72,7 @@ class all_gather_dispatcher {
     const extent_t first = ep_->rank() * own;
     for (extent_t i = 0; i < all; ++i)
       for (extent_t j = 0; j < k; ++j) {
-        const extent_t here = extent_t(tokens(i, hidden + j)) - first;
+        const extent_t here = extent_t(get_wide(tokens.data() + i * width + hidden + j * lanes)) - first;
         index(i, j) = here >= 0 && here < own ? std::int32_t(here) : -1;
       }
     t.counts = keep.template take<std::int64_t>(own);
@@ -102,7 +103,7 @@ class all_gather_dispatcher {
       }
       const T* const row = tokens.data() + slot / k * width;
       copy_row(row, to, hidden);
-      t.weight(r) = row[hidden + k + slot % k];
+      t.weight(r) = get_wide(row + hidden + (k + slot % k) * lanes);
     }
     return t;
   }
@@ -129,25 +130,29 @@ class all_gather_dispatcher {
   /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
   template <class Exec>
   void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
-    const extent_t n = own_tokens(t), hidden = t.batch.extent(1), width = hidden + top_k_;
+    const extent_t n = own_tokens(t), hidden = t.batch.extent(1), width = lanes == 1 ? hidden + top_k_ : hidden;
     require_matrix("dispatch_backward", "dbatch", dbatch, t.batch.extent(0), hidden);
     require_count("dispatch_backward", "dweight", dweight.size(), t.batch.extent(0));
     require_matrix("dispatch_backward", "dx", dx, n, hidden);
     require_matrix("dispatch_backward", "dchoice", dchoice, n, top_k_);
     scratch local(e);
     const view<T> all = local.template take<T>(t.row_of_slot.extent(0), width), mine = local.template take<T>(n, width);
+    const view<A> dp = local.template take<A>(lanes == 1 ? 0 : all.extent(0), top_k_);
     for (extent_t i = 0; i < all.extent(0); ++i) {
       const std::int32_t* const row = t.row_of_slot.data() + i * top_k_;
       T* const to = all.data() + i * width;
       sum_rows(
           hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
-      for (extent_t j = 0; j < top_k_; ++j) to[hidden + j] = row[j] < 0 ? T(0) : dweight[std::size_t(row[j])];
+      A* p = dp.data() + i * top_k_;
+      if constexpr (lanes == 1) p = to + hidden;
+      for (extent_t j = 0; j < top_k_; ++j) p[j] = row[j] < 0 ? A(0) : dweight[std::size_t(row[j])];
     }
     reduce(e, view<const T>(all), mine, t, local);
     for (extent_t i = 0; i < n; ++i) {
       copy_row(mine.data() + i * width, dx.data() + i * hidden, hidden);
-      copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
+      if constexpr (lanes == 1) copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
     }
+    if constexpr (lanes > 1) reduce(e, view<const A>(dp), dchoice, t, local);
   }
 
  private:
@@ -189,13 +194,13 @@ class all_gather_dispatcher {
     return rows;
   }
   /// The sum over all ranks of their partial rows, this rank's part: the reverse of gather.
-  template <class Exec>
-  void reduce(Exec e, view<const T> rows, view<T> out, const ticket& t, scratch<Exec>& local) const {
+  template <class Exec, class U>
+  void reduce(Exec e, view<const U> rows, view<U> out, const ticket& t, scratch<Exec>& local) const {
     const extent_t width = rows.extent(1);
     for (Comm* comm : {ep_, etp_}) {
       if (comm->size() == 1) continue;
       const view<const std::size_t> counts = comm == etp_ ? t.inner : t.outer;
-      const view<T> part = local.template take<T>(extent_t(counts(comm->rank())), width);
+      const view<U> part = local.template take<U>(extent_t(counts(comm->rank())), width);
       comm->reduce_scatter_v(e, rows.span(), elements_of_rows(counts, width, local), part.span(), sum{}).wait(e);
       rows = part;
     }

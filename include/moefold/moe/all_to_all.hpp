@@ -4,11 +4,13 @@
 //
 //   x [n, H] -permute-> rows by expert -ep-> own rows [ep][expert] -etp-> exchange rows [etp][ep][expert] -sort-> batch [R, H] by (expert, ep, etp)
 //   A row that travels with its weight is H + 1 elements wide: x, then p. One exchange carries both, and both gradients on the way back.
+//   In bf16 p stays a float and takes two elements (H + 2), which are moved but cannot be added: over etp dx and dp are then summed apart.
 //   Where ranks can fetch from their peers' memory (comm: fetch_v), permute, exchange and sort are one pass: the receiver takes each row from where
 //   the sender keeps it and puts it where it belongs; on the way back a token adds up its k rows straight from the experts' memory. Same bytes.
 //
 // Per call over ep: 1 all_to_all of 8 bytes x local experts (dispatch only, not when padded) and 1 all_to_all_v of its rows; over etp, when ETP > 1:
-// 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward).
+// 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward;
+// in bf16 one more for dp).
 // Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
 #include <moefold/moe/row_fetch.hpp>
@@ -26,7 +28,7 @@ class all_to_all_dispatcher {
   using weight_type = accumulate_t<T>;
   using A = weight_type;
   static constexpr dispatch_kind kind = dispatch_kind::all_to_all;
-  static_assert(std::is_same_v<T, A>, "moefold: a row carries its weight in its own type; use fp32 or fp64 storage");
+  static constexpr extent_t lanes = wide_lanes<T>;  // elements of a row that carry its weight
 
   struct ticket {
     view<const std::int32_t> expert;   // [n, k] the caller's choices; -1: dropped
@@ -80,7 +82,7 @@ class all_to_all_dispatcher {
     if constexpr (fetching<Comm, Exec>) {
       if (etp == 1) {
         fetch_rows<T>(
-            e, *ep_, t, hidden + 1, {x.data(), choice.weight.data(), hidden}, local,
+            e, *ep_, t, hidden + lanes, {x.data(), choice.weight.data(), hidden}, local,
             [&](extent_t row, const T* from, A weight) {
               put_row(from, t.batch.data() + row * hidden, hidden);
               t.weight(row) = weight;
@@ -146,19 +148,32 @@ class all_to_all_dispatcher {
     scratch local(e);
     const bool direct = etp_->size() == 1;
     view<const T> rows = dbatch;
-    if (!direct || !fetching<Comm, Exec>) {
-      view<T> exchanged = local.template take<T>(dbatch.extent(0), hidden + 1);
+    view<const A> weight = dweight;
+    if (lanes > 1 && !direct) {
+      rows = own_sums(e, dbatch, t, local);
+      weight = own_sums(e, dweight.as({dweight.extent(0), 1}), t, local);
+    } else if (!direct || !fetching<Comm, Exec>) {
+      view<T> exchanged = local.template take<T>(dbatch.extent(0), hidden + lanes);
       scatter_weighted(e, dbatch, dweight, t.exchange_of_batch.span(), exchanged);
-      rows = reduce_shared(e, exchanged, t, local);
+      rows = reduce_shared(e, view<const T>(exchanged), t, local);
     }
     if constexpr (fetching<Comm, Exec>) {
-      const row_way_back<T> mine = direct ? row_way_back<T>{rows.data(), dweight.data(), t.first.data(), hidden, 1}
-                                          : row_way_back<T>{rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
-      sum_from_peers<T>(e, *ep_, t, hidden + 1, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
+      row_way_back<T> mine{rows.data(), weight.data(), t.first.data(), hidden, 1};
+      if constexpr (lanes == 1)
+        if (!direct) mine = {rows.data(), rows.data() + hidden, t.first.data(), hidden + 1, hidden + 1};
+      sum_from_peers<T>(e, *ep_, t, hidden + lanes, mine, local, [&](extent_t token, auto row_of, auto weight_of) {
         for (extent_t j = 0; j < top_k_; ++j) dchoice(token, j) = weight_of(j);
         sum_rows(hidden, top_k_, row_of, dx.data() + token * hidden);
       });
     } else {
+      if (lanes > 1 && !direct) {
+        const view<T> packed = local.template take<T>(rows.extent(0), hidden + lanes);
+        for (extent_t r = 0; r < rows.extent(0); ++r) {
+          copy_row(rows.data() + r * hidden, packed.data() + r * packed.extent(1), hidden);
+          put_wide<T>(weight.data()[r], packed.data() + r * packed.extent(1) + hidden);
+        }
+        rows = packed;
+      }
       combine_weighted(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, dx, dchoice);
     }
   }
@@ -208,18 +223,18 @@ class all_to_all_dispatcher {
     t.offsets(own) = row;
   }
 
-  /// x and weights to this rank's own rows [received, H + 1], in the order [ep][expert].
+  /// x and weights to this rank's own rows [received, H + 1] (bf16: H + 2), in the order [ep][expert].
   template <class Exec, class Meanwhile>
   view<const T> weighted_to_experts(Exec e, view<const T> x, view<const A> weight, const ticket& t, scratch<Exec>& local,
                                     Meanwhile&& meanwhile) const {
-    const extent_t hidden = x.extent(1), width = hidden + 1;
+    const extent_t hidden = x.extent(1), width = hidden + lanes;
     if constexpr (fetching<Comm, Exec>) {
       const view<T> rows = local.template take<T>(total_rows(t.received), width);
       fetch_rows<T>(
           e, *ep_, t, width, {x.data(), weight.data(), hidden}, local,
           [&](extent_t row, const T* from, A p) {
             put_row(from, rows.data() + row * width, hidden);
-            rows(row, hidden) = p;
+            put_wide<T>(p, rows.data() + row * width + hidden);
           },
           meanwhile);
       return rows;
@@ -230,11 +245,11 @@ class all_to_all_dispatcher {
     }
   }
   /// Batch rows, partial over etp -> this rank's own rows, summed over etp.
-  template <class Exec>
-  view<const T> own_sums(Exec e, view<const T> batch, const ticket& t, scratch<Exec>& local) const {
-    view<T> exchanged = local.template take<T>(batch.shape());
+  template <class Exec, class U>
+  view<const U> own_sums(Exec e, view<const U> batch, const ticket& t, scratch<Exec>& local) const {
+    view<U> exchanged = local.template take<U>(batch.shape());
     scatter_rows(e, batch, t.exchange_of_batch.span(), exchanged);
-    return reduce_shared(e, exchanged, t, local);
+    return reduce_shared(e, view<const U>(exchanged), t, local);
   }
 
   /// All-to-All-V over ep of whole rows.
@@ -258,10 +273,10 @@ class all_to_all_dispatcher {
     return out;
   }
   /// ReduceScatter-V over etp; one rank: the rows themselves.
-  template <class Exec>
-  view<const T> reduce_shared(Exec e, view<const T> rows, const ticket& t, scratch<Exec>& local) const {
+  template <class Exec, class U>
+  view<const U> reduce_shared(Exec e, view<const U> rows, const ticket& t, scratch<Exec>& local) const {
     if (etp_->size() == 1) return rows;
-    view<T> out = local.template take<T>(extent_t(t.shared(etp_->rank())), rows.extent(1));
+    view<U> out = local.template take<U>(extent_t(t.shared(etp_->rank())), rows.extent(1));
     etp_->reduce_scatter_v(e, rows.span(), elements_of_rows(t.shared, rows.extent(1), local), out.span(), sum{}).wait(e);
     return out;
   }

@@ -17,7 +17,6 @@ template <class Precision>
 struct router_layer {
   using T = typename Precision::storage;
   using A = typename Precision::accumulate;
-  static_assert(std::is_same_v<T, A>, "moefold: the router needs storage in its accumulate type; use fp32 or fp64");
   parameter<Precision, replicated> weight;  // [E, H]
   route_rule rule{};
   balance_losses balance{};
@@ -98,10 +97,10 @@ struct router_layer {
                       balance.any_load() ? s.pull : view<A>{}, losses ? balance.z * s.where.loss_weight : 0, dlogits);
     weight_gradient(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient);
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
-    const view<T> part = local.template take<T>(s.x.shape());
+    const view<A> part = local.template take<A>(s.x.shape());
     gemm_nn(e, view<const A>(dlogits), weight.value, part);
-    apply_jitter(view<const T>(part), s, part);
-    for (std::size_t i = 0; i < dx.size(); ++i) dx[i] += part[i];
+    apply_jitter(view<const A>(part), s, part);
+    for (std::size_t i = 0; i < dx.size(); ++i) dx[i] = T(A(dx[i]) + part[i]);
   }
 
  private:
@@ -132,7 +131,8 @@ struct router_layer {
     return out;
   }
   /// out = in times the factor of (seed, step, layer, global token, element): the same in every mapping, and in backward.
-  void apply_jitter(view<const T> in, const saved& s, view<T> out) const {
+  template <class U>
+  void apply_jitter(view<const U> in, const saved& s, view<U> out) const {
     const batch_place& place = s.where.place;
     const random_stream draw(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
                              hash_of("router.jitter") + std::uint64_t(s.layer));
@@ -140,7 +140,7 @@ struct router_layer {
     for (extent_t t = 0; t < in.extent(0); ++t) {
       const extent_t token = place.sample(t) * sequence + place.position(t);
       for (extent_t h = 0; h < hidden; ++h)
-        out(t, h) = T(A(in(t, h)) * A(1 + jitter * (2 * draw.uniform(std::uint64_t(token * hidden + h)) - 1)));
+        out(t, h) = U(A(in(t, h)) * A(1 + jitter * (2 * draw.uniform(std::uint64_t(token * hidden + h)) - 1)));
     }
   }
 

@@ -5,6 +5,8 @@
 //   gemm_nt   c [m, n] = a [m, k] b [n, k]^T + beta c     y = x W^T          leading extents are flattened into rows
 //   gemm_nn   c [m, n] = a [m, k] b [k, n]   + beta c     dx = dy W
 //   gemm_tn   c [m, n] = a [k, m]^T b [k, n] + beta c     dW = dy^T x
+// The three types may differ (bf16 x bf16 -> bf16 or float, float x bf16 -> ..): what is narrower than accumulate_t of c is widened into scratch,
+// the product is made there, and every element of c is rounded once, beta c included.
 #include <moefold/ops/rows.hpp>
 
 #include <algorithm>
@@ -126,12 +128,53 @@ void gemm_strided([[maybe_unused]] host_exec e, bool ta, bool tb, extent_t m, ex
 #endif
 }
 
+namespace detail {
+
+/// Whether a product of these types needs widening: not all three are one type, or that type is not its own accumulate type.
+template <class X, class W, class Y>
+inline constexpr bool one_type = std::is_same_v<std::remove_const_t<X>, Y>&& std::is_same_v<std::remove_const_t<W>, Y>;
+
+/// [rows, cols], packed, in A: the matrix itself where it is of A already.
+template <class A, class T>
+const A* widened(const T* from, extent_t rows, extent_t cols, scratch<host_exec>& local) {
+  if constexpr (std::is_same_v<A, T>) {
+    return from;
+  } else {
+    A* const to = local.take<A>(rows * cols).data();
+    for (extent_t i = 0; i < rows * cols; ++i) to[i] = A(from[i]);
+    return to;
+  }
+}
+
+/// c [m, n] = op(a) op(b) + beta c, all packed: the product in A = accumulate_t<Y>, one rounding at the store.
+template <class X, class W, class Y>
+void gemm_packed(host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, const X* a, const W* b, accumulate_t<Y> beta, Y* c) {
+  using A = accumulate_t<Y>;
+  const extent_t lda = ta ? m : k, ldb = tb ? k : n;
+  if constexpr (one_type<X, W, Y> && std::is_same_v<Y, A>) {
+    gemm_strided(e, ta, tb, m, n, k, A(1), a, lda, b, ldb, beta, c, n);
+  } else {
+    scratch<host_exec> local(e);
+    const A* const wide_a = widened<A>(a, m, k, local);
+    const A* const wide_b = widened<A>(b, k, n, local);
+    if constexpr (std::is_same_v<Y, A>) {
+      gemm_strided(e, ta, tb, m, n, k, A(1), wide_a, lda, wide_b, ldb, beta, c, n);
+    } else {
+      A* const wide = local.take<A>(m * n).data();
+      gemm_strided(e, ta, tb, m, n, k, A(1), wide_a, lda, wide_b, ldb, A(0), wide, n);
+      for (extent_t i = 0; i < m * n; ++i) c[i] = beta == A(0) ? Y(wide[i]) : Y(wide[i] + beta * A(c[i]));
+    }
+  }
+}
+
+}  // namespace detail
+
 template <class T>
 void gemm_nt(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_t<T> beta = T(0)) {
   const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
   require_matrix("gemm_nt", "a", a, m, k);
   require_matrix("gemm_nt", "b", b, n, k);
-  gemm_strided(e, false, true, m, n, k, T(1), a.data(), k, b.data(), k, beta, c.data(), n);
+  detail::gemm_packed(e, false, true, m, n, k, a.data(), b.data(), accumulate_t<T>(beta), c.data());
 }
 
 template <class T>
@@ -139,7 +182,7 @@ void gemm_nn(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_
   const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
   require_matrix("gemm_nn", "a", a, m, k);
   require_matrix("gemm_nn", "b", b, k, n);
-  gemm_strided(e, false, false, m, n, k, T(1), a.data(), k, b.data(), n, beta, c.data(), n);
+  detail::gemm_packed(e, false, false, m, n, k, a.data(), b.data(), accumulate_t<T>(beta), c.data());
 }
 
 template <class T>
@@ -147,7 +190,35 @@ void gemm_tn(host_exec e, input<T> a, input<T> b, view<T> c, std::type_identity_
   const extent_t m = rows_of(c), n = cols_of(c), k = rows_of(a);
   require_matrix("gemm_tn", "a", a, k, m);
   require_matrix("gemm_tn", "b", b, k, n);
-  gemm_strided(e, true, false, m, n, k, T(1), a.data(), m, b.data(), n, beta, c.data(), n);
+  detail::gemm_packed(e, true, false, m, n, k, a.data(), b.data(), accumulate_t<T>(beta), c.data());
+}
+
+/// The same with different types.
+template <class X, class W, class Y>
+  requires(!detail::one_type<X, W, Y>)
+void gemm_nt(host_exec e, view<X> a, view<W> b, view<Y> c, std::type_identity_t<accumulate_t<Y>> beta = 0) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
+  require_matrix("gemm_nt", "a", a, m, k);
+  require_matrix("gemm_nt", "b", b, n, k);
+  detail::gemm_packed(e, false, true, m, n, k, a.data(), b.data(), beta, c.data());
+}
+
+template <class X, class W, class Y>
+  requires(!detail::one_type<X, W, Y>)
+void gemm_nn(host_exec e, view<X> a, view<W> b, view<Y> c, std::type_identity_t<accumulate_t<Y>> beta = 0) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = cols_of(a);
+  require_matrix("gemm_nn", "a", a, m, k);
+  require_matrix("gemm_nn", "b", b, k, n);
+  detail::gemm_packed(e, false, false, m, n, k, a.data(), b.data(), beta, c.data());
+}
+
+template <class X, class W, class Y>
+  requires(!detail::one_type<X, W, Y>)
+void gemm_tn(host_exec e, view<X> a, view<W> b, view<Y> c, std::type_identity_t<accumulate_t<Y>> beta = 0) {
+  const extent_t m = rows_of(c), n = cols_of(c), k = rows_of(a);
+  require_matrix("gemm_tn", "a", a, k, m);
+  require_matrix("gemm_tn", "b", b, k, n);
+  detail::gemm_packed(e, true, false, m, n, k, a.data(), b.data(), beta, c.data());
 }
 
 }  // namespace moefold

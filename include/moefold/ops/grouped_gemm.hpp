@@ -33,7 +33,7 @@ void grouped_gemm_nt(host_exec e, input<T> x, input<T> w, std::span<const std::i
   require_matrix("grouped_gemm_nt", "y", y, rows_of(x), w.extent(1));
   detail::for_groups<T>("grouped_gemm_nt", w, offsets, rows_of(x), [&](extent_t g, extent_t first, extent_t count) {
     const extent_t n = w.extent(1), k = w.extent(2);
-    gemm_strided(e, false, true, count, n, k, T(1), x.data() + first * k, k, w.data() + g * n * k, k, T(0), y.data() + first * n, n);
+    detail::gemm_packed(e, false, true, count, n, k, x.data() + first * k, w.data() + g * n * k, accumulate_t<T>(0), y.data() + first * n);
   });
 }
 
@@ -44,7 +44,8 @@ void grouped_gemm_nn(host_exec e, input<T> dy, input<T> w, std::span<const std::
   require_matrix("grouped_gemm_nn", "dx", dx, rows_of(dy), w.extent(2));
   detail::for_groups<T>("grouped_gemm_nn", w, offsets, rows_of(dy), [&](extent_t g, extent_t first, extent_t count) {
     const extent_t n = w.extent(1), k = w.extent(2);
-    gemm_strided(e, false, false, count, k, n, T(1), dy.data() + first * n, n, w.data() + g * n * k, k, beta, dx.data() + first * k, k);
+    detail::gemm_packed(e, false, false, count, k, n, dy.data() + first * n, w.data() + g * n * k, accumulate_t<T>(beta),
+                        dx.data() + first * k);
   });
 }
 
@@ -54,7 +55,21 @@ void grouped_gemm_tn(host_exec e, input<T> dy, input<T> x, std::span<const std::
   require_matrix("grouped_gemm_tn", "x", x, rows_of(dy), dw.extent(2));
   detail::for_groups<T>("grouped_gemm_tn", dw, offsets, rows_of(x), [&](extent_t g, extent_t first, extent_t count) {
     const extent_t n = dw.extent(1), k = dw.extent(2);
-    gemm_strided(e, true, false, n, k, count, T(1), dy.data() + first * n, n, x.data() + first * k, k, T(1), dw.data() + g * n * k, k);
+    detail::gemm_packed(e, true, false, n, k, count, dy.data() + first * n, x.data() + first * k, accumulate_t<T>(1),
+                        dw.data() + g * n * k);
+  });
+}
+
+/// The same with the gradient in a type of its own: it is accumulated there, never rounded to that of x.
+template <class X, class D, class G>
+  requires(!detail::one_type<X, D, G>)
+void grouped_gemm_tn(host_exec e, view<D> dy, view<X> x, std::span<const std::int64_t> offsets, view<G> dw) {
+  require_matrix("grouped_gemm_tn", "dy", dy, rows_of(x), dw.extent(1));
+  require_matrix("grouped_gemm_tn", "x", x, rows_of(dy), dw.extent(2));
+  detail::for_groups<G>("grouped_gemm_tn", dw, offsets, rows_of(x), [&](extent_t g, extent_t first, extent_t count) {
+    const extent_t n = dw.extent(1), k = dw.extent(2);
+    detail::gemm_packed(e, true, false, n, k, count, dy.data() + first * n, x.data() + first * k, accumulate_t<G>(1),
+                        dw.data() + g * n * k);
   });
 }
 

@@ -2,6 +2,8 @@
 // Single rows of elements, as permutations and dispatchers move them: copy one, clear one, add several up in a fixed order.
 //
 //   copy_row   to = from        zero_row   to = 0        sum_rows   out = row_of(0) + row_of(1) + .. , a null pointer adds nothing
+//   put_wide   a number of accumulate_t<T> into wide_lanes<T> elements of a row, bit by bit; get_wide reads it back. Such elements are only moved,
+//              never added: in bf16 a number takes two elements, in fp32 and fp64 one, which is the number itself.
 #include <moefold/ops/rows.hpp>
 
 #include <algorithm>
@@ -15,6 +17,20 @@ inline void copy_row(const T* from, T* to, extent_t width) {
 template <class T>
 inline void zero_row(T* to, extent_t width) {
   for (extent_t c = 0; c < width; ++c) to[c] = T(0);
+}
+
+/// Elements of T that hold one number of accumulate_t<T>.
+template <class T>
+inline constexpr extent_t wide_lanes = extent_t(sizeof(accumulate_t<T>) / sizeof(T));
+template <class T>
+inline void put_wide(accumulate_t<T> value, T* to) {
+  std::memcpy(static_cast<void*>(to), &value, sizeof value);
+}
+template <class T>
+inline accumulate_t<T> get_wide(const T* from) {
+  accumulate_t<T> value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
 }
 
 /// out = sum of the rows row_of(0) .. row_of(k - 1), in that order, in accumulate_t; a null pointer adds nothing. Two rows at a time into out where

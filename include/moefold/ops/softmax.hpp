@@ -16,9 +16,14 @@ void softmax_forward(host_exec, input<T> x, view<T> y) {
     const T* const in = x.data() + r * n;
     T* const out = y.data() + r * n;
     const A top = lane_max<A>(n, [=](extent_t c) { return in[c]; });
-    for (extent_t c = 0; c < n; ++c) out[c] = T(exp_of(A(in[c]) - top));
-    const A inverse = A(1) / lane_sum<A>(n, [=](extent_t c) { return out[c]; });
-    for (extent_t c = 0; c < n; ++c) out[c] = T(A(out[c]) * inverse);
+    if constexpr (std::is_same_v<T, A>) {
+      for (extent_t c = 0; c < n; ++c) out[c] = exp_of(in[c] - top);
+      const A inverse = A(1) / lane_sum<A>(n, [=](extent_t c) { return out[c]; });
+      for (extent_t c = 0; c < n; ++c) out[c] *= inverse;
+    } else {  // out cannot hold the exponentials: they are made twice and rounded once
+      const A inverse = A(1) / lane_sum<A>(n, [=](extent_t c) { return exp_of(A(in[c]) - top); });
+      for (extent_t c = 0; c < n; ++c) out[c] = T(exp_of(A(in[c]) - top) * inverse);
+    }
   }
 }
 

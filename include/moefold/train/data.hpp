@@ -163,6 +163,10 @@ class dataset {
   void training_sample(extent_t global_sample, std::span<std::int32_t> tokens, std::span<std::int32_t> labels) const {
     copy(sequence_index(global_sample), tokens, labels);
   }
+  /// Packed documents: one ends after this token, and attention does not cross its end; -1 (the default): every sequence is one document.
+  void end_documents_after(std::int32_t token) { document_end_ = token; }
+  std::int32_t document_end() const { return document_end_; }
+
   /// Held-out sequence i, 0 <= i < held_out_sequences(), always in file order.
   void evaluation_sample(extent_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> labels) const {
     require(i >= 0 && i < held_out_, "moefold: there is no held-out sequence ", i, "; there are ", held_out_);
@@ -191,6 +195,7 @@ class dataset {
   }
 
   token_stream text_;
+  std::int32_t document_end_ = -1;
   extent_t sequence_;
   std::uint64_t seed_;
   double share_;

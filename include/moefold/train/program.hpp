@@ -3,8 +3,10 @@
 // first losses against a single rank, trains, evaluates, and writes metrics, an expert-load heatmap and the routing. Programs of one's own may call
 // it too.
 #include <moefold/comm/thread.hpp>
+#include <moefold/core/replace_file.hpp>
 #include <moefold/mesh/describe.hpp>
 #include <moefold/moe/routing_file.hpp>
+#include <moefold/schedule/draw.hpp>
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
@@ -25,6 +27,7 @@ struct program_options {
   std::vector<std::string> data;  // files, read as bytes
   std::string metrics;            // file for JSON lines; empty: none
   std::string heatmap;            // file for the expert-load heatmap (SVG); empty: none
+  std::string draw_schedule;      // file for a picture of the pipeline schedule (SVG); empty: none. Nothing is trained then
   std::string record_routing;     // file for every token's experts, to be replayed; empty: none
   std::string replay_routing;     // file whose choices are used instead of the router's, as far as it goes; empty: none
   bool even_routing = false;      // for benchmarks: every expert gets the same number of tokens, whatever its scores
@@ -135,6 +138,21 @@ inline stored_routing routing_for(const std::string& path, const model_shape& mo
   return stored;
 }
 
+/// Writes the picture of a run's schedule and says where. Refuses a schedule given as a value, of which the run's type knows nothing, and pictures too
+/// large to look at.
+template <class Schedule>
+void draw_schedule(const program_options& options, extent_t stages, extent_t micro_batches, log_sink& log) {
+  constexpr extent_t most = 100'000;  // steps in a picture
+  require<config_error>(options.train.schedule == nullptr, "moefold: the picture is of the run's own schedule, ", Schedule::name,
+                        ", and the options give another; leave out trainer_options::schedule");
+  require<config_error>(stages <= most && micro_batches <= most / (stages * Schedule::chunks), "moefold: a picture of ", stages,
+                        " stages, ", Schedule::chunks, " chunks and ", micro_batches, " micro-batches has more than ", most,
+                        " steps; draw it with a smaller global batch");
+  replace_file(options.draw_schedule, "picture of the schedule", {draw_svg<Schedule>(int(stages), int(micro_batches))});
+  log.line(sentence("schedule ", Schedule::name, ", ", stages, stages == 1 ? " stage, " : " stages, ", micro_batches,
+                    micro_batches == 1 ? " micro-batch: " : " micro-batches: ", options.draw_schedule));
+}
+
 /// An empty trace of a whole run. Throws config_error where it would not fit into 16 GiB.
 inline routing_trace trace_of(std::int64_t steps, const model_shape& model, extent_t sequence, extent_t global_batch) {
   const double bytes = 4.0 * double(steps) * double(model.layers) * double(global_batch) * double(sequence) * double(model.top_k);
@@ -145,7 +163,7 @@ inline routing_trace trace_of(std::int64_t steps, const model_shape& model, exte
 
 }  // namespace detail
 
-/// Trains Run as the options say and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
+/// Trains Run as the options say, or only draws its schedule, and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
 /// not those of a single rank. Throws config_error for what cannot work.
 template <class Run>
 int run_program(const program_options& options, log_sink& log) {
@@ -160,8 +178,13 @@ int run_program(const program_options& options, log_sink& log) {
   check(options.train, fold);
   require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");
   const extent_t dp = fold.attention.of(axis_id::dp);
+  const extent_t micro_batches = options.train.global_batch / (dp * options.train.micro_batch);
+  if (!options.draw_schedule.empty()) {
+    detail::draw_schedule<typename Run::schedule>(options, fold.attention.of(axis_id::pp), micro_batches, log);
+    return 0;
+  }
   constexpr moe_facts facts = facts_of<typename Run::moe>();
-  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts};
+  const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts, Run::recompute, Run::context::facts};
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
                     model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
@@ -171,9 +194,7 @@ int run_program(const program_options& options, log_sink& log) {
   log.line("");
   log.line(describe(fold));
   log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing even; nothing is allocated yet");
-  log.line(memory_table<precision, typename Run::schedule>(shape, options.train.global_batch / (dp * options.train.micro_batch),
-                                                           int(Run::optimizer::state_tensors))
-               .text());
+  log.line(memory_table<precision, typename Run::schedule>(shape, micro_batches, int(Run::optimizer::state_tensors)).text());
   if (options.dry_run) {
     log.line("dry run: nothing was trained");
     return 0;

@@ -41,7 +41,8 @@ class basic_trainer {
         stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap),
         optimizer_(store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
         numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
-        aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)) {
+        aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)),
+        starts_(std::size_t(sequence)), positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
@@ -289,6 +290,7 @@ class basic_trainer {
       to.ids.resize(std::size_t(part * batch));
       to.labels.resize(std::size_t(part * batch));
       to.padding.assign(std::size_t(part * batch), 0);
+      to.first.resize(data_.document_end() < 0 ? 0 : positions_.size() * std::size_t(batch));
       to.index = extent_t(m);
       to.seed = options_.seed;
       to.training = !evaluation;
@@ -298,6 +300,11 @@ class basic_trainer {
           data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
         else
           data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
+        if (!to.first.empty()) {
+          document_starts(tokens_, data_.document_end(), starts_);
+          for (std::size_t i = 0; i < positions_.size(); ++i)
+            to.first[i * std::size_t(batch) + std::size_t(b)] = starts_[std::size_t(positions_[i])];
+        }
         for (extent_t i = 0; i < part; ++i) {
           const std::size_t position = std::size_t(place_.part.position(i));
           const std::size_t at = std::size_t(i * batch + b);
@@ -333,10 +340,11 @@ class basic_trainer {
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
-  tensor<double> numbers_;                     // squared norm, loss, stop vote, bad gradients, what the layers counted
-  tensor<std::int64_t> load_, aux_load_;       // [layers, E]
-  std::int64_t routed_ = 0;                    // tokens of the last step that are not padding
-  std::vector<std::int32_t> tokens_, labels_;  // [S]
+  tensor<double> numbers_;                              // squared norm, loss, stop vote, bad gradients, what the layers counted
+  tensor<std::int64_t> load_, aux_load_;                // [layers, E]
+  std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
+  std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
+  std::vector<std::int32_t> positions_;                 // [S], rank after rank of cp
   std::optional<runner<stage_type, communicator_type>> runner_;
   std::vector<schedule_step> steps_;
   std::vector<micro_batch> batches_;
