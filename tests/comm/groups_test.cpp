@@ -54,6 +54,28 @@ TEST_SUITE("comm/groups") {
         }
       });
   }
+  TEST_CASE("replicas of a tied embedding: the first and the last stage, over cp and dp; a stage between is alone") {
+    for (const auto& mapping : testing::mappings())
+      run_ranks(int(mapping.fold.world()), [&](thread_comm& world) {
+        host_context context;
+        const host_exec e(context);
+        group_set<thread_comm> comms(world, mapping.fold);
+        CAPTURE(mapping.name);
+        CAPTURE(world.rank());
+        const extents& mesh = mapping.fold.attention;
+        const extent_t last = mesh.of(axis_id::pp) - 1;
+        const auto at_end = [&](extent_t rank) { return coordinate_of(mesh, rank)[axis_id::pp] % std::max<extent_t>(last, 1) == 0; };
+        std::vector<std::int64_t> expected;
+        for (const extent_t peer : peers_of(mesh, comms.ends, world.rank()))
+          if (at_end(world.rank()) ? at_end(peer) : peer == world.rank()) expected.push_back(peer);
+        thread_comm& comm = comms[comms.ends];
+        const std::vector<std::int64_t> me{world.rank()};
+        std::vector<std::int64_t> ranks(std::size_t(comm.size()));
+        comm.all_gather(e, me, ranks).wait(e);
+        CHECK(ranks == expected);
+        CHECK(comm.label() == comm_label("cp x dp x pp"));
+      });
+  }
   TEST_CASE("whatever a parameter's placement, there is a communicator over its replicas; stages and experts have theirs") {
     self_comm world;
     group_set<self_comm> comms(world, {});

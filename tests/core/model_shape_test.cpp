@@ -70,6 +70,14 @@ TEST_SUITE("core/model_shape") {
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.shared_gate = true; })), doctest::Contains("give it a width, shared_ffn"),
                          config_error);
     CHECK_THROWS_AS(check(with([](model_shape& m) { m.shared_ffn = -1; })), config_error);
+    CHECK_NOTHROW(check(with([](model_shape& m) { m.dense_layers = m.layers, m.dense_ffn = 64; })));
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.dense_layers = m.layers + 1, m.dense_ffn = 64; })),
+                         doctest::Contains("take 0 (none) to layers"), config_error);
+    CHECK_THROWS_AS(check(with([](model_shape& m) { m.dense_layers = -1; })), config_error);
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.dense_layers = 1; })), doctest::Contains("dense layers have a width"),
+                         config_error);
+    CHECK_THROWS_AS(check(with([](model_shape& m) { m.dense_ffn = 64; })), config_error);
+    CHECK_THROWS_AS(check(with([](model_shape& m) { m.dense_layers = 1, m.dense_ffn = -64; })), config_error);
     for (const double bad : {0.0, -1.0, std::nan("")})
       CHECK_THROWS_AS(check(with([=](model_shape& m) { m.weight_scale = bad; })), config_error);
     for (const double bad : {0.0, -1.0, std::nan("")}) {

@@ -11,6 +11,8 @@ TEST_SUITE("core/recompute") {
     static_assert(selective<norms, moe>.has(norms) && selective<norms, moe>.has(moe) && !selective<norms, moe>.has(activation));
     static_assert(!recompute_full.has(moe) && recompute_full.twice(moe) && recompute_full.twice(core_attention));
     static_assert(selective<moe>.twice(moe) && !selective<moe>.twice(norms) && !recompute_none.twice(moe));
+    static_assert(selective<norms, moe>.without(moe) == selective<norms> && selective<norms>.without(moe) == selective<norms> &&
+                  recompute_full.without(moe) == recompute_full);
     static_assert(selective<> == recompute_none && selective<moe, norms> == selective<norms, moe>);
   }
   TEST_CASE("a rule can be printed") {

@@ -3,6 +3,8 @@
 #include <moefold/comm/thread.hpp>
 #include <moefold/train/trainer.hpp>
 
+#include <moefold/schedule/zero_bubble.hpp>
+
 #include <doctest/doctest.h>
 #include "../support/mappings.hpp"
 
@@ -30,13 +32,14 @@ struct gather : moe_defaults {
 /// One step with top_k = E, where every expert receives every token, or padded, so that all sizes are known beforehand.
 template <class Precision, class Moe = moe_defaults>
 void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape model = small, const moe_facts& facts = {},
-                  const recompute_rule& recompute = {}) {
+                  const recompute_rule& recompute = {}, const schedule_value* schedule = nullptr) {
   if (!facts.tokens.padded) model.top_k = model.experts;
   const dataset data = text();
   trainer_options options;
   options.global_batch = 8;
   options.micro_batch = micro_batch;
   options.recompute = recompute;
+  options.schedule = schedule;
   run_threads(int(fold.world()), [&](thread_comm& world) {
     const extent_t stage = coordinate_of(fold.attention, world.rank())[axis_id::pp];
     trainer_of<Precision, Moe> trainer(std::move(world), model, sequence, fold, options, data, {}, facts);
@@ -45,7 +48,13 @@ void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape
     const extent_t rows = a.rows_of_source() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
     CHECK((facts.tokens.drops() || a.rows_of_source() == a.rows()));
     CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
-    CHECK(extent_t(trainer.recomputed_peak()) == recomputed_by_block<Precision>(a, rows));
+    const extent_t own = layers_on_stage(model.layers, fold, stage), dense = dense_on_stage(model.layers, model.dense_layers, fold, stage);
+    const extent_t again = std::max(own > dense ? memory_of_block<Precision>(a, rows).again : 0,
+                                    dense > 0 ? memory_of_block<Precision>(a, rows, true).again : 0);
+    CHECK(extent_t(trainer.recomputed_peak()) == again);
+    CHECK(again <= recomputed_by_block<Precision>(a, rows));
+    if (model.dense_layers == 0) CHECK(again == recomputed_by_block<Precision>(a, rows));
+    if (schedule != nullptr) CHECK(extent_t(trainer.deferred_peak()) == deferred_by_chunk<Precision>(a, stage, 0, rows));
     CHECK(rows == a.worst_rows());
     CHECK(extent_t(trainer.scratch_peak()) <=
           scratch_bound<Precision>(a) - (4 << 20));  // without the slack, which holds all of a small model
@@ -115,6 +124,21 @@ TEST_SUITE("inventory/activations") {
         check_engine<fp64>(fold, 2, rich, losses, rule);
         check_engine<fp32, gather>(fold, 2, corrected, padded, rule);
       }
+  }
+  TEST_CASE("so it is with dense layers, and with a backward in two parts what it leaves for later") {
+    using enum axis_id;
+    using enum recompute_part;
+    model_shape dense = small, rich = small;
+    dense.dense_layers = 3, dense.dense_ffn = 20;
+    rich.dense_layers = 1, rich.dense_ffn = 200, rich.shared_ffn = 24, rich.shared_gate = true, rich.activation = activation_function::gelu;
+    for (const folding_extents& fold : {folding_extents{}, make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{etp, 2}, {ep, 2}, {pp, 2}})})
+      for (const schedule_value* schedule : {static_cast<const schedule_value*>(nullptr), &value_of_schedule<zero_bubble_h1>})
+        for (const model_shape& model : {dense, rich, small})
+          for (const recompute_rule& rule : {recompute_none, recompute_full, selective<norms, activation, moe>}) {
+            CAPTURE(describe(rule));
+            CAPTURE(model.dense_layers);
+            check_engine<fp32>(fold, 2, model, {}, rule, schedule);
+          }
   }
   TEST_CASE("recomputation saves exactly what is no longer kept") {
     using enum recompute_part;

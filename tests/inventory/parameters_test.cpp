@@ -84,6 +84,29 @@ TEST_SUITE("inventory/parameters") {
     });
     CHECK(at == expected.size());
   }
+  TEST_CASE("a dense layer has an MLP over tp in place of router and experts; the layers behind it are as ever") {
+    for (const activation_function activation : {activation_function::swiglu, activation_function::gelu}) {
+      model_shape two = small;
+      two.layers = 2, two.dense_layers = 1, two.dense_ffn = 20, two.shared_ffn = 6, two.activation = activation;
+      const bool gated = activation == activation_function::swiglu;
+      std::vector<std::string> dense, moe;
+      for_each_parameter(two, {}, 0, [&](const parameter_fact& p) {
+        if (p.layer == 0) dense.push_back(p.name());
+        if (p.layer == 1) moe.push_back(p.name());
+        if (p.kind == parameter_kind::mlp_norm) CHECK((p.extent == shape{32} && p.placement == value_of<replicated> && !p.decay));
+        if (p.kind == parameter_kind::mlp_up) CHECK((p.extent == shape{20, 32} && p.placement == value_of<rows_over_tp> && p.decay));
+        if (p.kind == parameter_kind::mlp_down) {
+          CHECK((p.extent == shape{32, 20} && p.placement == value_of<columns_over_tp> && p.decay));
+          CHECK(p.init_std == doctest::Approx(two.init_std / 2));
+        }
+      });
+      CHECK(dense.size() == (gated ? 9 : 8));
+      CHECK(dense[5] == "layers.0.mlp.norm");
+      CHECK(dense.back() == "layers.0.mlp.down");
+      CHECK(moe.size() == (gated ? 13 : 11));
+      CHECK(count_parameters(two) == 2 * 50 * 32 + 32 + 2 * (2 * 32 + 4 * 32 * 32) + 8 * 32 + (gated ? 3 : 2) * 32 * (20 + 8 * 12 + 6));
+    }
+  }
   TEST_CASE("the embedding is on the first stage, norm and head on the last, and each layer on one") {
     const folding_extents fold = make_folding({{axis_id::pp, 3}}, {{axis_id::pp, 3}});
     std::map<std::string, int> stages_of;
@@ -129,6 +152,32 @@ TEST_SUITE("inventory/parameters") {
         }
         CHECK(buffers.count == 3);
         CHECK(in_buffers == held);
+      }
+    }
+  }
+  TEST_CASE("a tied embedding is one parameter: once on one stage; on several the first and the last hold it, in a buffer of its own") {
+    model_shape tied = small;
+    tied.tied_embeddings = true;
+    CHECK(count_parameters(tied) == count_parameters(small) - 50 * 32);
+    for (const mapping& m : testing::mappings()) {
+      CAPTURE(m.name);
+      const extent_t stages = m.fold.attention.of(axis_id::pp), cp_dp = m.fold.attention.of(axis_set{axis_id::cp, axis_id::dp});
+      for (extent_t stage = 0; stage < stages; ++stage) {
+        int tables = 0;
+        for_each_parameter(tied, m.fold, stage, [&](const parameter_fact& p) {
+          CHECK(p.kind != parameter_kind::head);
+          if (p.kind != parameter_kind::embedding) return;
+          ++tables;
+          CHECK(layer_of(p, 5) == (stage == 0 ? -1 : 5));
+          CHECK(p.name() == "embedding");
+          CHECK(p.placement.replicas_in(m.fold) == cp_dp * (stages > 1 ? 2 : 1));
+        });
+        CHECK(tables == int(stage == 0 || stage == stages - 1));
+        const parameter_buffers buffers = buffers_of(tied, m.fold, stage);
+        CHECK(buffers.count == 3 + int(tables > 0 && stages > 1));
+        for (const parameter_buffer& b : buffers.buffer)
+          if (b.placement.ends)
+            CHECK(b.elements == padded_vocabulary(tied, m.fold.attention.of(axis_id::tp)) / m.fold.attention.of(axis_id::tp) * 32);
       }
     }
   }

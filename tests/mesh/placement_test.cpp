@@ -47,6 +47,18 @@ TEST_SUITE("mesh/placement") {
         config_error);
     CHECK_THROWS_WITH_AS(value_of<expert>.local({8}, f), Contains("cuts a dimension that the tensor has"), config_error);
   }
+  TEST_CASE("what the first and the last stage hold has its replicas there and on no stage between; with one stage it is like any other") {
+    const folding_extents four = make_folding({{axis_id::tp, 2}, {axis_id::cp, 3}, {axis_id::pp, 4}}, {{axis_id::ep, 6}, {axis_id::pp, 4}});
+    const placement_value one = value_of<column>, both = one.on_ends(4);
+    CHECK(both.replicas() == set_of<tag::cp, tag::dp, tag::pp>);
+    CHECK(both.replicas_in(four) == 2 * 3);
+    CHECK(one.replicas_in(four) == 3);
+    CHECK(both.local({8, 6}, four) == one.local({8, 6}, four));
+    CHECK(one.on_ends(1) == one);
+    CHECK(both != one);
+    CHECK((both.cuts_as(one) && one.cuts_as(both) && !both.cuts_as(value_of<whole>)));
+    CHECK(both.replicas_in({}) == 1);
+  }
   TEST_CASE("run-time placements obey the rules of the types") {
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::tp, 0}}}), Contains("only on axes of its own mesh"), config_error);
     CHECK_THROWS_WITH_AS((placement_value{family::moe, {{axis_id::pp, 0}}}), Contains("never on pp"), config_error);

@@ -217,6 +217,38 @@ TEST_SUITE("model/transformer") {
     }
     CHECK(own.store.entries().size() == 13);
   }
+  TEST_CASE("so it is for a dense layer, which counts no choices") {
+    model_shape dense = small;
+    dense.dense_layers = 1, dense.dense_ffn = 6;
+    const micro_batch batch = tokens();
+    stage own(dense), probe(dense);
+    own.forward(batch);
+    own.backward();
+    CHECK(own.store.entries().size() == 12);
+    for (std::size_t p = 0; p < own.store.entries().size(); ++p) {
+      const auto& entry = own.store.entries()[p];
+      CAPTURE(entry.fact.name());
+      const auto slope = test::numerical_gradient(
+          probe.store.entries()[p].value, [&] { return probe.forward(batch); }, 1e-4);
+      CHECK(test::largest_error(entry.gradient, slope) < 1e-7);
+    }
+    tensor<double> counts({1, 4}, 0.0);
+    own.layers.add_numbers(own.saved, counts);
+    for (const double n : counts) CHECK(n == 0);
+  }
+  TEST_CASE("the table that embedding and head share gets the gradient of both") {
+    model_shape tied = small;
+    tied.tied_embeddings = true;
+    const micro_batch batch = tokens();
+    stage own(tied), probe(tied);
+    own.forward(batch);
+    own.backward();
+    CHECK(own.store.entries().size() == 12);
+    CHECK(own.store.entries()[0].fact.kind == parameter_kind::embedding);
+    const auto slope = test::numerical_gradient(
+        probe.store.entries()[0].value, [&] { return probe.forward(batch); }, 1e-4);
+    CHECK(test::largest_error(own.store.entries()[0].gradient, slope) < 1e-7);
+  }
   TEST_CASE("stages chained by hand are the whole model, bit for bit: loss and every gradient, on uneven stages too") {
     for (const std::pair<extent_t, extent_t> cut : {std::pair{2, 2}, {3, 2}, {4, 4}, {5, 3}}) {
       const extent_t layers = cut.first, stages = cut.second;

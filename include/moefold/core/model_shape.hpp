@@ -38,8 +38,14 @@ struct model_shape {
   extent_t shared_ffn = 0;   // width of the shared expert; 0: none
   bool shared_gate = false;  // the shared expert's output is multiplied by sigmoid of a learned projection
 
+  bool tied_embeddings = false;  // the head multiplies with the table of the embedding: one parameter
+  extent_t dense_layers = 0;     // the first layers have an MLP for all tokens in place of the MoE layer
+  extent_t dense_ffn = 0;        // its width
+
   constexpr extent_t q_width() const { return heads * head_dim; }
   constexpr extent_t kv_width() const { return kv_heads * head_dim; }
+  constexpr bool dense(extent_t layer) const { return layer < dense_layers; }
+  constexpr extent_t moe_layers() const { return layers - dense_layers; }
   constexpr bool operator==(const model_shape&) const = default;
 };
 
@@ -63,6 +69,11 @@ MOEFOLD_RULE(shared_gate, shared_gate, shared_ffn, shared_gate == 0 || shared_ff
              "moefold: shared_gate gates the shared expert; give it a width, shared_ffn")
 MOEFOLD_RULE(shared_width, shared_ffn, least, shared_ffn >= least, "moefold: shared_ffn is 0 (no shared expert) or above")
 
+MOEFOLD_RULE(dense_depth, dense_layers, layers, dense_layers >= 0 && dense_layers <= layers,
+             "moefold: dense_layers are the first of the model's layers; take 0 (none) to layers")
+MOEFOLD_RULE(dense_width, dense_layers, dense_ffn, (dense_layers > 0) == (dense_ffn > 0) && dense_ffn >= 0,
+             "moefold: dense layers have a width, dense_ffn, and without dense layers there is none")
+
 /// Every rule of a model by itself, for types: a broken one is a compile error that shows its two numbers.
 template <model_shape M>
 struct check_model
@@ -76,7 +87,9 @@ struct check_model
       check_group_room<M.top_k / (M.chosen_groups > 0 ? M.chosen_groups : 1), M.experts / (M.expert_groups > 0 ? M.expert_groups : 1)>,
       check_bias_scores<M.expert_bias, M.score == score_function::sigmoid>,
       check_shared_gate<M.shared_gate, M.shared_ffn>,
-      check_shared_width<M.shared_ffn, 0> {
+      check_shared_width<M.shared_ffn, 0>,
+      check_dense_depth<M.dense_layers, M.layers>,
+      check_dense_width<M.dense_layers, M.dense_ffn> {
   static constexpr bool ok = true;
 };
 
@@ -97,6 +110,8 @@ constexpr void check(const model_shape& m) {
   require_bias_scores(m.expert_bias, m.score == score_function::sigmoid);
   require_shared_gate(m.shared_gate, m.shared_ffn);
   require_shared_width(m.shared_ffn, 0);
+  require_dense_depth(m.dense_layers, m.layers);
+  require_dense_width(m.dense_layers, m.dense_ffn);
   require<config_error>(m.weight_scale > 0 && m.weight_scale < 1e300, "moefold: weight_scale is a finite number above 0 (given ",
                         m.weight_scale, "); 1 leaves the weights as they are");
   require<config_error>(

@@ -33,6 +33,8 @@ struct recompute_rule {
   constexpr bool has(recompute_part part) const { return !full && ((parts >> int(part)) & 1) != 0; }
   /// Whether the forward of the part runs twice.
   constexpr bool twice(recompute_part part) const { return full || has(part); }
+  /// The rule without a part, where there is nothing of it.
+  constexpr recompute_rule without(recompute_part part) const { return {std::uint8_t(parts & ~(1u << unsigned(part))), full}; }
   constexpr bool operator==(const recompute_rule&) const = default;
 };
 

@@ -7,6 +7,7 @@
 //   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E]; with a capacity the kept choices [rows, k]
 //   ticket                row and slot maps, counts; batch [R, H], weight [R]
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
+//   dense layers          in place of router to experts: gate, up, act [T, Fd/TP]
 //   stage                 input [rows, H]; last stage: normed [rows, H], rstd [rows], softmax - onehot [T, V/TP], in accumulate_t as logits are
 #include <moefold/core/context_facts.hpp>
 #include <moefold/core/moe_facts.hpp>
@@ -67,9 +68,9 @@ struct block_memory {
   extent_t kept = 0, again = 0;  // bytes
 };
 
-/// Of a block when `arriving` rows arrive at this rank's experts.
+/// Of a block when `arriving` rows arrive at this rank's experts; of a dense one.
 template <class Precision>
-constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriving) {
+constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriving, bool dense = false) {
   using enum recompute_part;
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const model_shape& m = a.model;
@@ -86,6 +87,11 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
   if (!a.recompute.has(core_attention)) {
     block.take(tokens * m.q_width() / tp, t);  // out
     block.take(tokens * m.heads / tp, acc);    // log-sum-exp
+  }
+  const int inner = (m.activation == activation_function::swiglu ? 3 : 2) - int(a.recompute.has(activation));  // gate, up, act
+  if (dense) {
+    for (int i = 0; i < inner; ++i) block.take(tokens * m.dense_ffn / tp, t);
+    return {kept.bytes, again.bytes};
   }
   if (a.recompute.twice(moe))
     for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) kept.take(m.experts, 8);  // load, once more
@@ -110,9 +116,8 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
     keep.take(own + 1, 8), keep.take(own * ep, 8);              // offsets, first rows
     keep.take(arriving, 4);                                     // order of the batch
   }
-  keep.take(arriving * m.hidden, t);                                                                           // batch
-  keep.take(arriving, acc);                                                                                    // its weights
-  const int inner = (m.activation == activation_function::swiglu ? 3 : 2) - int(a.recompute.has(activation));  // gate, up, act
+  keep.take(arriving * m.hidden, t);  // batch
+  keep.take(arriving, acc);           // its weights
   for (int i = 0; i < inner; ++i) keep.take(arriving * m.ffn / etp, t);
   if (m.shared_ffn > 0) {
     for (int i = 0; i < inner; ++i) keep.take(tokens * m.shared_ffn / tp, t);
@@ -121,7 +126,7 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
   return {kept.bytes, again.bytes};
 }
 
-/// Bytes one block keeps for one micro-batch when `arriving` rows arrive at this rank's experts.
+/// Bytes one block with a MoE layer keeps for one micro-batch when `arriving` rows arrive at this rank's experts.
 template <class Precision>
 constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
   return memory_of_block<Precision>(a, arriving).kept;
@@ -129,7 +134,8 @@ constexpr extent_t kept_by_block(const activation_shape& a, extent_t arriving) {
 /// Bytes a rank needs besides, once, for what is recomputed: of one block at a time.
 template <class Precision>
 constexpr extent_t recomputed_by_block(const activation_shape& a, extent_t arriving) {
-  return memory_of_block<Precision>(a, arriving).again;
+  const extent_t moe = a.model.moe_layers() > 0 ? memory_of_block<Precision>(a, arriving).again : 0;
+  return a.model.dense_layers > 0 ? std::max(moe, memory_of_block<Precision>(a, arriving, true).again) : moe;
 }
 
 /// Bytes a chunk of a stage keeps for one micro-batch besides its blocks.
@@ -155,27 +161,32 @@ constexpr extent_t deferred_by_chunk(const activation_shape& a, extent_t stage, 
   const model_shape& m = a.model;
   const extent_t tokens = a.tokens(), tp = a.fold.attention.of(axis_id::tp), etp = a.fold.moe.of(axis_id::etp);
   const bool gated = m.activation == activation_function::swiglu;
-  detail::arena_count block, rest;
-  const auto product = [&](extent_t rows, extent_t one, extent_t other) {
-    if (rows > 0) block.take(rows * one, t), block.take(rows * other, t);
+  const layer_range layers = chunk_layers(m.layers, a.fold, stage, chunk);
+  const extent_t dense_blocks = dense_in(layers, m.dense_layers);
+  detail::arena_count attention, block, dense, rest;  // block: the MoE layer
+  const auto product = [&](detail::arena_count& to, extent_t rows, extent_t one, extent_t other) {
+    if (rows > 0) to.take(rows * one, t), to.take(rows * other, t);
   };
-  for (const extent_t width : {m.q_width(), m.q_width(), m.kv_width(), m.kv_width()}) product(tokens, width / tp, m.hidden);
+  for (const extent_t width : {m.q_width(), m.q_width(), m.kv_width(), m.kv_width()}) product(attention, tokens, width / tp, m.hidden);
   block.take(a.rows() * m.experts, acc), block.take(a.rows() * m.hidden, t);  // router
   for (int i = 0; i < (gated ? 3 : 2); ++i) {                                 // experts
-    product(arriving, m.hidden, m.ffn / etp);
+    product(block, arriving, m.hidden, m.ffn / etp);
+    product(dense, tokens, m.hidden, m.dense_ffn / tp);
     block.take(a.own_experts() + 1, 8);
-    if (m.shared_ffn > 0) product(tokens, m.hidden, m.shared_ffn / tp);
+    if (m.shared_ffn > 0) product(block, tokens, m.hidden, m.shared_ffn / tp);
   }
   if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1)
     rest.take(tokens * padded_vocabulary(m, tp) / tp, acc), rest.take(tokens * m.hidden, t);
-  return rest.bytes + chunk_layers(m.layers, a.fold, stage, chunk).count * block.bytes;
+  return rest.bytes + layers.count * attention.bytes + (layers.count - dense_blocks) * block.bytes + dense_blocks * dense.bytes;
 }
 
 /// Bytes one micro-batch keeps in one chunk of a stage when every block receives `arriving` rows.
 template <class Precision>
 constexpr extent_t kept_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, extent_t arriving) {
-  return kept_by_stage<Precision>(a, stage, chunk) +
-         chunk_layers(a.model.layers, a.fold, stage, chunk).count * kept_by_block<Precision>(a, arriving);
+  const layer_range own = chunk_layers(a.model.layers, a.fold, stage, chunk);
+  const extent_t dense = dense_in(own, a.model.dense_layers);
+  return kept_by_stage<Precision>(a, stage, chunk) + (own.count - dense) * kept_by_block<Precision>(a, arriving) +
+         dense * memory_of_block<Precision>(a, arriving, true).kept;
 }
 
 /// The same of the stage's largest chunk: what is set aside for each pair that a schedule keeps alive.
@@ -195,8 +206,8 @@ constexpr extent_t widened_elements(const activation_shape& a) {
   const extent_t tp = a.fold.attention.of(axis_id::tp);
   const auto product = [&](extent_t rows, extent_t width) { return rows * m.hidden + width * m.hidden + rows * width; };
   return std::max({product(a.tokens(), m.q_width() / tp), product(a.tokens(), m.kv_width() / tp),
-                   product(a.tokens(), padded_vocabulary(m, tp) / tp), product(a.tokens(), m.shared_ffn / tp), product(a.rows(), m.experts),
-                   product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
+                   product(a.tokens(), padded_vocabulary(m, tp) / tp), product(a.tokens(), std::max(m.shared_ffn, m.dense_ffn) / tp),
+                   product(a.rows(), m.experts), product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
 }
 
 }  // namespace detail
@@ -212,16 +223,16 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
   const extent_t travel = a.facts.dispatch == dispatch_kind::all_gather ? 4 * everybody * (m.hidden + 4 * k) : 4 * slots * (m.hidden + 1);
   const extent_t router = rows * (4 * m.experts + 2 * m.hidden + 3 * k) + (a.balance_sets() + 4) * 4 * (m.experts + 1);
   const extent_t dropping = a.facts.tokens.drops() ? (a.facts.tokens.full_sequence ? tp * cp : 1) * rows * (7 * k + 3) : 0;
-  const extent_t shared = m.shared_ffn > 0 ? a.tokens() * (3 * m.hidden + 3 * m.shared_ffn / tp + 2) + 4 * rows * m.hidden : 0;
+  const extent_t mlp = std::max(m.shared_ffn, m.dense_ffn);
+  const extent_t shared = mlp > 0 ? a.tokens() * (3 * m.hidden + 3 * mlp / tp + 2) + 4 * rows * m.hidden : 0;
   const extent_t moe = experts + travel + router + dropping + shared;
   const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (a.context.gathers ? 4 + 4 * cp : 24) * m.kv_width()) / tp) +
                              (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
   const extent_t widened = t < acc ? detail::widened_elements(a) : 0;
-  const extent_t again = !a.recompute.any()
-                           ? 0  // an output nobody reads, out and log-sum-exp, activations
-                           : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + m.shared_ffn) / tp +
-                                 a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
+  const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
+                                            : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
+                                                  a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
   return (moe + attention + loss + again + widened + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }
 

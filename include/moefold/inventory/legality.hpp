@@ -16,6 +16,8 @@ MOEFOLD_RULE(experts, experts, ep, experts % ep == 0, "moefold: the experts must
 MOEFOLD_RULE(ffn, ffn, etp, ffn % etp == 0, "moefold: the expert ffn width must be a multiple of ETP; choose an ETP that divides it")
 MOEFOLD_RULE(shared_ffn, shared_ffn, tp, shared_ffn % tp == 0,
              "moefold: the shared expert's ffn width must be a multiple of TP; choose a TP that divides it")
+MOEFOLD_RULE(dense_ffn, dense_ffn, tp, dense_ffn % tp == 0,
+             "moefold: the ffn width of dense layers must be a multiple of TP; choose a TP that divides it")
 MOEFOLD_RULE(pieces, sequence, pieces, sequence % pieces == 0,
              "moefold: the sequence must be a multiple of TP*CP, and of 2*CP*TP when CP > 1 (each CP rank owns two chunks); "
              "lengthen the sequence or lower CP or TP")
@@ -87,6 +89,7 @@ constexpr void check(const model_shape& model, extent_t sequence, const folding_
   require_experts(model.experts, fold.moe.of(axis_id::ep));
   require_ffn(model.ffn, fold.moe.of(axis_id::etp));
   require_shared_ffn(model.shared_ffn, tp);
+  require_dense_ffn(model.dense_ffn, tp);
   require_length(sequence, 1);
   require_pieces(sequence, sequence_pieces(tp, cp));
   check(fold.layers, model.layers, fold.attention.of(axis_id::pp));

@@ -4,6 +4,7 @@
 //
 //   name                       global extents      placement                 replicas (sum and optimizer shard)
 //   embedding, head            [V, H]              rows over tp              cp x dp
+//   tied embedding, no head    [V, H]              rows over tp, ends        {first, last stage} x cp x dp; one stage: cp x dp
 //   layers.N.attention.norm    [H]                 replicated                tp x cp x dp
 //   layers.N.attention.query   [heads * d, H]      rows over tp              cp x dp        key, value alike: [kv_heads * d, H]
 //   layers.N.attention.output  [H, heads * d]      columns over tp           cp x dp
@@ -14,6 +15,7 @@
 //   layers.N.moe.shared.gate, up [Fs, H]           rows over tp              cp x dp               with a shared expert; gelu: no gate
 //   layers.N.moe.shared.down   [H, Fs]             columns over tp           cp x dp
 //   layers.N.moe.shared.output_gate [1, H]         replicated                tp x cp x dp          where it is gated
+//   dense layers: layers.N.mlp.norm, gate, up, down as moe.norm and moe.shared.*, of width dense_ffn, in place of all of moe.*
 #include <moefold/core/model_shape.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/mesh/extents.hpp>
@@ -48,7 +50,11 @@ enum class parameter_kind : std::uint8_t {
   shared_down,
   shared_output_gate,
   final_norm,
-  head
+  head,
+  mlp_norm,
+  mlp_gate,
+  mlp_up,
+  mlp_down
 };
 
 constexpr const char* name_of(parameter_kind kind) {
@@ -68,7 +74,11 @@ constexpr const char* name_of(parameter_kind kind) {
                                    "moe.shared.down",
                                    "moe.shared.output_gate",
                                    "final_norm",
-                                   "head"};
+                                   "head",
+                                   "mlp.norm",
+                                   "mlp.gate",
+                                   "mlp.up",
+                                   "mlp.down"};
   return names[int(kind)];
 }
 
@@ -86,6 +96,8 @@ struct parameter_fact {
   placement_value placement{};
   bool decay = false;   // weight decay applies
   double init_std = 0;  // 0: starts as ones (a model's own init_std is above 0)
+
+  bool as_head = false;  // the copy of a tied embedding that the head of the last stage uses
 
   constexpr extent_t parameters() const { return extent.size() - padding; }
   std::string name() const { return layer < 0 ? name_of(kind) : "layers." + std::to_string(layer) + "." + name_of(kind); }
@@ -116,8 +128,9 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
   const auto expert = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
     f(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, value_of<decltype(where)>, true, init});
   };
-  const auto table = [&](parameter_kind kind) {
-    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, value_of<rows_over_tp>, true, std});
+  const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages) : value_of<rows_over_tp>;
+  const auto table = [&](parameter_kind kind, bool as_head = false) {
+    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, rows, true, std, as_head});
   };
   using enum parameter_kind;
   if (stage == 0) table(embedding);
@@ -127,9 +140,16 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
     matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
     matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
     matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
+    const bool gated = m.activation == activation_function::swiglu;
+    if (m.dense(l)) {
+      gain(mlp_norm, l);
+      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
+      matrix(mlp_up, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
+      matrix(mlp_down, l, m.hidden, m.dense_ffn, columns_over_tp{}, output_std);
+      return;
+    }
     gain(moe_norm, l);
     matrix(router, l, m.experts, m.hidden, replicated{}, std);
-    const bool gated = m.activation == activation_function::swiglu;
     if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
@@ -141,7 +161,10 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
   });
   if (stage == stages - 1) {
     gain(final_norm, -1);
-    table(head);
+    if (!m.tied_embeddings)
+      table(head);
+    else if (stages > 1)
+      table(embedding, true);
   }
 }
 
@@ -159,7 +182,7 @@ constexpr extent_t local_elements(const parameter_fact& p, const folding_extents
 /// The layer a parameter is used with: -1 for the embedding, the number of layers for what comes behind the last one.
 constexpr extent_t layer_of(const parameter_fact& p, extent_t layers) {
   if (p.layer >= 0) return p.layer;
-  return p.kind == parameter_kind::embedding ? -1 : layers;
+  return p.kind == parameter_kind::embedding && !p.as_head ? -1 : layers;
 }
 
 /// Elements from which a buffer takes no further layer: large enough for whole messages, small enough that reduction starts early in backward.
@@ -189,7 +212,7 @@ struct parameter_buffers {
     int at = count - 1;
     while (at >= 0 && !(buffer[std::size_t(at)].placement.replicas() == p.placement.replicas())) --at;
     if (at < 0 || (bucket > 0 && buffer[std::size_t(at)].elements >= bucket && buffer[std::size_t(at)].last != layer)) {
-      buffer.push_back({p.placement, p.placement.mesh_of(fold).of(p.placement.replicas()), 0, layer, layer, layer});
+      buffer.push_back({p.placement, p.placement.replicas_in(fold), 0, layer, layer, layer});
       at = count++;
     }
     parameter_buffer& b = buffer[std::size_t(at)];

@@ -16,6 +16,16 @@ constexpr extent_t layers_on_stage(extent_t layers, const folding_extents& fold,
   for (extent_t c = 0; c < fold.layers.chunks; ++c) count += chunk_layers(layers, fold, stage, c).count;
   return count;
 }
+/// How many layers of a run are dense, where the first `dense` of the model are.
+constexpr extent_t dense_in(const layer_range& own, extent_t dense) {
+  const extent_t behind = dense - own.first;
+  return behind < 0 ? 0 : behind < own.count ? behind : own.count;
+}
+constexpr extent_t dense_on_stage(extent_t layers, extent_t dense, const folding_extents& fold, extent_t stage) {
+  extent_t count = 0;
+  for (extent_t c = 0; c < fold.layers.chunks; ++c) count += dense_in(chunk_layers(layers, fold, stage, c), dense);
+  return count;
+}
 /// f(layer) for every layer of a stage, chunk after chunk: ascending.
 template <class F>
 constexpr void for_each_layer(extent_t layers, const folding_extents& fold, extent_t stage, F&& f) {

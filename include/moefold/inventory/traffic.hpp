@@ -7,7 +7,7 @@
 //   cp           all_gather 2 | 2, reduce_scatter 0 | 2       [T, kv/TP * d]                  cp_all_gather
 //                all_to_all 2 | 3 of q + 2k, q | q, 1 per head, q + 2k                        cp_all_to_all
 //                send and recv CP-1 | 2 CP-1 of 2k (gradients in accumulate_t)                cp_ring
-//   tp           with a shared expert the same once more
+//   tp           with a shared expert, and in a dense layer, which has nothing of the MoE layer's, the same once more
 //   tp x cp      all_reduce 1 | 0 of B' (E + 1) counts        balance losses over sets
 //                all_gather 2 | 0 of [rows, 1 + k], [rows, k] full-sequence dropping (by position the first alone)
 //   tp x cp x dp all_reduce 1 | 0 of E counts                 running balance loss
@@ -106,11 +106,13 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
 
   table.add(dense, attention.of(dense), all_reduce, 2, 8);  // tokens that count, and that are not padding
 
-  const extent_t blocks = layers * micro_batches;
+  const extent_t blocks = layers * micro_batches, dense_blocks = dense_on_stage(m.layers, m.dense_layers, a.fold, stage) * micro_batches;
+  const extent_t moes = blocks - dense_blocks;  // blocks with a MoE layer
   using part = recompute_part;
   const extent_t blocks_again = a.recompute.full ? blocks : 0, cores_again = a.recompute.twice(part::core_attention) ? blocks : 0,
-                 moes_again = a.recompute.twice(part::moe) ? blocks : 0;
-  const extent_t shared_blocks = m.shared_ffn > 0 ? blocks : 0, shared_again = m.shared_ffn > 0 ? moes_again : 0;
+                 moes_again = a.recompute.twice(part::moe) ? moes : 0;
+  const extent_t shared_blocks = (m.shared_ffn > 0 ? moes : 0) + dense_blocks,  // MLPs over tp
+      shared_again = (m.shared_ffn > 0 ? moes_again : 0) + (a.recompute.full ? dense_blocks : 0);
   table.add(over_tp, tp, all_gather, activation, t,
             3 * (blocks + shared_blocks) + blocks_again + shared_again + micro_batches * (extent_t(first) + 2 * extent_t(last)));
   table.add(over_tp, tp, all_gather, a.tokens() * 3, acc, micro_batches * extent_t(last));  // max, sum, target of every token
@@ -132,14 +134,14 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
   }
   const balance_losses& balance = a.facts.balance;
   const token_rule& tokens = a.facts.tokens;
-  table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? blocks + moes_again : 0);
-  table.add(dense, attention.of(dense), all_reduce, m.experts, 8, balance.global_running > 0 ? blocks + moes_again : 0);
-  const extent_t gathers = tokens.drops() && tokens.full_sequence ? blocks + moes_again : 0;
+  table.add(over_set, tp * cp, all_reduce, a.balance_sets() * (m.experts + 1), 8, balance.counts_sets() ? moes + moes_again : 0);
+  table.add(dense, attention.of(dense), all_reduce, m.experts, 8, balance.global_running > 0 ? moes + moes_again : 0);
+  const extent_t gathers = tokens.drops() && tokens.full_sequence ? moes + moes_again : 0;
   table.add(over_set, tp * cp, all_gather, a.rows() * (1 + m.top_k), 4, gathers);
   table.add(over_set, tp * cp, all_gather, a.rows() * m.top_k, acc, tokens.by_position ? 0 : gathers);
   constexpr extent_t lanes = acc / t;  // elements of a row that carry one weight or choice
   const bool everybody = a.facts.dispatch == dispatch_kind::all_gather;
-  const extent_t counted = a.padded() ? 0 : blocks + moes_again;
+  const extent_t counted = a.padded() ? 0 : moes + moes_again;
   table.add(over_ep, ep, everybody ? all_gather : all_to_all, everybody ? etp : own, 8, counted);
   table.add(over_etp, etp, all_gather, everybody ? 1 : ep * own, 8, counted);
 
@@ -167,8 +169,8 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
       table.add_v(over_ep, reduce_scatter_v, ep_rank, wide(outer, width), size);
       table.add_v(over_etp, reduce_scatter_v, etp_rank, wide(inner, width), size);
     };
-    for (extent_t forward = 0; forward < blocks + moes_again; ++forward) gather(m.hidden + 2 * m.top_k * lanes), scatter(m.hidden, t);
-    for (extent_t backward = 0; backward < blocks; ++backward) {
+    for (extent_t forward = 0; forward < moes + moes_again; ++forward) gather(m.hidden + 2 * m.top_k * lanes), scatter(m.hidden, t);
+    for (extent_t backward = 0; backward < moes; ++backward) {
       gather(m.hidden), scatter(m.hidden + (lanes == 1 ? m.top_k : 0), t);
       if (lanes > 1) scatter(m.top_k, acc);
     }
@@ -179,7 +181,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
     return pairs(layer, micro, source);
   };
   for_each_layer(m.layers, a.fold, stage, [&](extent_t layer) {
-    for (extent_t micro = 0; micro < micro_batches && !everybody; ++micro) {
+    for (extent_t micro = 0; micro < micro_batches && !everybody && !m.dense(layer); ++micro) {
       for (extent_t p = 0; p < ep; ++p) {
         sent[std::size_t(p)] = rows_between(rows_of(layer, micro, rank), p);
         received[std::size_t(p)] = rows_between(rows_of(layer, micro, ep_group[p]), ep_rank);

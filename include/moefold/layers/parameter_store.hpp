@@ -72,7 +72,7 @@ class parameter_store {
   parameter<Precision, Placement> get(parameter_kind kind, extent_t layer = -1) {
     for (entry& e : entries_)
       if (e.fact.kind == kind && e.fact.layer == layer) {
-        require(e.fact.placement == value_of<Placement>, "moefold: ", e.fact.name(), " lies differently from what its layer expects");
+        require(e.fact.placement.cuts_as(value_of<Placement>), "moefold: ", e.fact.name(), " lies differently from what its layer expects");
         return {e.value, e.gradient};
       }
     require(false, "moefold: this rank holds no parameter ", name_of(kind), " of layer ", layer);

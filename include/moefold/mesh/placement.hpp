@@ -37,6 +37,7 @@ struct placement_value {
   family on = family::attention;
   std::array<cut, max_cuts> cuts{};  // the first `count`, by dimension
   int count = 0;
+  bool ends = false;  // held by the first and the last stage, not by one stage alone: a tied embedding
 
   constexpr placement_value() = default;
   /// Throws config_error if an axis is foreign to the family, or an axis or dimension is named twice.
@@ -63,8 +64,26 @@ struct placement_value {
     for (int i = 0; i < count; ++i) set = set | cuts[std::size_t(i)].axis;
     return set;
   }
-  /// Over these axes lie the ranks that hold the same slice: gradients are summed over them, the optimizer state is split over them.
-  constexpr axis_set replicas() const { return axes() - axis_set(axis_id::pp) - sharded(); }
+  /// Over these axes lie the ranks that hold the same slice: gradients are summed over them, the optimizer state is split over them. With pp among them
+  /// only the first and the last stage count (ends).
+  constexpr axis_set replicas() const { return axes() - (ends ? axis_set() : axis_set(axis_id::pp)) - sharded(); }
+  /// How many ranks that is.
+  constexpr extent_t replicas_in(const folding_extents& f) const {
+    const extent_t stages = mesh_of(f).of(axis_id::pp);
+    return mesh_of(f).of(replicas() - axis_set(axis_id::pp)) * (ends && stages > 1 ? 2 : 1);
+  }
+  /// The same, held by the first and the last stage of several.
+  constexpr placement_value on_ends(extent_t stages) const {
+    placement_value both = *this;
+    both.ends = stages > 1;
+    return both;
+  }
+  /// Whether a layer that expects `other` finds its slice here; how many stages hold it is no concern of a layer.
+  constexpr bool cuts_as(const placement_value& other) const {
+    placement_value mine = *this;
+    mine.ends = other.ends;
+    return mine == other;
+  }
 
   constexpr const extents& mesh_of(const folding_extents& f) const { return on == family::moe ? f.moe : f.attention; }
 

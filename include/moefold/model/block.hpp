@@ -1,5 +1,6 @@
 #pragma once
-// One transformer block: RMSNorm, attention, residual; RMSNorm, MoE, residual. Rows come in and leave in the sequence-parallel layout.
+// One transformer block: RMSNorm, attention, residual; RMSNorm, MoE or (a dense block) MLP, residual. Rows come in and leave in the sequence-parallel
+// layout.
 //
 //   h = x + attention(norm(x))       y = h + moe(norm(h))       x, h, y: [T/TP, H] of this rank
 // What it keeps for backward goes into one arena; what the rule of core/recompute.hpp recomputes goes into another, which is free again at the end of
@@ -10,6 +11,8 @@
 #include <moefold/moe/moe.hpp>
 #include <moefold/ops/elementwise.hpp>
 
+#include <optional>
+
 namespace moefold {
 
 template <class Precision, class Comm, class Context, class MoePolicy>
@@ -18,6 +21,7 @@ class block_layer {
   using T = typename Precision::storage;
   using attention_type = attention_layer<Precision, Comm, Context>;
   using moe_type = moe_layer<Precision, Comm, MoePolicy>;
+  using mlp_type = mlp_layer<Precision, Comm>;
 
   struct saved {
     view<const T> x;  // [rows, H], the caller's
@@ -27,12 +31,20 @@ class block_layer {
     typename norm_layer<Precision>::saved attention_norm, moe_norm;
     typename attention_type::saved attention;
     typename moe_type::saved moe;  // its counts (router.load, aux_load) are kept whatever is recomputed
+    typename mlp_type::saved mlp;  // of a dense block
   };
 
   block_layer(norm_layer<Precision> attention_norm, attention_type attention, norm_layer<Precision> moe_norm, moe_type moe,
               const recompute_rule& recompute = {})
       : attention_norm_(attention_norm), attention_(std::move(attention)), moe_norm_(moe_norm), moe_(std::move(moe)),
         recompute_(recompute) {}
+  /// A dense block. What the rule says of MoE layers does not concern it.
+  block_layer(norm_layer<Precision> attention_norm, attention_type attention, norm_layer<Precision> mlp_norm, const mlp_type& mlp,
+              const recompute_rule& recompute = {})
+      : attention_norm_(attention_norm), attention_(std::move(attention)), moe_norm_(mlp_norm), mlp_(mlp),
+        recompute_(recompute.without(recompute_part::moe)) {}
+
+  bool dense() const { return !moe_.has_value(); }
 
   /// x [rows, H] -> y [rows, H], assigned. Collective over tp, cp, ep and etp, and what the MoE layer needs besides. `again`: of the rank, for what is
   /// recomputed; untouched, and may be `keep` itself, where nothing is.
@@ -45,7 +57,7 @@ class block_layer {
     using enum recompute_part;
     compute(e, y, recompute_.full ? again : keep, recompute_.twice(norms) ? again : keep,
             recompute_.twice(recompute_part::moe) ? again : keep, s);
-    if (recompute_.twice(recompute_part::moe)) keep_counts(keep, s.moe.router);
+    if (recompute_.twice(recompute_part::moe) && !dense()) keep_counts(keep, s.moe.router);
     again.release(mark);
   }
   template <class Exec, class Arena>
@@ -75,11 +87,11 @@ class block_layer {
         const view<T> first = again.template take<T>(rows, hidden), second = again.template take<T>(rows, hidden);
         attention_norm_.forward_again(e, first, s.attention_norm);
         moe_norm_.forward_again(e, second, s.moe_norm);
-        s.attention.x = first, s.moe.router.x = second, s.moe.shared.x = second;
+        s.attention.x = first, s.moe.router.x = second, s.moe.shared.x = second, s.mlp.x = second;
       }
       if (recompute_.has(recompute_part::moe)) {
         const view<const T> normed = s.moe.router.x;
-        moe_.forward(e, normed, local.template take<T>(rows, hidden), again, s.moe, s.layer, s.where);
+        moe_->forward(e, normed, local.template take<T>(rows, hidden), again, s.moe, s.layer, s.where);
       }
     }
     backward_of(e, dy, dx, s);
@@ -97,7 +109,10 @@ class block_layer {
     accumulate(e, s.x, h);
     normed = norms.template take<T>(rows, hidden);
     moe_norm_.forward(e, view<const T>(h), normed, keep, s.moe_norm);
-    moe_.forward(e, view<const T>(normed), y, moe, s.moe, s.layer, s.where);
+    if (dense())
+      mlp_.forward(e, view<const T>(normed), y, moe, s.mlp);
+    else
+      moe_->forward(e, view<const T>(normed), y, moe, s.moe, s.layer, s.where);
     accumulate(e, view<const T>(h), y);
   }
   /// The counts that are asked for after the forward leave the arena of what is recomputed.
@@ -118,7 +133,10 @@ class block_layer {
     const extent_t rows = dy.extent(0), hidden = dy.extent(1);
     scratch local(e);
     view<T> dnormed = local.template take<T>(rows, hidden), dh = local.template take<T>(rows, hidden);
-    moe_.backward(e, dy, dnormed, s.moe);
+    if (dense())
+      mlp_.backward(e, dy, dnormed, s.mlp);
+    else
+      moe_->backward(e, dy, dnormed, s.moe);
     moe_norm_.backward(e, view<const T>(dnormed), dh, s.moe_norm);
     accumulate(e, dy, dh);
     attention_.backward(e, view<const T>(dh), dnormed, s.attention);
@@ -129,7 +147,8 @@ class block_layer {
   norm_layer<Precision> attention_norm_;
   attention_type attention_;
   norm_layer<Precision> moe_norm_;
-  moe_type moe_;
+  std::optional<moe_type> moe_;  // none: dense
+  mlp_type mlp_{};
   recompute_rule recompute_;
 };
 

@@ -86,6 +86,15 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(key, l)},
                                      {store.template get<rows_over_tp>(value, l)},
                                      {store.template get<columns_over_tp>(output, l)}};
+      using enum recompute_part;
+      attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention));
+      if (model.dense(l)) {
+        mlp_weights<Precision> m{{}, {store.template get<rows_over_tp>(mlp_up, l)}, {store.template get<columns_over_tp>(mlp_down, l)}, {}};
+        if (gated) m.gate = {store.template get<rows_over_tp>(mlp_gate, l)};
+        blocks_.emplace_back(norm(attention_norm, l), std::move(attend), norm(mlp_norm, l),
+                             mlp_layer<Precision, Comm>{m, model.activation, &tp, !recompute.has(activation)}, recompute);
+        return;
+      }
       moe_weights<Precision> m{store.template get<replicated>(router, l),
                                {},
                                store.template get<expert_rows>(up, l),
@@ -98,17 +107,15 @@ class transformer_stage {
         m.shared.down = {store.template get<columns_over_tp>(shared_down, l)};
         if (model.shared_gate) m.shared.output = store.template get<replicated>(shared_output_gate, l);
       }
-      using enum recompute_part;
       blocks_.emplace_back(
-          norm(attention_norm, l),
-          attention_layer<Precision, Comm, Context>(model, sequence, a, tp, cp, context, !recompute.has(core_attention)), norm(moe_norm, l),
+          norm(attention_norm, l), std::move(attend), norm(moe_norm, l),
           moe_layer<Precision, Comm, MoePolicy>(model, m, over, states ? states->of(l) : router_state<typename Precision::accumulate>{},
                                                 facts, !recompute.has(activation)),
           recompute);
     });
     if (last(chunks() - 1)) {
       norm_ = norm(final_norm, -1);
-      loss_ = {{store.template get<rows_over_tp>(head)}, &tp, model.vocabulary};
+      loss_ = {{store.template get<rows_over_tp>(model.tied_embeddings ? embedding : head)}, &tp, model.vocabulary};
     }
   }
 
@@ -199,6 +206,7 @@ class transformer_stage {
   void add_numbers(const saved& s, view<double> all) const {
     const layer_range& own = layers(s.chunk);
     for (std::size_t b = 0; b < s.blocks.size(); ++b) {
+      if (model_.dense(own.first + extent_t(b))) continue;
       const auto& moe = s.blocks[b].moe;
       const view<double> to = all.rows(own.first + extent_t(b), 1);
       for (std::size_t e = 0; e < moe.router.load.size(); ++e) {

@@ -112,7 +112,7 @@ class basic_trainer {
       for (std::size_t i = 0; i < balance_kinds; ++i) balance += balance_sums(l)[i];
     }
     const double n = double(std::max<std::int64_t>(tokens, 1)),
-                 pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * model_.layers);
+                 pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * std::max<extent_t>(model_.moe_layers(), 1));
     routed_ = routed;
     step_result result{step_,
                        all[1] / n,

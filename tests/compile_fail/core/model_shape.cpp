@@ -38,6 +38,12 @@ constexpr model_shape model{.shared_gate = true};
 // fails NEGATIVE_SHARED: shared_ffn is 0 .no shared expert. or above
 #elif defined(NEGATIVE_SHARED)
 constexpr model_shape model{.shared_ffn = -1};
+// fails DENSE_BEYOND: dense_layers are the first of the model's layers. take 0 .none. to layers
+#elif defined(DENSE_BEYOND)
+constexpr model_shape model{.dense_layers = 5, .dense_ffn = 64};
+// fails DENSE_WITHOUT_WIDTH: dense layers have a width, dense_ffn, and without dense layers there is none
+#elif defined(DENSE_WITHOUT_WIDTH)
+constexpr model_shape model{.dense_layers = 1};
 #else
 constexpr model_shape model{.experts = 8, .top_k = 4, .score = score_function::sigmoid, .expert_groups = 4, .chosen_groups = 2,
                             .expert_bias = true, .shared_ffn = 64, .shared_gate = true};  // the control: this one compiles

@@ -38,6 +38,9 @@ struct run : defaults {
 // fails SHARED_FFN: the shared expert's ffn width must be a multiple of TP; choose a TP that divides it
 #elif defined(SHARED_FFN)
   static constexpr model_shape model{.shared_ffn = 97};
+// fails DENSE_FFN: the ffn width of dense layers must be a multiple of TP; choose a TP that divides it
+#elif defined(DENSE_FFN)
+  static constexpr model_shape model{.dense_layers = 1, .dense_ffn = 97};
 // fails SINGLE_CHOICE: with top_k = 1 softmax over the chosen is always 1
 #elif defined(SINGLE_CHOICE)
   static constexpr model_shape model{.top_k = 1};
