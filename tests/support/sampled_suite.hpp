@@ -80,7 +80,7 @@ inline mapping_options options_of(const sampled_run& run) {
   // Equal words in documents of their own are equal to rounding: which of them has the larger weight says nothing, so packed ones drop by position.
   if (run.kind.tokens == tokens_choice::capacity) o.facts.tokens = {110, true, run.packed};
   if (run.packed) o.document_end = std::int32_t(o.model.vocabulary - 1);  // the end of every word of test_data
-  // TIED o.model.tied_embeddings = run.tied;
+  o.model.tied_embeddings = run.tied;
   o.train.schedule = &value_of_choice(run.kind.schedule);
   o.train.recompute = run.kind.recompute == recompute_choice::full      ? recompute_full
                     : run.kind.recompute == recompute_choice::selective ? selective<norms, activation, core_attention>

@@ -17,10 +17,10 @@ struct forwards_over {
   static constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) {
     return steps_over(Chunks, stage, stages, micro_batches);
   }
-  static constexpr std::vector<schedule_step> steps_over(int chunks, int stage, int stages, int micro_batches) {
-    step_list list(stage, stages, chunks);
+  static constexpr std::vector<schedule_step> steps_over(int count, int stage, int stages, int micro_batches) {
+    step_list list(stage, stages, count);
     for (int first = 0; first < micro_batches; first += stages)  // groups, as interleaved<v> makes them
-      for (int c = 0; c < chunks; ++c)
+      for (int c = 0; c < count; ++c)
         for (int m = first; m < std::min(first + stages, micro_batches); ++m) list.forward(m, c);
     return list.take();
   }
