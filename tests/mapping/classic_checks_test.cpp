@@ -60,8 +60,8 @@ struct faulty_comm {
 
   int rank() const { return inner.rank(); }
   int size() const { return inner.size(); }
-  faulty_comm split(int colour, int key, comm_label label) {
-    if (label == plan.label) {
+  faulty_comm split(int colour, int key, comm_label label = {}) {
+    if (!label.empty() && label == plan.label) {
       colour = int(group_index(plan.mesh, plan.group, rank()));
       key = int(group_of(plan.mesh, plan.group, rank()).index_of(rank()));
     }

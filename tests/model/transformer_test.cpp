@@ -73,32 +73,6 @@ struct stage {
   void backward(const type::saved& s, view<const double> dy = {}) { layers.backward(host_exec(context), dy, dx.view(), s); }
 };
 
-/// Core attention on widened numbers, its results rounded once.
-struct widened_attention {
-  template <class T, class A, class Exec>
-  static view<A> wide(Exec e, view<const T> x, scratch<Exec>& local) {
-    const view<A> out = local.template take<A>(x.shape());
-    cast(e, x, out);
-    return out;
-  }
-  template <class T, class A, class Exec, class Comm>
-  static void forward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> q, view<const T> k, view<const T> v,
-                      view<T> out, view<A> lse) {
-    scratch local(e);
-    const view<A> sum = local.template take<A>(out.shape());
-    cp_all_gather::forward<A, A>(e, cp, positions, wide<T, A>(e, q, local), wide<T, A>(e, k, local), wide<T, A>(e, v, local), sum, lse);
-    cast(e, sum, out);
-  }
-  template <class T, class A, class Exec, class Comm>
-  static void backward(Exec e, Comm& cp, std::span<const std::int32_t> positions, view<const T> dout, view<const T> q, view<const T> k,
-                       view<const T> v, view<const T> out, view<const A> lse, view<T> dq, view<T> dk, view<T> dv) {
-    scratch local(e);
-    const view<A> a = local.template take<A>(dq.shape()), b = local.template take<A>(dk.shape()), c = local.template take<A>(dv.shape());
-    cp_all_gather::backward<A, A>(e, cp, positions, wide<T, A>(e, dout, local), wide<T, A>(e, q, local), wide<T, A>(e, k, local),
-                                  wide<T, A>(e, v, local), wide<T, A>(e, out, local), lse, a, b, c);
-    cast(e, a, dq), cast(e, b, dk), cast(e, c, dv);
-  }
-};
 template <template <class, class> class Dispatcher>
 struct dispatched_by : moe_defaults {
   template <class T, class Comm>
@@ -126,7 +100,7 @@ struct whole_model {
     store.initialise(3);
     for (auto& entry : store.entries())
       for (auto& w : entry.value) w = typename Precision::storage(float(bf16(float(w))));
-    const transformer_stage<Precision, comm, widened_attention, Policy> stage(model, sequence, fold, world.rank(), store, groups);
+    const transformer_stage<Precision, comm, cp_all_gather, Policy> stage(model, sequence, fold, world.rank(), store, groups);
     micro_batch b{place(fold, world.rank()), {}, {}};
     for (int i = 0; i < batch * sequence; ++i) {
       const int at = i + int(b.place.first_sample) * 5;

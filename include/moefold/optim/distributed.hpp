@@ -88,7 +88,8 @@ class distributed_optimizer {
   }
 
   /// The gradients of a layer (-1: embedding; the number of layers: final norm and head) are final on this rank: buffers that were waiting for
-  /// it alone start on their way. Once per layer and step, in the same order on every replica; layers that are left out start in reduce.
+  /// it alone start on their way, but for what another stage sums too (a tied embedding): its peers come to it when their own backward ends, and whatever
+  /// this rank issued behind it would wait, so it starts in reduce. Once per layer and step, in the same order on every replica; layers that are left out start in reduce.
   /// Collective over replica groups, returns at once with overlap; without, it does nothing.
   template <class Exec>
   void gradients_ready(Exec e, extent_t layer) {
@@ -99,7 +100,7 @@ class distributed_optimizer {
       if (part == nullptr) continue;
       require(!std::exchange(part->ready, true) && !s.reducing, "moefold: gradients_ready came twice for layer ", layer,
               " in one step; call it once per layer, when its last micro-batch has gone backward");
-      if (--s.missing == 0) start_reduction(e, b);
+      if (--s.missing == 0 && !store_.flats()[b].fact.placement.ends) start_reduction(e, b);
     }
   }
 
