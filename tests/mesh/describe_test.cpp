@@ -39,7 +39,7 @@ TEST_SUITE("mesh/describe") {
     CHECK(lines == 16);
     CHECK(table.find("{0 1 2 … 65535}") != std::string::npos);
   }
-  TEST_CASE("a single rank has a table too") { CHECK(describe({}).find("{0}") != std::string::npos); }
+  TEST_CASE("a single rank has a table too") { CHECK(describe(folding_extents{}).find("{0}") != std::string::npos); }
 
   TEST_CASE("folded_over names exactly the attention axes that change inside some group") {
     const std::vector<extent_t> parts[] = {{2, 2, 2, 3}, {3, 2, 4, 1}, {4, 6, 1, 1}, {1, 3, 2, 4}, {12, 1, 2, 1}};
