@@ -24,12 +24,16 @@ struct curve {
   }
 };
 
-inline token_stream own_sources() {
-  std::vector<std::string> files;
-  for (const auto& file : std::filesystem::recursive_directory_iterator("include/moefold"))
-    if (file.is_regular_file()) files.push_back(file.path().string());
-  std::sort(files.begin(), files.end());
-  return token_stream::from_files(files);
+/// Read once: every curve of a process is of the same text, whatever happens to the files meanwhile.
+inline const token_stream& own_sources() {
+  static const token_stream text = [] {
+    std::vector<std::string> files;
+    for (const auto& file : std::filesystem::recursive_directory_iterator("include/moefold"))
+      if (file.is_regular_file()) files.push_back(file.path().string());
+    std::sort(files.begin(), files.end());
+    return token_stream::from_files(files);
+  }();
+  return text;
 }
 
 template <class Precision>
@@ -39,7 +43,7 @@ inline constexpr model_shape curve_model{.layers = 2, .hidden = 64, .heads = 4, 
 
 /// On as many threads as the folding has ranks: 8 sequences of 64 tokens a step. `until`: stop early, at the rates of the whole run.
 template <class Precision>
-curve train_curve(std::int64_t steps, const folding_extents& fold = {}, std::int64_t until = -1) {
+curve train_curve(std::int64_t steps, const folding_extents& fold = {}, std::int64_t until = -1, std::uint64_t seed = 1234) {
   constexpr extent_t sequence = 64;
   const dataset data(own_sources(), sequence, 3);
   curve result;
@@ -47,7 +51,7 @@ curve train_curve(std::int64_t steps, const folding_extents& fold = {}, std::int
   run_threads(int(fold.world()), [&](thread_comm& world) {
     const int rank = world.rank();
     trainer_options options;
-    options.steps = steps, options.global_batch = 8, options.micro_batch = 2;
+    options.steps = steps, options.global_batch = 8, options.micro_batch = 2, options.seed = seed;
     basic_trainer<curve_policies<Precision>, thread_comm> trainer(std::move(world), curve_model, sequence, fold, options, data);
     for (std::int64_t i = 0; i < (until < 0 ? steps : until); ++i) {
       const step_result now = trainer.step();

@@ -23,7 +23,7 @@ TEST_SUITE("train/precision_soak") {
       for (std::size_t i = 0; i < c.load.size(); ++i) moved += std::abs(c.load[i] - exact.load[i]);
       return moved / 2;
     };
-    const auto say = [&](const char* name, const curve& c) {
+    const auto say = [&](const std::string& name, const curve& c) {
       MESSAGE(name, ": mean loss of the last 10 steps ", c.last(10), ", ", 100 * off(c), " % from fp32; at least ", rerouted(c),
               " choices of the last step differ");
     };
