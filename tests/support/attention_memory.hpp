@@ -32,18 +32,18 @@ struct memory_table {
 };
 
 /// Adds a row, and compares the output and the input's gradient on every cp with one rank's.
-template <class Context>
-void measure_memory(memory_table& table, const char* policy, int base, attended& many, const attended& one,
-                    std::initializer_list<int> cps) {
+template <class Context, class Precision = fp32>
+void measure_memory(memory_table& table, const char* policy, int base, attended& many, const attended& one, std::initializer_list<int> cps,
+                    double close = 1e-5) {
   memory_table::row& row = table.rows[policy];
   row.base = base;
   for (const int cp : cps) {
-    many.template on<fp32, Context>(1, cp);
+    many.template on<Precision, Context>(1, cp);
     row.peak[cp] = many.peak;
     CAPTURE(policy);
     CAPTURE(cp);
-    CHECK(largest_error(many.y, one.y) < 1e-5);
-    CHECK(largest_error(many.dx, one.dx) < 1e-5);
+    CHECK(largest_error(many.y, one.y) < close);
+    CHECK(largest_error(many.dx, one.dx) < close);
   }
 }
 
