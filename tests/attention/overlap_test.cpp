@@ -72,9 +72,9 @@ void check_overlap(int cp, extent_t sequence, extent_t head_dim, std::chrono::mi
         double& best = least[overlap][slow];
         best = std::min(best, seconds<Context, Exec>(cp, sequence, head_dim, slow ? latency : latency * 0, overlap, 3));
       }
-    without = least[0][1] - least[0][0], with = least[1][1] - least[1][0];
-    const bool settled = with > -0.2 * without && without < 1.6 * due;  // no noise larger than what is measured
-    if (settled && with < 0.4 * without && without > 0.6 * due) break;
+    const double still = std::min(least[0][0], least[1][0]);
+    without = least[0][1] - still, with = least[1][1] - still;
+    if (round > 0 && with < 0.4 * without && without > 0.6 * due && without < 1.6 * due) break;
   }
   MESSAGE("cp ", cp, ": a latency of ", latency.count(), " ms adds ", without * 1e3, " ms without overlap, ", with * 1e3,
           " ms with: ", with / without);
