@@ -454,7 +454,8 @@ class thread_comm {
       mine.small = true;
       show(mine);
       group_->arrive(rank_, w, true);
-      if (world().options().latency.count() > 0 && w.op != operation::split) std::this_thread::sleep_for(world().options().latency);
+      if (world().options().latency.count() > 0 && w.op != operation::split && size() > 1)
+        std::this_thread::sleep_for(world().options().latency);
       if (hook_) hook_(context_);
       move(w);
     });

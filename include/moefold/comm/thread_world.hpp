@@ -28,7 +28,7 @@ struct thread_options {
   std::chrono::nanoseconds first_deadline = std::chrono::seconds(60);  // for the first call on a communicator: start-up work is uneven
   std::chrono::nanoseconds deadline = std::chrono::seconds(20);        // for every later call
   bool check_signatures = true;                                        // well under a microsecond; off: a mismatch is undefined
-  std::chrono::nanoseconds latency{0};  // for tests: a collective takes this much longer, a message arrives this much later
+  std::chrono::nanoseconds latency{0};  // for tests: a collective between ranks takes this much longer, a message arrives this much later
 };
 
 /// Each rank has two lanes: 0, its own thread, and 1, the helper that works on its `apart` communicators beside it. A communicator lies on one lane.

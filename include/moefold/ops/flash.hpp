@@ -212,12 +212,12 @@ void flash_forward(host_exec e, input<T> q, input<T> k, input<T> v, std::span<co
 namespace detail {
 
 /// Where sums of A are made that end in `out`: there, if it holds numbers of A.
-template <class A, class Out>
-view<A> sums_of(view<Out> out, scratch<host_exec>& local) {
+template <class A, class Out, class Exec>
+view<A> sums_of(view<Out> out, scratch<Exec>& local) {
   if constexpr (std::is_same_v<A, Out>)
     return out;
   else
-    return local.take<A>(out.shape());
+    return local.template take<A>(out.shape());
 }
 template <class A, class Out>
 void rounded(const A* from, extent_t count, Out* to) {
