@@ -89,6 +89,17 @@ TEST_SUITE("mapping/fp8") {
     trainer.step();
     CHECK(remembered() != past);
     for (std::size_t i = 0; i < past.size(); i += 3) CHECK(remembered()[i + 1] == past[i]);
-    CHECK(extent_t(trainer.scratch_peak()) <= scratch_bound<fp8<>>(trainer.activations()) - (4 << 20));
+  }
+
+  TEST_CASE("the inventory's bound on scratch holds the quantised weights of wide experts") {
+    mapping_options options = model_with_shared_expert(2);
+    options.model.ffn = 1024, options.sequence = 8;
+    const dataset data = test_data(options.model.vocabulary, options.sequence);
+    basic_trainer<policies_in<fp8<delayed_scaling<3>>>, self_comm> trainer(self_comm(), options.model, options.sequence, {}, options.train,
+                                                                           data);
+    trainer.step();
+    const extent_t without_slack = scratch_bound<fp8<>>(trainer.activations()) - (4 << 20);
+    CHECK(extent_t(trainer.scratch_peak()) <= without_slack);
+    CHECK(extent_t(trainer.scratch_peak()) > scratch_bound<mixed_bf16>(trainer.activations()) - (4 << 20));
   }
 }
