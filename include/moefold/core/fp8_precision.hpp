@@ -1,8 +1,8 @@
 #pragma once
-// The fp8 precision policy: everything is stored as in mixed_bf16, and the products of linear layers and experts see 8-bit values of their inputs.
+// The fp8 precision policy: all is stored as in mixed_bf16, and products of linear layers and experts see 8-bit values of their inputs.
 // Router, embedding, norms, attention itself and the head stay as they are in mixed_bf16.
 //
-//   y = e4m3(x) e4m3(W)^T       dx = e5m2(dy) e4m3(W)       dW += e5m2(dy)^T e4m3(x)       sums in fp32; a scale for each tensor (core/scaling.hpp)
+//   y = e4m3(x) e4m3(W)^T     dx = e5m2(dy) e4m3(W)     dW += e5m2(dy)^T e4m3(x)     sums in fp32; a scale for each tensor (core/scaling.hpp)
 #include <moefold/core/error.hpp>
 #include <moefold/core/precision.hpp>
 #include <moefold/core/scaling.hpp>

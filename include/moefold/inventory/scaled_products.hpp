@@ -1,6 +1,6 @@
 #pragma once
-// Which products of a model see 8-bit values under a policy such as fp8, named by their weights, and what is remembered of their tensors: the one
-// order in which layers record amaxes, in which they travel, and in which the inventory counts them.
+// Which products of a model see 8-bit values under a policy such as fp8, named by their weights, and what is remembered of their tensors: the
+// one order in which layers record amaxes, in which they travel, and in which the inventory counts them.
 //
 //   amax [layers of the whole model, 10 products, 3 tensors: x, W, dy]       4 bytes each; a product that the model has not leaves zeros
 #include <moefold/core/fp8_precision.hpp>

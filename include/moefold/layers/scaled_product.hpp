@@ -1,6 +1,6 @@
 #pragma once
-// What a matrix product sees of its inputs. Under most policies the tensors themselves; under one that quantises (core/fp8_precision.hpp) copies in
-// scratch whose elements are 8-bit numbers over a scale: wider types hold them exactly, so the ordinary product of the copies is that of 8-bit values.
+// What a matrix product sees of its inputs: under most policies the tensors themselves; under one that quantises (core/fp8_precision.hpp) copies
+// in scratch, of 8-bit numbers over a scale. Wider types hold them exactly, so the ordinary product of the copies is that of the 8-bit values.
 //
 //   inputs.x(e, x, local)   inputs.weight(e, W, local)       rounded to e4m3, x and W alike in forward and backward
 //   inputs.dy(e, dy, local)                                  rounded to e5m2
@@ -34,8 +34,8 @@ struct product_inputs {
   }
 };
 
-/// The inputs of one product, quantised: one scale for each tensor, of all local experts together where it is theirs. Histories lie in memory that
-/// somebody else keeps (scaling_states); a layer without them scales by the tensor itself.
+/// The inputs of one product, quantised: one scale for each tensor, of all local experts together where it is theirs. Histories lie in memory
+/// that somebody else keeps (scaling_states); a layer without them scales by the tensor itself.
 template <quantising_policy Precision>
 struct product_inputs<Precision> {
   using T = typename Precision::storage;
@@ -68,16 +68,18 @@ struct product_inputs<Precision> {
   }
 };
 
-/// What all products of a model remember on one rank: the order is inventory/scaled_products.hpp's. Equal on all ranks of the world once rolled, so
-/// that all scale alike and replicas stay the same. Part of a checkpoint: past().
+/// What all products of a model remember on one rank: the order is inventory/scaled_products.hpp's. Equal on all ranks of the world once
+/// rolled, so that all scale alike and replicas stay the same. Part of a checkpoint: past().
 template <class Precision>
 class scaling_states {
  public:
   static constexpr extent_t history = amax_steps<Precision>;  // steps; 0: there is nothing to remember, and nothing below does anything
 
+  using A = typename Precision::accumulate;  // float wherever there is a past
+
   explicit scaling_states(const model_shape& model)
-      : seen_({recorded_amaxes<Precision>(model)}, 0.0f), step_(seen_.shape(), 0.0f),
-        past_({recorded_amaxes<Precision>(model), std::max<extent_t>(history, 1)}, 0.0f) {}
+      : seen_({recorded_amaxes<Precision>(model)}, A(0)), step_(seen_.shape(), A(0)),
+        past_({recorded_amaxes<Precision>(model), std::max<extent_t>(history, 1)}, A(0)) {}
 
   /// For the product with this weight of this layer. Valid as long as the states.
   product_inputs<Precision> of(extent_t layer, parameter_kind weight) {
@@ -93,24 +95,25 @@ class scaling_states {
   }
 
   /// A training step begins; what was recorded since the last one, as by an evaluation, is forgotten.
-  void begin() { std::fill(seen_.begin(), seen_.end(), 0.0f); }
+  void begin() { std::fill(seen_.begin(), seen_.end(), A(0)); }
   /// All micro-batches are through: the largest of every rank. Collective over the world.
   template <class Exec, class Comm>
   void reduce(Exec e, Comm& world) {
-    if constexpr (history > 0) world.all_reduce(e, std::span<const float>(seen_.view().span()), step_.view().span(), max{}).wait(e);
+    if constexpr (history > 0) world.all_reduce(e, std::span<const A>(seen_.view().span()), step_.view().span(), max{}).wait(e);
   }
   /// The step counts: what reduce() found becomes the past. Local; the same on every rank.
   void roll() {
-    for (extent_t i = 0; i < extent_t(step_.size()); ++i) amax_history{&step_[std::size_t(i)], past_.view().rows(i, 1).span()}.roll();
+    if constexpr (history > 0)
+      for (extent_t i = 0; i < extent_t(step_.size()); ++i) amax_history{&step_[std::size_t(i)], past_.view().rows(i, 1).span()}.roll();
   }
 
-  view<float> past() { return past_; }  // [amaxes, history] of the steps before, the last one first; no rows where nothing is remembered
-  std::size_t bytes() const { return (seen_.size() + step_.size() + past_.size()) * sizeof(float); }
+  view<A> past() { return past_; }  // [amaxes, history] of the steps before, the last one first; no rows where nothing is remembered
+  std::size_t bytes() const { return (seen_.size() + step_.size() + past_.size()) * sizeof(A); }
 
  private:
-  tensor<float> seen_;  // [amaxes] by this rank, in this step so far
-  tensor<float> step_;  // [amaxes] by all ranks, in the step that was reduced last
-  tensor<float> past_;
+  tensor<A> seen_;  // [amaxes] by this rank, in this step so far
+  tensor<A> step_;  // [amaxes] by all ranks, in the step that was reduced last
+  tensor<A> past_;
 };
 
 }  // namespace moefold
