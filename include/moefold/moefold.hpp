@@ -7,6 +7,7 @@
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/core/fp8.hpp>
+#include <moefold/core/fp8_precision.hpp>
 #include <moefold/core/layer_split.hpp>
 #include <moefold/core/memory.hpp>
 #include <moefold/core/memory_ledger.hpp>
@@ -74,6 +75,7 @@
 #include <moefold/inventory/activations.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
+#include <moefold/inventory/scaled_products.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/inventory/traffic.hpp>
 
@@ -94,6 +96,7 @@
 #include <moefold/layers/norm.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/layers/parameter_store.hpp>
+#include <moefold/layers/scaled_product.hpp>
 #include <moefold/layers/sequence.hpp>
 
 #include <moefold/attention/attention.hpp>

@@ -118,6 +118,17 @@ TEST_SUITE("inventory/traffic") {
     CHECK(all.at("etp reduce_scatter_v") == cell{9, 9, 3 * 4 * (8 * 2 + 8 * 2 + 2 * 4)});
     CHECK(all.at("ep reduce_scatter_v") == cell{9, 9, 3 * 8 * (8 * 2 + 8 * 2 + 2 * 4)});
   }
+  TEST_CASE("in fp8, by hand: what bf16 sends, and where scales look back one all_reduce of 90 amaxes more, 23 of each of 4 ranks") {
+    const activation_shape a{model, make_folding({{axis_id::dp, 4}}, {{axis_id::etp, 2}, {axis_id::ep, 2}}), 4, 1};
+    const std::vector<std::int64_t> counts{4, 4, 0, 0};
+    table bf16_table = by_name(step_traffic<mixed_bf16>(a, 1, 1, same(counts)));
+    CHECK(by_name(step_traffic<fp8<current_scaling>>(a, 1, 1, same(counts))) == bf16_table);
+    table delayed = by_name(step_traffic<fp8<>>(a, 1, 1, same(counts)));
+    const cell without = bf16_table.at("world all_reduce");
+    CHECK(delayed.at("world all_reduce") == cell{without[0] + 1, without[1] + 6, without[2] + 2 * 3 * 23 * 4});
+    delayed.erase("world all_reduce"), bf16_table.erase("world all_reduce");
+    CHECK(delayed == bf16_table);
+  }
   TEST_CASE("the planner's formulas hold on every stage in between: per layer and rank, even routing") {
     using enum axis_id;
     constexpr extent_t S = 64, B = 2, M = 3, n = 4;  // a multiple of all cuts; the largest extent of any axis

@@ -97,6 +97,40 @@ TEST_SUITE("layers/linear") {
     for (double& s : slope_w) s = 2 * s + 1.0;
     CHECK(test::largest_error(dw, slope_w) < 1e-9);
   }
+  TEST_CASE("in fp8, to the bit, the bf16 products of x and W rounded to e4m3 and dy rounded to e5m2 by hand") {
+    host_context context;
+    const host_exec e(context);
+    const auto x = random_tensor<bf16>({7, 5}, 1), w = random_tensor<bf16>({3, 5}, 2, 0.03), dy = random_tensor<bf16>({7, 3}, 3, 1e-4);
+    const auto by_hand = [](const tensor<bf16>& t, auto format) {
+      float amax = 0;
+      for (const bf16 v : t) amax = std::max(amax, std::abs(float(v)));
+      using F = decltype(format);
+      tensor<bf16> rounded(t.shape());
+      const float scale = scale_of(amax, F::largest);
+      for (std::size_t i = 0; i < t.size(); ++i) rounded[i] = bf16(float(F(float(t[i]) * scale)) / scale);
+      return rounded;
+    };
+    const auto x8 = by_hand(x, fp8_e4m3{}), w8 = by_hand(w, fp8_e4m3{}), dy8 = by_hand(dy, fp8_e5m2{});
+    const auto run = [&](auto layer, const tensor<bf16>& in, const tensor<bf16>& d_out, tensor<bf16>& y, tensor<bf16>& dx) {
+      layer.forward(e, in.view(), y.view());
+      layer.backward(e, d_out.view(), in.view(), dx.view());
+      layer.backward(e, d_out.view(), in.view(), dx.view(), bf16(1));
+    };
+    const auto same = [](const auto& a, const auto& b) {
+      return std::equal(a.begin(), a.end(), b.begin(), [](auto p, auto q) { return float(p) == float(q); });
+    };
+    tensor<bf16> y({7, 3}), dx({7, 5}), y8({7, 3}), dx8({7, 5}), wide_y({7, 3}), wide_dx({7, 5});
+    tensor<float> dw({3, 5}, 1.0f), dw8({3, 5}, 1.0f), wide_dw({3, 5}, 1.0f);
+    run(linear<fp8<>, rows_over_tp>{{w, dw}}, x, dy, y, dx);
+    run(linear<mixed_bf16, rows_over_tp>{{w8, dw8}}, x8, dy8, y8, dx8);
+    run(linear<mixed_bf16, rows_over_tp>{{w, wide_dw}}, x, dy, wide_y, wide_dx);
+    CHECK(same(y, y8));
+    CHECK(same(dx, dx8));
+    CHECK(same(dw, dw8));
+    CHECK_FALSE(same(y, wide_y));
+    CHECK_FALSE(same(dx, wide_dx));
+    CHECK_FALSE(same(dw, wide_dw));
+  }
   TEST_CASE("no rows leave the weight's gradient as it is") {
     host_context context;
     const host_exec e(context);

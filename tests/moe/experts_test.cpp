@@ -111,6 +111,76 @@ TEST_SUITE("moe/experts") {
     CHECK(test::largest_error(sum.dx, all.dx) < 1e-13);
     CHECK(test::largest_error(sum.dweight, all.dweight) < 1e-13);
   }
+  TEST_CASE("in fp8, to the bit, the bf16 products of tensors rounded by hand, one scale for all experts of the rank") {
+    host_context context;
+    const host_exec e(context);
+    const auto rounded = [](const tensor<bf16>& t, auto format) {
+      using F = decltype(format);
+      float amax = 0;
+      for (const bf16 v : t) amax = std::max(amax, std::abs(float(v)));
+      tensor<bf16> copy(t.shape());
+      const float scale = scale_of(amax, F::largest);
+      for (std::size_t i = 0; i < t.size(); ++i) copy[i] = bf16(float(F(float(t[i]) * scale)) / scale);
+      return copy;
+    };
+    const auto same = [](const auto& a, const auto& b) {
+      return std::equal(a.begin(), a.end(), b.begin(), [](auto p, auto q) { return float(p) == float(q); });
+    };
+    const auto gate = random_tensor<bf16>({3, width, hidden}, 1, 0.5), up = random_tensor<bf16>({3, width, hidden}, 2, 0.5),
+               down = random_tensor<bf16>({3, hidden, width}, 3, 0.5);
+    const auto x = random_tensor<bf16>({rows, hidden}, 4), dy = random_tensor<bf16>({rows, hidden}, 6, 1e-3);
+    const auto weight = random_tensor<float>({rows}, 5);
+    const fp8_e4m3 e4m3{};
+    const fp8_e5m2 e5m2{};
+    for (const bool gated : {true, false}) {
+      CAPTURE(gated);
+      tensor<float> dgate(gate.shape(), 0.0f), dup(up.shape(), 0.0f), ddown(down.shape(), 0.0f), dweight({rows});
+      tensor<bf16> y({rows, hidden}), dx({rows, hidden});
+      grouped_experts<fp8<>> layer;
+      if (gated) layer.gate = {gate, dgate};
+      layer.up = {up, dup}, layer.down = {down, ddown};
+      layer.activation = gated ? activation_function::swiglu : activation_function::gelu;
+      arena keep;
+      grouped_experts<fp8<>>::saved s;
+      layer.forward(e, x.view(), weight.view(), offsets, y.view(), keep, s);
+      layer.backward(e, dy.view(), dx.view(), dweight.view(), s);
+
+      const auto x8 = rounded(x, e4m3), gate8 = rounded(gate, e4m3), up8 = rounded(up, e4m3), down8 = rounded(down, e4m3);
+      const auto dy8 = rounded(dy, e5m2);
+      const shape wide{rows, width};
+      tensor<bf16> g(wide), u(wide), act(wide), dact(wide), dg(wide), du(wide), own_y({rows, hidden}), own_dx({rows, hidden});
+      tensor<float> own_dgate(gate.shape(), 0.0f), own_dup(up.shape(), 0.0f), own_ddown(down.shape(), 0.0f), own_dweight({rows});
+      const auto in = [](const tensor<bf16>& t) { return t.view(); };
+      grouped_gemm_nt(e, in(x8), in(up8), offsets, u.view());
+      if (gated) {
+        grouped_gemm_nt(e, in(x8), in(gate8), offsets, g.view());
+        swiglu_forward(e, in(g), in(u), weight.view(), act.view());
+      } else {
+        gelu_forward(e, in(u), weight.view(), act.view());
+      }
+      const auto act8 = rounded(act, e4m3);
+      grouped_gemm_nt(e, in(act8), in(down8), offsets, own_y.view());
+      grouped_gemm_nn(e, in(dy8), in(down8), offsets, dact.view());
+      grouped_gemm_tn(e, in(dy8), in(act8), offsets, own_ddown.view());
+      if (gated) {
+        swiglu_backward(e, in(dact), in(g), in(u), weight.view(), dg.view(), du.view(), own_dweight.view());
+        const auto dg8 = rounded(dg, e5m2);
+        grouped_gemm_tn(e, in(dg8), in(x8), offsets, own_dgate.view());
+        grouped_gemm_nn(e, in(dg8), in(gate8), offsets, own_dx.view());
+      } else {
+        gelu_backward(e, in(dact), in(u), weight.view(), du.view(), own_dweight.view());
+      }
+      const auto du8 = rounded(du, e5m2);
+      grouped_gemm_tn(e, in(du8), in(x8), offsets, own_dup.view());
+      grouped_gemm_nn(e, in(du8), in(up8), offsets, own_dx.view(), bf16(gated ? 1 : 0));
+      CHECK(same(y, own_y));
+      CHECK(same(dx, own_dx));
+      CHECK(same(dweight, own_dweight));
+      CHECK(same(dgate, own_dgate));
+      CHECK(same(dup, own_dup));
+      CHECK(same(ddown, own_ddown));
+    }
+  }
   TEST_CASE("no rows at all: nothing happens") {
     experts own;
     host_context context;

@@ -480,6 +480,18 @@ TEST_SUITE("train/trainer") {
       CHECK(host == 0);
     }
   }
+  TEST_CASE("in fp8 with delayed scaling a step allocates nothing either") {
+    const dataset data = data_of(4000);
+    struct in_fp8 : run_defaults {
+      using precision = fp8<delayed_scaling<2>>;
+    };
+    basic_trainer<policies_of<in_fp8>, self_comm> trainer(self_comm(), small, sequence, {}, options_of(), data);
+    trainer.step();
+    const std::size_t new_before = test::allocations_of_this_thread(), host_before = host_memory::allocations();
+    for (int i = 0; i < 4; ++i) trainer.step();
+    CHECK(test::allocations_of_this_thread() == new_before);
+    CHECK(host_memory::allocations() == host_before);
+  }
   TEST_CASE("the counter of allocations counts: plain, array, aligned and nothrow") {
     const std::size_t before = test::allocations_of_this_thread();
     ::operator delete(::operator new(4));

@@ -13,6 +13,7 @@
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/parameters.hpp>
+#include <moefold/inventory/scaled_products.hpp>
 
 namespace moefold {
 
@@ -210,6 +211,15 @@ constexpr extent_t widened_elements(const activation_shape& a) {
                    product(a.rows(), m.experts), product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
 }
 
+/// Elements of the quantised copies of the largest product whose inputs are 8-bit values: x, dy and W, of all local experts (layers/scaled_product.hpp).
+constexpr extent_t quantised_elements(const activation_shape& a) {
+  const model_shape& m = a.model;
+  const extent_t tp = a.fold.attention.of(axis_id::tp), tokens = a.tokens(), ffn = m.ffn / a.fold.moe.of(axis_id::etp);
+  const auto product = [&](extent_t rows, extent_t width, extent_t count) { return rows * (m.hidden + width) + count * width * m.hidden; };
+  return std::max({product(tokens, m.q_width() / tp, 1), product(tokens, m.kv_width() / tp, 1),
+                   product(tokens, std::max(m.shared_ffn, m.dense_ffn) / tp, 1), product(a.worst_rows(), ffn, a.own_experts())});
+}
+
 }  // namespace detail
 
 /// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.
@@ -230,10 +240,11 @@ constexpr extent_t scratch_bound(const activation_shape& a) {
                              (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
   const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
   const extent_t widened = t < acc ? detail::widened_elements(a) : 0;
+  const extent_t quantised = quantising_policy<Precision> ? detail::quantised_elements(a) : 0;
   const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
                                             : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
                                                   a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
-  return (moe + attention + loss + again + widened + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
+  return (moe + attention + loss + again + widened + quantised + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
 }
 
 }  // namespace moefold

@@ -21,8 +21,10 @@
 //   tp x cp x dp                                                                              all_reduce of the token counts
 //   replicas                                                                                  reduce_scatter of gradients, all_gather of parameters
 //   world                                                                                     all_reduce of norm, loss, stop vote and what layers count
+//                                                                                             all_reduce of amaxes, where scales look back
 #include <moefold/core/traffic_rule.hpp>
 #include <moefold/inventory/activations.hpp>
+#include <moefold/inventory/scaled_products.hpp>
 #include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/group.hpp>
 
@@ -218,6 +220,7 @@ traffic_table step_traffic(const activation_shape& a, extent_t rank, extent_t mi
     table.add(b.placement.replicas(), b.replicas, all_gather, b.shard(), t);
   }
   table.add({}, a.fold.world(), all_reduce, step_numbers(a), 8);
+  table.add({}, a.fold.world(), all_reduce, recorded_amaxes<Precision>(m), 4, recorded_amaxes<Precision>(m) > 0 ? 1 : 0);
   return table;
 }
 

@@ -4,6 +4,7 @@
 #include <moefold/core/exec.hpp>
 #include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
+#include <moefold/layers/scaled_product.hpp>
 #include <moefold/ops/gemm.hpp>
 
 namespace moefold {
@@ -12,17 +13,21 @@ template <class Precision, class Placement>
 struct linear {
   using T = typename Precision::storage;
   parameter<Precision, Placement> weight;  // [out, in] of this rank
+  [[no_unique_address]] product_inputs<Precision> inputs{};
 
   /// x [rows, in] -> y [rows, out], assigned.
   template <class Exec>
   void forward(Exec e, view<const T> x, view<T> y) const {
-    gemm_nt(e, x, weight.value, y);
+    scratch local(e);
+    gemm_nt(e, inputs.x(e, x, local), inputs.weight(e, weight.value, local), y);
   }
   /// dy [rows, out], x [rows, in] -> dx [rows, in] (dx = dy W + beta dx); the weight's gradient is accumulated.
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<const T> x, view<T> dx, T beta = T(0)) const {
-    weight_gradient(e, dy, x, weight.gradient);
-    gemm_nn(e, dy, weight.value, dx, beta);
+    scratch local(e);
+    const view<const T> seen = inputs.dy(e, dy, local);
+    weight_gradient(e, seen, inputs.x(e, x, local), weight.gradient);
+    gemm_nn(e, seen, inputs.weight(e, weight.value, local), dx, beta);
   }
 };
 

@@ -60,10 +60,11 @@ class transformer_stage {
 
   /// Local. The store, the groups and the states must outlive the stage. Throws config_error if the model does not fit the folding.
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
+  /// scales: what products with 8-bit inputs remember between steps; left out, they scale by the tensors of the moment.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision>& store, group_set<Comm>& groups,
                     router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
-                    const recompute_rule& recompute = {}, bool overlap = false)
+                    const recompute_rule& recompute = {}, bool overlap = false, scaling_states<Precision>* scales = nullptr)
       : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
         stages_(fold.attention.of(axis_id::pp)) {
     check(model, sequence, fold);
@@ -76,16 +77,19 @@ class transformer_stage {
     const auto norm = [&](parameter_kind kind, extent_t layer) {
       return norm_layer<Precision>{store.template get<replicated>(kind, layer), model.norm_eps};
     };
+    const auto seen = [&](parameter_kind weight, extent_t layer) {
+      return scales ? scales->of(layer, weight) : product_inputs<Precision>{};
+    };
     if (first()) embedding_ = {store.template get<rows_over_tp>(embedding), &tp, model.vocabulary};
     for (extent_t c = 0; c < fold.layers.chunks; ++c) {
       const layer_range own = chunk_layers(model.layers, fold, stage_, c);
       chunks_.push_back({own, c == 0 ? 0 : chunks_.back().first_block + std::size_t(chunks_.back().layers.count)});
     }
     for_each_layer(model.layers, fold, stage_, [&](extent_t l) {
-      attention_weights<Precision> a{{store.template get<rows_over_tp>(query, l)},
-                                     {store.template get<rows_over_tp>(key, l)},
-                                     {store.template get<rows_over_tp>(value, l)},
-                                     {store.template get<columns_over_tp>(output, l)}};
+      attention_weights<Precision> a{{store.template get<rows_over_tp>(query, l), seen(query, l)},
+                                     {store.template get<rows_over_tp>(key, l), seen(key, l)},
+                                     {store.template get<rows_over_tp>(value, l), seen(value, l)},
+                                     {store.template get<columns_over_tp>(output, l), seen(output, l)}};
       using enum recompute_part;
       attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention));
       if (model.dense(l)) {
@@ -100,11 +104,12 @@ class transformer_stage {
                                store.template get<expert_rows>(up, l),
                                store.template get<expert_columns>(down, l),
                                {}};
+      m.inputs = {seen(gate, l), seen(up, l), seen(down, l)};
       if (gated) m.gate = store.template get<expert_rows>(gate, l);
       if (model.shared_ffn > 0) {
-        if (gated) m.shared.gate = {store.template get<rows_over_tp>(shared_gate, l)};
-        m.shared.up = {store.template get<rows_over_tp>(shared_up, l)};
-        m.shared.down = {store.template get<columns_over_tp>(shared_down, l)};
+        if (gated) m.shared.gate = {store.template get<rows_over_tp>(shared_gate, l), seen(shared_gate, l)};
+        m.shared.up = {store.template get<rows_over_tp>(shared_up, l), seen(shared_up, l)};
+        m.shared.down = {store.template get<columns_over_tp>(shared_down, l), seen(shared_down, l)};
         if (model.shared_gate) m.shared.output = store.template get<replicated>(shared_output_gate, l);
       }
       blocks_.emplace_back(

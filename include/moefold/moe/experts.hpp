@@ -8,11 +8,20 @@
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
+#include <moefold/layers/scaled_product.hpp>
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
 #include <moefold/tensor/arena.hpp>
 
 namespace moefold {
+
+/// What the three products see of their inputs (layers/scaled_product.hpp).
+template <class Precision>
+struct expert_inputs {
+  [[no_unique_address]] product_inputs<Precision> gate{};
+  [[no_unique_address]] product_inputs<Precision> up{};
+  [[no_unique_address]] product_inputs<Precision> down{};
+};
 
 template <class Precision>
 struct grouped_experts {
@@ -23,6 +32,7 @@ struct grouped_experts {
   parameter<Precision, expert_columns> down;  // [local experts, H, F/ETP]
   activation_function activation = activation_function::swiglu;
   bool keep_act = true;  // or compute it again in backward
+  [[no_unique_address]] expert_inputs<Precision> inputs{};
 
   struct saved {
     view<const T> x;       // [R, H], the ticket's
@@ -39,9 +49,9 @@ struct grouped_experts {
                saved& s) const {
     scratch local(e);
     take(x, weight, offsets, keep, s);
-    grouped_gemm_nt(e, x, up.value, offsets, s.up);
-    if (gated()) grouped_gemm_nt(e, x, gate.value, offsets, s.gate);
-    grouped_gemm_nt(e, act_of(e, s, true, local), down.value, offsets, y);
+    product(e, up, inputs.up, x, offsets, s.up);
+    if (gated()) product(e, gate, inputs.gate, x, offsets, s.gate);
+    product(e, down, inputs.down, act_of(e, s, true, local), offsets, y);
   }
 
   /// dy [R, H] -> dx [R, H] and dweight [R], assigned; weight gradients are accumulated, those of experts without rows untouched. Local.
@@ -50,21 +60,34 @@ struct grouped_experts {
     scratch local(e);
     const extent_t rows = dy.extent(0), width = up.value.extent(1);
     view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
-    grouped_gemm_nn(e, dy, down.value, s.offsets, dact);
-    grouped_weight_gradient(e, dy, act_of(e, s, false, local), s.offsets, down.gradient);
+    product_backward(e, down, inputs.down, dy, act_of(e, s, false, local), s.offsets, dact);
     if (!gated()) {
       gelu_backward(e, view<const T>(dact), view<const T>(s.up), s.weight, dup, dweight);
     } else {
       view<T> dgate = local.template take<T>(rows, width);
       swiglu_backward(e, view<const T>(dact), view<const T>(s.gate), view<const T>(s.up), s.weight, dgate, dup, dweight);
-      grouped_weight_gradient(e, view<const T>(dgate), s.x, s.offsets, gate.gradient);
-      grouped_gemm_nn(e, view<const T>(dgate), gate.value, s.offsets, dx);
+      product_backward(e, gate, inputs.gate, view<const T>(dgate), s.x, s.offsets, dx);
     }
-    grouped_weight_gradient(e, view<const T>(dup), s.x, s.offsets, up.gradient);
-    grouped_gemm_nn(e, view<const T>(dup), up.value, s.offsets, dx, T(gated() ? 1 : 0));
+    product_backward(e, up, inputs.up, view<const T>(dup), s.x, s.offsets, dx, T(gated() ? 1 : 0));
   }
 
  protected:
+  /// x [R, in] -> y [R, out], assigned.
+  template <class Exec, class Placement>
+  static void product(Exec e, const parameter<Precision, Placement>& weight, const product_inputs<Precision>& seen, view<const T> x,
+                      std::span<const std::int64_t> offsets, view<T> y) {
+    scratch local(e);
+    grouped_gemm_nt(e, seen.x(e, x, local), seen.weight(e, weight.value, local), offsets, y);
+  }
+  /// dy [R, out], x [R, in] -> dx [R, in] (dx = dy W + beta dx); the weight's gradient is accumulated.
+  template <class Exec, class Placement>
+  static void product_backward(Exec e, const parameter<Precision, Placement>& weight, const product_inputs<Precision>& seen,
+                               view<const T> dy, view<const T> x, std::span<const std::int64_t> offsets, view<T> dx, T beta = T(0)) {
+    scratch local(e);
+    const view<const T> d = seen.dy(e, dy, local);
+    grouped_weight_gradient(e, d, seen.x(e, x, local), offsets, weight.gradient);
+    grouped_gemm_nn(e, d, seen.weight(e, weight.value, local), offsets, dx, beta);
+  }
   /// Memory for what backward needs.
   template <class Arena>
   void take(view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, Arena& keep, saved& s) const {

@@ -19,6 +19,7 @@ struct moe_weights {
   parameter<Precision, expert_rows> gate, up;  // [E/EP, F/ETP, H]; gelu has no gate
   parameter<Precision, expert_columns> down;   // [E/EP, H, F/ETP]
   mlp_weights<Precision> shared{};             // where the model has a shared expert
+  expert_inputs<Precision> inputs{};           // what the experts' products remember (layers/scaled_product.hpp); may be left out
 };
 
 /// The layer over values: communicators and numbers instead of a mesh, so that all foldings share one instantiation.
@@ -105,6 +106,7 @@ class moe_layer {
     experts_type experts;
     experts.keep_act = keep_activations;
     experts.gate = weights.gate, experts.up = weights.up, experts.down = weights.down, experts.activation = model.activation;
+    if constexpr (quantising_policy<Precision>) experts.inputs = weights.inputs;
     return experts;
   }
   static extent_t dropped(view<const std::int32_t> expert, std::span<const std::uint8_t> padding) {

@@ -2,7 +2,10 @@
 // The readable twin of the grouped experts: one expert after the other, each an ordinary feed-forward layer over its own rows. The same numbers to
 // rounding; choose it as `experts` of a MoE policy to look for a fault, or to read how an expert works.
 //
+// Under a policy that quantises, a tensor without a past is scaled expert by expert here, and for all local experts at once there.
+//
 //   for every local expert e:   rows offsets[e] .. offsets[e + 1] - 1 of x   ->   y = W2 ( act(W1 x [, W3 x]) * p )
+#include <moefold/layers/linear.hpp>
 #include <moefold/moe/experts.hpp>
 
 namespace moefold {
@@ -20,9 +23,9 @@ struct sequential_experts : grouped_experts<Precision> {
     this->take(x, weight, offsets, keep, s);
     for_each_expert(s, [&](extent_t expert, auto own) {
       scratch local(e);
-      gemm_nt(e, own(x), matrix(this->up.value, expert), own(s.up));
-      if (this->gated()) gemm_nt(e, own(x), matrix(this->gate.value, expert), own(s.gate));
-      gemm_nt(e, act_of_own(e, s, own, true, local), matrix(this->down.value, expert), own(y));
+      of(this->up, this->inputs.up, expert).forward(e, own(x), own(s.up));
+      if (this->gated()) of(this->gate, this->inputs.gate, expert).forward(e, own(x), own(s.gate));
+      of(this->down, this->inputs.down, expert).forward(e, act_of_own(e, s, own, true, local), own(y));
     });
   }
 
@@ -33,19 +36,16 @@ struct sequential_experts : grouped_experts<Precision> {
       scratch local(e);
       const extent_t rows = own(dy).extent(0);
       const view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
-      gemm_nn(e, own(dy), matrix(this->down.value, expert), dact);
-      weight_gradient(e, own(dy), act_of_own(e, s, own, false, local), matrix(this->down.gradient, expert));
+      of(this->down, this->inputs.down, expert).backward(e, own(dy), act_of_own(e, s, own, false, local), dact);
       if (this->gated()) {
         const view<T> dgate = local.template take<T>(rows, width);
         swiglu_backward(e, view<const T>(dact), view<const T>(own(s.gate)), view<const T>(own(s.up)), own(s.weight), dgate, dup,
                         own(dweight));
-        weight_gradient(e, view<const T>(dgate), own(s.x), matrix(this->gate.gradient, expert));
-        gemm_nn(e, view<const T>(dgate), matrix(this->gate.value, expert), own(dx));
+        of(this->gate, this->inputs.gate, expert).backward(e, view<const T>(dgate), own(s.x), own(dx));
       } else {
         gelu_backward(e, view<const T>(dact), view<const T>(own(s.up)), own(s.weight), dup, own(dweight));
       }
-      weight_gradient(e, view<const T>(dup), own(s.x), matrix(this->up.gradient, expert));
-      gemm_nn(e, view<const T>(dup), matrix(this->up.value, expert), own(dx), T(this->gated() ? 1 : 0));
+      of(this->up, this->inputs.up, expert).backward(e, view<const T>(dup), own(s.x), own(dx), T(this->gated() ? 1 : 0));
     });
   }
 
@@ -66,6 +66,12 @@ struct sequential_experts : grouped_experts<Precision> {
       const extent_t first = s.offsets[std::size_t(expert)], count = s.offsets[std::size_t(expert) + 1] - first;
       if (count > 0) f(expert, [=](auto v) { return v.rows(first, count); });
     }
+  }
+  /// One expert's product.
+  template <class Placement>
+  static linear<Precision, Placement> of(const parameter<Precision, Placement>& all, const product_inputs<Precision>& inputs,
+                                         extent_t expert) {
+    return {{matrix(all.value, expert), matrix(all.gradient, expert)}, inputs};
   }
   template <class U>
   static view<U> matrix(view<U> all, extent_t expert) {

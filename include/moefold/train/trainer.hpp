@@ -37,8 +37,8 @@ class basic_trainer {
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
         layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
         world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank(), options.bucket),
-        states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)),
-        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap),
+        states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
+        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap, &scales_),
         optimizer_(store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
         numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
         aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)),
@@ -83,6 +83,7 @@ class basic_trainer {
   /// Forward and backward of all micro-batches, and the reduced gradients. Parameters are untouched. Collective over the world.
   step_result compute() {
     store_.zero_gradients();
+    scales_.begin();
     std::fill(numbers_.begin(), numbers_.end(), 0.0);
     token_counts counted = load_tokens();
     groups_.template over<tag::tp, tag::cp, tag::dp>()
@@ -100,6 +101,7 @@ class basic_trainer {
     all[3] = optimizer_.first_bad() ? double(optimizer_.first_bad()->count) : 0;
     all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
     world_.all_reduce(exec_, std::span<const double>(all), all, sum{}).wait(exec_);
+    scales_.reduce(exec_, world_);
     double balance = 0, dropped = 0;
     for (extent_t l = 0; l < model_.layers; ++l) {
       const view<double> counts = counted_by_layers().rows(l, 1);
@@ -147,6 +149,7 @@ class basic_trainer {
                       clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
     optimizer_.gather_begin(exec_);
     states_.update(load_.view(), aux_load_.view());
+    scales_.roll();
   }
 
   /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
@@ -185,6 +188,8 @@ class basic_trainer {
   }
   /// What the routers remember between steps: biases and shares.
   router_states<typename precision::accumulate>& routers() { return states_; }
+  /// What products with 8-bit inputs remember between steps: the largest magnitudes of their tensors.
+  scaling_states<precision>& scales() { return scales_; }
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
   /// The parameters, when all of them have arrived. Local.
@@ -337,6 +342,7 @@ class basic_trainer {
   group_set<communicator_type> groups_;
   parameter_store<precision> store_;
   router_states<typename precision::accumulate> states_;
+  scaling_states<precision> scales_;
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
