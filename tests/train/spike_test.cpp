@@ -124,6 +124,8 @@ TEST_SUITE("train/spike") {
         describe(loss_spike{49, std::nan(""), 2, std::nan(""), 0}).starts_with("loss spike at step 50: nan, expected 2.0000; if it stays"));
     CHECK(describe(loss_spike{49, 5, 2, HUGE_VAL, 0}).starts_with("loss spike at step 50: 5.0000, expected 2.0000; if it stays"));
     CHECK(describe(loss_spike{49, 5, 2, 1e300, 0}).starts_with("loss spike at step 50: 5.0000, expected 2.0000 (1000000000 usual dev"));
+    CHECK(describe(loss_spike{72, 9, 2.01, 300, 32, true}) ==
+          "the loss has not come back from its spike: step 73, 9.0000 for 32 steps, expected 2.0100; it is taken as usual from here on");
     CHECK(describe(loss_spike{121, 2.5, 2.4, 1, 2}) == "loss spike over at step 122, after 2 steps: 2.5000, expected 2.4000");
   }
 }

@@ -1,5 +1,8 @@
 #include <moefold/train/trainer.hpp>
 
+#include <moefold/schedule/interleaved.hpp>
+#include <moefold/schedule/zero_bubble.hpp>
+
 #include <moefold/comm/self.hpp>
 #include <moefold/comm/thread.hpp>
 
@@ -54,6 +57,15 @@ std::string reason(F&& f) {
   }
   return "";
 }
+
+struct forgetful : one_f_one_b {  // leaves out the last backward
+  static constexpr const char* name = "forgetful";
+  static std::vector<schedule_step> steps(int stage, int stages, int micro_batches) {
+    auto list = one_f_one_b::steps(stage, stages, micro_batches);
+    list.pop_back();
+    return list;
+  }
+};
 
 }  // namespace
 
@@ -414,6 +426,40 @@ TEST_SUITE("train/trainer") {
     };
     CHECK_THROWS_WITH_AS(run(), doctest::Contains("its gradient of embedding (element 0 of its part)"), error);
     CHECK(unchanged == 4);
+  }
+  TEST_CASE("held-out loss is a mean over tokens whatever the chunks of a stage") {
+    const dataset data = data_of();
+    const auto held_out = [&](const schedule_value& schedule, int stages) {
+      std::optional<double> loss;
+      model_shape deep = small;
+      deep.layers = 4;
+      run_threads(stages, [&](thread_comm& world) {
+        const int rank = world.rank();
+        trainer_options options = options_of();
+        options.schedule = &schedule;
+        threads trainer(std::move(world), deep, sequence,
+                        stages == 1 ? folding_extents{} : make_folding({{axis_id::pp, stages}}, {{axis_id::pp, stages}}), options, data);
+        const auto own = trainer.evaluate();
+        if (rank == 0) loss = own;
+      });
+      REQUIRE(loss);
+      return *loss;
+    };
+    const double one = held_out(value_of_schedule<one_f_one_b>, 1);
+    CHECK(one == doctest::Approx(std::log(64.0)).epsilon(0.05));
+    for (const int stages : {1, 2})
+      for (const schedule_value& schedule : {value_of_schedule<interleaved<2>>, value_of_schedule<zero_bubble>})
+        CHECK(held_out(schedule, stages) == doctest::Approx(one).epsilon(1e-6));
+  }
+  TEST_CASE("a schedule that cannot run, or does not train, is refused before the first step") {
+    const dataset data = data_of();
+    const auto refused = [&](const schedule_value& schedule) {
+      trainer_options options = options_of();
+      options.schedule = &schedule;
+      return reason([&] { one_rank trainer(self_comm(), small, sequence, {}, options, data); });
+    };
+    CHECK(refused(value_of_schedule<forgetful>).find("micro-batch 7 has no backward") != std::string::npos);
+    CHECK(refused(value_of_schedule<forward_only>) == "moefold: a trainer needs a schedule that trains; forward_only has no backward");
   }
   TEST_CASE("what cannot work is refused before anything is allocated, in one sentence") {
     const dataset data = data_of();

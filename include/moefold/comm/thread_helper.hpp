@@ -76,7 +76,10 @@ class thread_helper {
       for (;;) {
         const std::uint32_t seen = work_.load();
         if (issued_.load(std::memory_order_seq_cst) >= next) break;
-        if (stopping_.load(std::memory_order_seq_cst)) return;
+        if (stopping_.load(std::memory_order_seq_cst)) {
+          if (issued_.load(std::memory_order_seq_cst) >= next) break;  // issued just before: nothing comes after a stop
+          return;
+        }
         work_.wait(seen, sleep_at_once, steady::now() + std::chrono::hours(1));
       }
       slot& s = ring_[next % most_in_flight];

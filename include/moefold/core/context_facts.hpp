@@ -12,7 +12,7 @@ struct context_facts {
   extent_t swap = 1;    // ranks that exchange heads for sequence; 0: all of cp
 
   /// Ranks that exchange heads, of cp.
-  constexpr extent_t swapping(extent_t cp) const { return gathers ? 1 : swap == 0 ? cp : swap; }
+  constexpr extent_t swapping(extent_t cp) const { return gathers || cp == 1 ? 1 : swap == 0 ? cp : swap; }
   /// Groups on the ring, of cp ranks; 1: no ring.
   constexpr extent_t ring(extent_t cp) const { return gathers ? 1 : cp / swapping(cp); }
   constexpr bool operator==(const context_facts&) const = default;

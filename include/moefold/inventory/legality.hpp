@@ -62,6 +62,20 @@ constexpr extent_t virtual_stages_of = [] {
   return least_layers(split, Stages);
 }();
 
+/// Whether a run's layer counts are those of its model and stages; no constant expression where they are not.
+template <class Run, extent_t Stages>
+constexpr bool layers_fit = [] {
+  if constexpr (requires {
+                  Run::layers;
+                  Run::schedule::chunks;
+                }) {
+    layer_split split = Run::layers;
+    split.chunks = Run::schedule::chunks;
+    if (Stages > 0) check(split, Run::model.layers, Stages);
+  }
+  return true;
+}();
+
 /// Compile-time form: naming check_run<Run>::ok makes every broken rule of the run a compile error that shows its two numbers.
 /// A dyn extent is -1 and divides everything: the run-time form below decides once the world size is known.
 template <class Run, class Attention = typename Run::fold::attention, class Moe = typename Run::fold::moe>
@@ -76,7 +90,9 @@ struct check_run
       check_pieces<Run::sequence, sequence_pieces(extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
       check_context_ranks<extent_of<Attention, tag::cp>, context_pieces(context_of<Run>, extent_of<Attention, tag::cp>)>,
       check_context_heads<Run::model.kv_heads, head_pieces(context_of<Run>, extent_of<Attention, tag::tp>, extent_of<Attention, tag::cp>)>,
+      check_dense_ffn<Run::model.dense_ffn, extent_of<Attention, tag::tp>>,
       check_depth<Run::model.layers, virtual_stages_of<Run, extent_of<Attention, tag::pp>>> {
+  static_assert(layers_fit<Run, extent_of<Attention, tag::pp>>);
   static constexpr bool ok = true;
 };
 

@@ -58,7 +58,8 @@ class transformer_stage {
     typename loss_layer<Precision, Comm>::saved loss;
   };
 
-  /// Local. The store, the groups and the states must outlive the stage. Throws config_error if the model does not fit the folding.
+  /// Local, or collective over cp where the context policy makes communicators (cp_combined; a ring with overlap). The store, the groups and the states
+  /// must outlive the stage. Throws config_error if the model does not fit the folding.
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   /// scales: what products with 8-bit inputs remember between steps; left out, they scale by the tensors of the moment.
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,

@@ -85,6 +85,14 @@ class distributed_optimizer {
         s.ranges.push_back({begin, end, entry.fact.decay, expert});
     }
     for (shard& s : shards_) s.missing = s.layers.size();
+    // A tied embedding is summed last: its other stage comes to it when its own backward ends, and on a single stage the head adds to it too.
+    const auto holds = [&](parameter_kind kind) {
+      return std::any_of(store.entries().begin(), store.entries().end(), [=](const auto& entry) { return entry.fact.kind == kind; });
+    };
+    const bool tied_here = holds(parameter_kind::final_norm) && !holds(parameter_kind::head);
+    for (const auto& entry : store.entries())
+      if (entry.fact.kind == parameter_kind::embedding && (tied_here || entry.fact.placement.ends))
+        shards_[std::size_t(entry.buffer)].late = true;
   }
 
   /// The gradients of a layer (-1: embedding; the number of layers: final norm and head) are final on this rank: buffers that were waiting for
@@ -100,7 +108,7 @@ class distributed_optimizer {
       if (part == nullptr) continue;
       require(!std::exchange(part->ready, true) && !s.reducing, "moefold: gradients_ready came twice for layer ", layer,
               " in one step; call it once per layer, when its last micro-batch has gone backward");
-      if (--s.missing == 0 && !store_.flats()[b].fact.placement.ends) start_reduction(e, b);
+      if (--s.missing == 0 && !s.late) start_reduction(e, b);
     }
   }
 
@@ -228,6 +236,7 @@ class distributed_optimizer {
     std::vector<part_of_layer> layers{};  // whose parameters lie in it
     std::size_t missing = 0;              // those that are not ready
     bool reducing = false, gathering = false;
+    bool late = false;   // starts in reduce, whatever is ready
     double squares = 0;  // of its own reduced gradients
     typename Comm::ticket ticket{};
 

@@ -57,6 +57,7 @@ class runner {
   /// Returns this rank's summed loss. Collective over the stages, and over whatever the stage's layers use.
   template <class Exec, class Tap, class Feed, class Done>
   double run(Exec e, std::span<const schedule_step> steps, Tap* tap, Feed&& feed, Done&& done, const stage_events& events = {}) {
+    again_.clear();
     for (slot& s : slots_) s.micro_batch = -1;
     const bool trains = std::any_of(steps.begin(), steps.end(), [](const schedule_step& s) {
       return s.kind == step_kind::backward || s.kind == step_kind::backward_input;
@@ -158,6 +159,7 @@ class runner {
         s.micro_batch = step.micro_batch, s.chunk = step.chunk;
         s.state.chunk = step.chunk;
         s.state.keep.clear();
+        s.state.deferred.clear();
         return s;
       }
     require(false, "moefold: ", describe(step), " finds all ", slots_.size(), " slots in use; the schedule's live() promises too little");

@@ -203,29 +203,42 @@ class schedule_player {
 
 }  // namespace detail
 
-/// Plays the schedule, every stage as early as it can, and returns all steps with their times on a virtual clock.
-/// Throws config_error with stage, step and reason if the schedule cannot run, or keeps another number of activations than live() says.
-template <pipeline_schedule Schedule>
-constexpr std::vector<played_step> play(int stages, int micro_batches, const step_times& times = {1, 1, 1}) {
+namespace detail {
+
+/// `says`: what a schedule says of itself, steps(stage, stages, micro_batches) and live(...) included.
+template <class Says>
+constexpr std::vector<played_step> play(const Says& says, const char* name, bool trains, int chunks, int stages, int micro_batches,
+                                        const step_times& times) {
   require<config_error>(stages >= 1 && micro_batches >= 0, "moefold: a schedule needs at least 1 stage and 0 micro-batches (given ", stages,
                         " and ", micro_batches, ")");
   require<config_error>(times.forward >= 0 && times.weight >= 0 && times.backward >= times.weight,
                         "moefold: steps take 0 slots or more, and a backward at least its weight part (given forward ", times.forward,
                         ", backward ", times.backward, ", weight ", times.weight, ")");
   std::vector<std::vector<schedule_step>> lists;
-  for (int s = 0; s < stages; ++s) lists.push_back(Schedule::steps(s, stages, micro_batches));
-  detail::schedule_player player(Schedule::name, Schedule::trains, Schedule::chunks, std::move(lists), micro_batches);
+  for (int s = 0; s < stages; ++s) lists.push_back(says.steps(s, stages, micro_batches));
+  schedule_player player(name, trains, chunks, std::move(lists), micro_batches);
   auto log = player.play(times);
   for (int s = 0; s < stages; ++s) {
-    const int kept = player.most_live(std::size_t(s)), promised = Schedule::live(s, stages, micro_batches);
-    require<config_error>(kept <= promised, "moefold: schedule ", Schedule::name, " keeps the activations of ", kept,
-                          " micro-batches on stage ", s, " of ", stages, ", but its live() promises at most ", promised,
-                          "; raise live() or run backwards earlier");
-    require<config_error>(kept == promised, "moefold: schedule ", Schedule::name, " keeps the activations of ", kept,
-                          " micro-batches on stage ", s, " of ", stages, ", but its live() sets aside ", promised,
-                          "; lower live() to what is needed");
+    const int kept = player.most_live(std::size_t(s)), promised = says.live(s, stages, micro_batches);
+    require<config_error>(kept <= promised, "moefold: schedule ", name, " keeps the activations of ", kept, " micro-batches on stage ", s,
+                          " of ", stages, ", but its live() promises at most ", promised, "; raise live() or run backwards earlier");
+    require<config_error>(kept == promised, "moefold: schedule ", name, " keeps the activations of ", kept, " micro-batches on stage ", s,
+                          " of ", stages, ", but its live() sets aside ", promised, "; lower live() to what is needed");
   }
   return log;
+}
+
+}  // namespace detail
+
+/// Plays the schedule, every stage as early as it can, and returns all steps with their times on a virtual clock.
+/// Throws config_error with stage, step and reason if the schedule cannot run, or keeps another number of activations than live() says.
+template <pipeline_schedule Schedule>
+constexpr std::vector<played_step> play(int stages, int micro_batches, const step_times& times = {1, 1, 1}) {
+  return detail::play(Schedule{}, Schedule::name, Schedule::trains, Schedule::chunks, stages, micro_batches, times);
+}
+/// The same proof of a schedule that is a value: what a trainer asks for before it starts.
+inline void check_schedule(const schedule_value& schedule, int stages, int micro_batches) {
+  detail::play(schedule, schedule.name, schedule.trains, schedule.chunks, stages, micro_batches, {1, 1, 1});
 }
 
 /// Slots that every stage of a played schedule stands still: its end minus the stage's own work; the largest of the stages.

@@ -7,7 +7,7 @@
 //   stage 2 | .  .  F0 I0 W0 F1 I1 W1 F2 I2 W2 F3 I3 W3
 //
 // zero_bubble_h1 (the paper's ZB-H1) delays the weight gradients of stage s by s micro-batches: every stage keeps as many activations as the first one
-// of 1F1B, and stands still for (stages - 1) (forward + input - weight) only.
+// of 1F1B, and stands still for (stages - 1) (forward + input - weight) only, where weight gradients take no longer than a forward or than the input's.
 #include <moefold/schedule/step.hpp>
 
 namespace moefold {

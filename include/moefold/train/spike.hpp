@@ -30,6 +30,7 @@ struct loss_spike {
   double expected = 0;      // the median before it
   double deviations = 0;    // (loss - expected) / usual deviation; not finite where the loss is not, or nothing deviated before
   std::int64_t lasted = 0;  // 0: it begins here; else it is over, after so many steps
+  bool stays = false;       // over because the loss stayed high: what was a spike is the usual loss from here on
 };
 
 /// What a watch remembers: plain numbers, for checkpoints.
@@ -65,13 +66,14 @@ class spike_watch {
     }
     const double expected = median(n), usual = 1.4826 * median(n, expected);
     const bool high = !std::isfinite(loss) || !(loss <= expected + std::max(rule_.deviations * usual, rule_.rise * std::abs(expected)));
-    const loss_spike now{step, loss, expected, usual > 0 ? (loss - expected) / usual : HUGE_VAL, memory_.lasting};
+    loss_spike now{step, loss, expected, usual > 0 ? (loss - expected) / usual : HUGE_VAL, memory_.lasting};
     if (high) {
       if (++memory_.lasting == 1) return now;
       if (memory_.lasting <= window || !std::isfinite(loss)) return std::nullopt;
       memory_.seen = 0;  // it stays: what was usual is forgotten
     }
     const bool over = memory_.lasting > 0;
+    now.stays = high;
     memory_.lasting = 0;
     if (std::isfinite(loss)) remember(loss);
     return over ? std::optional(now) : std::nullopt;
@@ -97,7 +99,12 @@ class spike_watch {
 inline std::string describe(const loss_spike& s) {
   char text[320], above[64] = "";
   if (std::isfinite(s.deviations)) std::snprintf(above, sizeof above, " (%.0f usual deviations above)", std::min(s.deviations, 1e9));
-  if (s.lasted > 0)
+  if (s.stays)
+    std::snprintf(
+        text, sizeof text,
+        "the loss has not come back from its spike: step %lld, %.4f for %lld steps, expected %.4f; it is taken as usual from here on",
+        static_cast<long long>(s.step + 1), s.loss, static_cast<long long>(s.lasted), s.expected);
+  else if (s.lasted > 0)
     std::snprintf(text, sizeof text, "loss spike over at step %lld, after %lld %s: %.4f, expected %.4f", static_cast<long long>(s.step + 1),
                   static_cast<long long>(s.lasted), s.lasted == 1 ? "step" : "steps", s.loss, s.expected);
   else

@@ -9,6 +9,7 @@
 #include <moefold/optim/clip.hpp>
 #include <moefold/optim/distributed.hpp>
 #include <moefold/pipeline/runner.hpp>
+#include <moefold/schedule/check.hpp>
 #include <moefold/schedule/forward_only.hpp>
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
@@ -52,6 +53,8 @@ class basic_trainer {
               {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
     batches_.resize(std::size_t(part_.micro_batches()));
     const schedule_value schedule = schedule_of(options);
+    require<config_error>(schedule.trains, "moefold: a trainer needs a schedule that trains; ", schedule.name, " has no backward");
+    check_schedule(schedule, stages, int(batches_.size()));
     steps_ = schedule.steps(stage, stages, int(batches_.size()));
     const activation_shape a = activations();
     {
@@ -167,7 +170,7 @@ class basic_trainer {
           exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
           [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {}, events());
     }
-    if (!stage_.last()) sums[1] = 0;
+    if (!stage_.last(stage_.chunks() - 1)) sums[1] = 0;
     world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
     log_ = before;
     return sums[0] / std::max(sums[1], 1.0);
@@ -192,7 +195,7 @@ class basic_trainer {
   scaling_states<precision>& scales() { return scales_; }
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
-  /// The parameters, when all of them have arrived. Local.
+  /// The parameters, when all of them have arrived; ask again after every step. Local.
   parameter_store<precision>& parameters() {
     optimizer_.gather_end(exec_);
     return store_;
