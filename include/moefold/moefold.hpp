@@ -35,6 +35,7 @@
 #include <moefold/mesh/slice.hpp>
 
 #include <moefold/tensor/arena.hpp>
+#include <moefold/tensor/copy.hpp>
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 

@@ -5,12 +5,14 @@
 
 namespace moefold {
 
-class deferred_products;  // layers/deferred.hpp
+template <class Exec>
+class deferred_products_of;  // layers/deferred.hpp
+struct host_exec;
 
 /// What one host rank keeps for its whole life: scratch that operations borrow and give back.
 struct host_context {
   memory_stack<host_memory> scratch;
-  deferred_products* deferred = nullptr;  // where weight gradients are noted instead of made; null: made at once
+  deferred_products_of<host_exec>* deferred = nullptr;  // where weight gradients are noted instead of made; null: made at once
 };
 
 /// Passed by value to every operation. Points at the context of the calling rank; never shared between ranks.
@@ -20,7 +22,9 @@ struct host_exec {
 
   explicit host_exec(host_context& owner) : context(&owner) {}
   memory_stack<host_memory>& scratch() const { return context->scratch; }
-  deferred_products*& deferred() const { return context->deferred; }
+  memory_stack<host_memory>& host_scratch() const { return context->scratch; }
+  deferred_products_of<host_exec>*& deferred() const { return context->deferred; }
+  void wait() const {}  // nothing is ever in flight
 };
 
 }  // namespace moefold

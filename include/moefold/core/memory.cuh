@@ -5,31 +5,71 @@
 
 #include <cuda_runtime.h>
 
+#include <mutex>
+#include <unordered_map>
+
 namespace moefold {
 
-/// Throws moefold::error unless `result` is cudaSuccess: cuda_check(cudaGetLastError(), "swiglu_forward launch").
-inline void cuda_check(cudaError_t result, const char* what) {
-  require(result == cudaSuccess, "moefold: CUDA failed in ", what, ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result));
+/// A CUDA call that failed. Errors of kernels are reported by whichever call comes next; `what` says which one that was.
+class cuda_error : public error {
+ public:
+  using error::error;
+};
+
+/// Throws cuda_error unless `result` is cudaSuccess. what: the call and what it was for, with the numbers that matter (rank, shape).
+template <class... What>
+inline void cuda_check(cudaError_t result, const What&... what) {
+  if (result == cudaSuccess) return;
+  (void)cudaGetLastError();  // what is not sticky is not told twice
+  require<cuda_error>(false, "moefold: CUDA failed in ", what..., ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result));
 }
 
-/// Where device tensors live. cudaMalloc aligns to at least 256 bytes: the widest load and one memory transaction.
+/// Where device tensors live: on the device that is current for the calling thread. cudaMalloc aligns to at least 256 bytes: the widest load and one
+/// memory transaction. Bytes are charged to the calling thread's memory_scope, as on the host.
 struct device_memory {
   static constexpr std::size_t alignment = 256;
 
   static void* allocate(std::size_t bytes) {
     void* block = nullptr;
-    const cudaError_t result = cudaMalloc(&block, bytes);
-    if (result == cudaErrorMemoryAllocation) (void)cudaGetLastError();  // not sticky: later calls may succeed
-    require<out_of_memory>(result == cudaSuccess, "moefold: could not allocate ", bytes, " bytes of device memory (",
-                           cudaGetErrorString(result), "); use a smaller micro-batch, more recomputation or more devices");
+    const cudaError_t result = cudaMalloc(&block, std::max<std::size_t>(bytes, 1));
+    if (result == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();  // not sticky: later calls may succeed
+      require<out_of_memory>(false, "moefold: could not allocate ", bytes,
+                             " bytes of device memory; use a smaller micro-batch, more recomputation or more devices");
+    }
+    cuda_check(result, "cudaMalloc of ", bytes, " bytes");
     allocations_.fetch_add(1, std::memory_order_relaxed);
+    const std::lock_guard lock(guard());
+    charges().emplace(block, charged{bytes, memory_scope::current()}).first->second.to.add(bytes);
     return block;
   }
-  static void deallocate(void* block) noexcept { (void)cudaFree(block); }
+  static void deallocate(void* block) noexcept {
+    if (block == nullptr) return;
+    {
+      const std::lock_guard lock(guard());
+      if (const auto at = charges().find(block); at != charges().end()) {
+        at->second.to.remove(at->second.bytes);
+        charges().erase(at);
+      }
+    }
+    (void)cudaFree(block);
+  }
 
   static std::size_t allocations() { return allocations_.load(std::memory_order_relaxed); }
 
  private:
+  struct charged {  // the host cannot write in front of a device block, so what is charged is kept aside
+    std::size_t bytes;
+    memory_ledger::charge to;
+  };
+  static std::mutex& guard() {
+    static std::mutex only;
+    return only;
+  }
+  static std::unordered_map<void*, charged>& charges() {
+    static std::unordered_map<void*, charged> all;
+    return all;
+  }
   inline static std::atomic<std::size_t> allocations_{0};
 };
 
