@@ -2,7 +2,8 @@
 #
 #   tests/<folder>/<header>_test.cpp        test <folder>            -O1, doctest precompiled
 #   tests/<folder>/<header>_soak_test.cpp   test <folder>_soak       label soak: long, left out by the default preset
-#   tests/<folder>/<header>_test.cu         test <folder>/<header>   one binary each, labels cuda and gpu; skipped where there is no GPU
+#   tests/<folder>/<header>_test.cu         test <folder>_emulated   with the host compiler against tests/emulator: every kernel, on every run
+#                                           test <folder>/<header>   with nvcc, one binary each, labels cuda and gpu; skipped where there is no GPU
 #
 # A new folder or file is found by name; nothing here changes.
 add_library(moefold_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/support/main.cpp)
@@ -72,8 +73,39 @@ foreach(name comm mapping moe)
   endif()
 endforeach()
 
+# Tests of device code. The emulator's own include folder comes first: there, cuda_runtime.h is the emulated one.
+file(GLOB cuda_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*/*_test.cu)
+function(moefold_emulated target)
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
+  target_link_libraries(${target} PRIVATE moefold::moefold doctest::doctest)
+  target_include_directories(${target} BEFORE PRIVATE ${PROJECT_SOURCE_DIR}/tests/emulator)
+  target_include_directories(${target} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  target_compile_definitions(${target} PRIVATE MOEFOLD_EMULATED)
+  target_compile_options(${target} PRIVATE -x c++ -Wall -Wextra -Wno-unknown-pragmas)
+endfunction()
+if(NOT MOEFOLD_HAS_CUDA)  # a file is CUDA or C++ in one build, not both
+  set(emulated_names "")
+  foreach(file ${cuda_files})
+    string(REGEX REPLACE "^.*/tests/([^/]*)/([^/]*)_test\\.cu$" "\\1" name ${file})
+    list(APPEND emulated_names ${name})
+    list(APPEND emulated_of_${name} ${file})
+  endforeach()
+  list(REMOVE_DUPLICATES emulated_names)
+  if(emulated_names)
+    add_library(moefold_emulated_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/support/gpu_main.cu)
+    moefold_emulated(moefold_emulated_test_main ${PROJECT_SOURCE_DIR}/tests/support/gpu_main.cu)
+    set_target_properties(moefold_emulated_test_main PROPERTIES LINKER_LANGUAGE CXX)
+  endif()
+  foreach(name ${emulated_names})
+    add_executable(${name}_emulated_test ${emulated_of_${name}} $<TARGET_OBJECTS:moefold_emulated_test_main>)
+    moefold_emulated(${name}_emulated_test ${emulated_of_${name}})
+    set_target_properties(${name}_emulated_test PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests LINKER_LANGUAGE CXX)
+    moefold_test_entry(${name}_emulated ${name}_emulated_test)
+    set_tests_properties(${name}_emulated PROPERTIES LABELS emulated)
+  endforeach()
+endif()
+
 if(MOEFOLD_HAS_CUDA)
-  file(GLOB cuda_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*/*_test.cu)
   if(cuda_files)
     add_library(moefold_gpu_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/support/gpu_main.cu)
     target_link_libraries(moefold_gpu_test_main PUBLIC moefold::cuda doctest::doctest)
