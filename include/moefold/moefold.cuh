@@ -1,8 +1,14 @@
 #pragma once
-// Everything in moefold.hpp and the CUDA twins that exist so far. Needs nvcc with -std=c++20 --expt-relaxed-constexpr; the CMake target
-// moefold::cuda sets both.
+// Everything in moefold.hpp and its CUDA twins. Needs nvcc with -std=c++20 --expt-relaxed-constexpr; the CMake target moefold::cuda sets both.
+// comm/nccl.cuh is included by name.
 #include <moefold/moefold.hpp>
 
 #include <moefold/core/exec.cuh>
+#include <moefold/core/fault.cuh>
+#include <moefold/core/launch.cuh>
 #include <moefold/core/memory.cuh>
+#include <moefold/core/pack.cuh>
+#include <moefold/core/stream.cuh>
+#include <moefold/core/warp.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/tensor/copy.cuh>
