@@ -116,6 +116,8 @@ if(MOEFOLD_HAS_CUDA)
     string(REPLACE "/" "_" target ${name}_gpu_test)
     add_executable(${target} ${file})
     target_link_libraries(${target} PRIVATE moefold_gpu_test_main)
+    # A kernel whose registers spill does not build: the message names it and says how many bytes.
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
     add_dependencies(cuda_tests ${target})
     moefold_test_entry(${name} ${target})

@@ -4,10 +4,12 @@
 set -euo pipefail
 limit=$1 header=$2
 shift 2
+check=(-fsyntax-only -include "$header" -x c++ /dev/null)
+[[ $1 == *nvcc* ]] && check=(-include "$header" -x cu -c /dev/null -o /dev/null)  # nvcc has no -fsyntax-only
 best=
 for _ in 1 2 3; do
   TIMEFORMAT=%3U
-  seconds=$({ time "$@" -fsyntax-only -include "$header" -x c++ /dev/null >&2; } 2>&1 | tail -1)
+  seconds=$({ time "$@" "${check[@]}" >&2; } 2>&1 | tail -1)
   ms=$((10#${seconds/./}))
   if [[ -z $best || $ms -lt $best ]]; then best=$ms; fi
 done

@@ -11,6 +11,13 @@
 #include <map>
 #include <mutex>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(begin, bytes) ((void)(begin), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(begin, bytes) ((void)(begin), (void)(bytes))
+#endif
+
 namespace emulator {
 
 class device_heap {
@@ -41,8 +48,10 @@ class device_heap {
     if (depth_ > 0) protect(PROT_READ | PROT_WRITE);
     const bool closed = depth_ == 0;
     if (closed) mprotect(block, need, PROT_READ | PROT_WRITE);
+    ASAN_UNPOISON_MEMORY_REGION(block, need);
     std::memset(block, 0xff, bytes);
     std::memset(block + bytes, fence_value, need - bytes);
+    ASAN_POISON_MEMORY_REGION(block + (bytes + 7) / 8 * 8, need - (bytes + 7) / 8 * 8);
     if (closed) mprotect(block, need, PROT_NONE);
     blocks_.emplace(block, bytes);
     return block;
@@ -53,11 +62,13 @@ class device_heap {
     if (at == blocks_.end()) return false;
     const std::size_t bytes = at->second, need = (bytes + fence + page - 1) / page * page;
     if (depth_ == 0) mprotect(at->first, need, PROT_READ | PROT_WRITE);
+    ASAN_UNPOISON_MEMORY_REGION(at->first, need);
     for (std::size_t i = bytes; i < need; ++i)
       if (at->first[i] != std::byte(fence_value)) {
         std::fprintf(stderr, "emulator: a kernel wrote %zu bytes past the end of a device block of %zu bytes\n", i - bytes + 1, bytes);
         std::abort();
       }
+    ASAN_POISON_MEMORY_REGION(at->first, need);
     if (depth_ == 0) mprotect(at->first, need, PROT_NONE);
     std::size_t begin = std::size_t(at->first - base_), size = need;
     blocks_.erase(at);
