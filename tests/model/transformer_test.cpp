@@ -67,7 +67,9 @@ struct stage {
       s.input = s.keep.take<double>(input.extent(0), input.extent(1));
       std::copy(input.begin(), input.end(), s.input.begin());
     }
-    return layers.forward(host_exec(context), s, &tap);
+    double loss = 0;
+    layers.forward(host_exec(context), s, &tap, view<double>(&loss, {1}));
+    return loss;
   }
   void backward(view<const double> dy = {}) { backward(saved, dy); }
   void backward(const type::saved& s, view<const double> dy = {}) { layers.backward(host_exec(context), dy, dx.view(), s); }
@@ -110,7 +112,7 @@ struct whole_model {
     typename decltype(stage)::saved s;
     s.batch = &b;
     const traffic_log before = log;
-    loss = stage.forward(host_exec(context), s, &tap);
+    stage.forward(host_exec(context), s, &tap, view<double>(&loss, {1}));
     tensor<typename Precision::storage> dx({batch * sequence / fold.attention.of(axis_id::tp), model.hidden});
     stage.backward(host_exec(context), {}, dx.view(), s);
     for (const auto& entry : store.entries()) gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
@@ -207,7 +209,7 @@ TEST_SUITE("model/transformer") {
       CHECK(test::largest_error(entry.gradient, slope) < 1e-7);
     }
     tensor<double> counts({1, 4}, 0.0);
-    own.layers.add_numbers(own.saved, counts);
+    own.layers.add_numbers(host_exec(own.context), own.saved, counts);
     for (const double n : counts) CHECK(n == 0);
   }
   TEST_CASE("the table that embedding and head share gets the gradient of both") {
@@ -290,7 +292,7 @@ TEST_SUITE("model/transformer") {
     const auto x = test::random_tensor<double>({2 * sequence, model.hidden}, 4);
     second.forward(batch, x);
     tensor<double> load({3, model.experts}, 0.0);
-    second.layers.add_numbers(second.saved, load);
+    second.layers.add_numbers(host_exec(second.context), second.saved, load);
     for (extent_t layer = 0; layer < 3; ++layer) {
       const auto row = load.view().rows(layer, 1);
       CHECK(std::accumulate(row.begin(), row.end(), 0.0) == (layer < 2 ? 0 : double(2 * sequence * model.top_k)));
@@ -301,10 +303,10 @@ TEST_SUITE("model/transformer") {
     stage s(small);
     s.forward(batch);
     tensor<double> once({small.layers, small.experts}, 0.0), twice({small.layers, small.experts}, 0.0);
-    s.layers.add_numbers(s.saved, once);
+    s.layers.add_numbers(host_exec(s.context), s.saved, once);
     s.forward(batch);
     s.forward(batch);
-    s.layers.add_numbers(s.saved, twice);
+    s.layers.add_numbers(host_exec(s.context), s.saved, twice);
     CHECK(std::equal(once.begin(), once.end(), twice.begin()));
   }
   TEST_CASE("a stage refuses a model that does not fit its folding") {

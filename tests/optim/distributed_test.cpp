@@ -498,7 +498,7 @@ TEST_SUITE("optim/distributed") {
     step(0);  // the first update takes the weights as they are
     CHECK(optimizer.own_masters(0)[0] == float(store.flats()[0].values[0]));
     for (auto& flat : store.flats()) std::fill(flat.values.begin(), flat.values.end(), bf16(3.0f));
-    optimizer.initialise_master();
+    optimizer.initialise_master(e);
     step(1.0 / 1024);  // less than bf16 can show at 3
     for (std::size_t b = 0; b < store.flats().size(); ++b) {
       CHECK(optimizer.own_masters(b)[0] == 3.0f - 1.0f / 1024);

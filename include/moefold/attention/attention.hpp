@@ -34,7 +34,7 @@ class attention_layer {
 
   struct saved {
     view<const T> x;                      // [T/TP, H], the caller's
-    std::span<const std::int32_t> first;  // [S, B], the caller's: where documents begin (attention/sequence_map.hpp); empty: nowhere
+    std::span<const std::int32_t> first;  // [S, B], the caller's, in memory of the exec: where documents begin (attention/sequence_map.hpp); empty: nowhere
     view<T> q, k, v;                      // roped, [S/CP, B, heads or kv over TP, d], or what the context policy has made of them
     view<T> out;                          // [S/CP, B, heads/TP, d]; out and lse only where they are kept
     view<A> lse;                          // [B, heads/TP, S/CP]
@@ -48,8 +48,15 @@ class attention_layer {
   /// The same on groups of the context policy that several layers share.
   attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
                   std::shared_ptr<context_groups> groups, bool keep_core = true)
-      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), groups_(std::move(groups)), keep_core_(keep_core),
-        positions_(context_positions(sequence, cp.size())) {
+      : attention_layer(model, sequence, weights, tp, cp, std::move(groups), keep_core,
+                        std::make_shared<const std::vector<std::int32_t>>(context_positions(sequence, cp.size()))) {}
+  /// The same with positions that several layers share: context_positions(sequence, cp.size()), in memory of the exec that the layer runs on, which must
+  /// outlive it.
+  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
+                  std::shared_ptr<context_groups> groups, bool keep_core, std::span<const std::int32_t> positions)
+      : model_(model), weights_(weights), tp_(&tp), cp_(&cp), groups_(std::move(groups)), keep_core_(keep_core), positions_(positions) {
+    require<config_error>(extent_t(positions.size()) == sequence, "moefold: attention over sequences of ", sequence, " tokens was given ",
+                          positions.size(), " positions; pass context_positions(sequence, cp)");
     check(model);
     require_heads(model.heads, tp.size());
     require_kv_heads(model.kv_heads, tp.size());
@@ -115,6 +122,11 @@ class attention_layer {
   }
 
  private:
+  attention_layer(const model_shape& model, extent_t sequence, attention_weights<Precision> weights, Comm& tp, Comm& cp,
+                  std::shared_ptr<context_groups> groups, bool keep_core, std::shared_ptr<const std::vector<std::int32_t>> own)
+      : attention_layer(model, sequence, weights, tp, cp, std::move(groups), keep_core, std::span<const std::int32_t>(*own)) {
+    own_positions_ = std::move(own);
+  }
   template <class Arena>
   static void take_core(Arena& to, saved& s) {
     s.out = to.template take<T>(s.q.shape());
@@ -128,7 +140,7 @@ class attention_layer {
       take_core(local, s);
       for (view<T>* x : {&s.q, &s.k, &s.v}) {
         const view<T> own = local.template take<T>(x->shape());
-        std::copy(x->begin(), x->end(), own.begin());
+        copy(e, view<const T>(*x), own);
         *x = own;
       }
     }
@@ -144,7 +156,8 @@ class attention_layer {
   Comm* cp_;
   std::shared_ptr<context_groups> groups_;
   bool keep_core_;
-  std::vector<std::int32_t> positions_;  // [S], rank after rank
+  std::span<const std::int32_t> positions_;                         // [S], rank after rank
+  std::shared_ptr<const std::vector<std::int32_t>> own_positions_;  // behind positions_, where nobody else keeps them
 };
 
 /// The block at the surface: carries its mesh in its type, and a wrong one does not compile. For trainers of one's own, on weights in one's own memory.

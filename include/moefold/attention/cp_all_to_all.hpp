@@ -7,6 +7,7 @@
 //   needs              kv heads/TP a multiple of A     cp_all_to_all: A = CP, no ring
 // q, k and v stay traded until backward. Source: Jacobs et al. 2023, "DeepSpeed Ulysses", arXiv 2309.14509; Fang and Zhao 2024, arXiv 2405.07719 (combined).
 #include <moefold/attention/cp_ring.hpp>
+#include <moefold/ops/head_exchange.hpp>
 
 #include <array>
 
@@ -74,10 +75,10 @@ struct cp_swap {
       // one number per query and head: [B, heads, Sq] is a run of Sq for every (b, head)
       const view<A> by_token = local.template take<A>(sq, batch, heads, 1),
                     arrived_mean = local.template take<A>(sq * swap.size(), batch, heads / swap.size(), 1);
-      transpose(mean.data(), batch * heads, sq, by_token.data());
+      transpose(e, batch * heads, sq, mean, by_token);
       to_sequence<A, 1>(e, swap, {view<const A>(by_token)}, {arrived_mean});
       mean = local.template take<A>(traded_rows);
-      transpose(arrived_mean.data(), sq * swap.size(), batch * heads / swap.size(), mean.data());
+      transpose(e, sq * swap.size(), batch * heads / swap.size(), arrived_mean, mean);
     }
     const auto in = [&](view<const T> x) { return x.as(traded_shape(swap, x.shape())); };
     if (g.ring)
@@ -102,69 +103,34 @@ struct cp_swap {
   static view<T> traded(const Comm& swap, view<T> x) {
     return x.as(traded_shape(swap, x.shape()));
   }
-  template <class A>
-  static void transpose(const A* in, extent_t rows, extent_t columns, A* out) {
-    for (extent_t i = 0; i < rows; ++i)
-      for (extent_t j = 0; j < columns; ++j) out[j * rows + i] = in[i * columns + j];
-  }
-  /// f(tensor, part of the buffer, elements) for every tensor of a message to or from a peer: all tensors of a peer are one piece of the buffer.
-  template <std::size_t N, class U, class F>
-  static void pieces(const std::array<view<U>, N>& tensors, extent_t ranks, extent_t peer, F&& f) {
-    extent_t all = 0, before = 0;
-    for (const view<U>& x : tensors) all += extent_t(x.size()) / ranks;
-    for (std::size_t i = 0; i < N; ++i) {
-      const extent_t own = extent_t(tensors[i].size()) / ranks;
-      f(i, peer * all + before, own);
-      before += own;
-    }
-  }
-  template <class T, std::size_t N, class U>
-  static extent_t elements(const std::array<view<U>, N>& tensors) {
-    extent_t all = 0;
-    for (const view<U>& x : tensors) all += extent_t(x.size());
-    return all;
-  }
-  /// Copies heads of `peer` between a tensor [tokens, heads, d] of all heads and a piece [tokens, heads/ranks, d].
-  template <bool Out, class T>
-  static void copy_heads(T* piece, const shape& s, extent_t ranks, extent_t peer, std::conditional_t<Out, const T*, T*> whole) {
-    const extent_t rows = s[0] * s[1], run = s[2] / ranks * s[3], width = s[2] * s[3];
-    for (extent_t r = 0; r < rows; ++r) {
-      if constexpr (Out)
-        std::copy_n(whole + r * width + peer * run, run, piece + r * run);
-      else
-        std::copy_n(piece + r * run, run, whole + r * width + peer * run);
-    }
+  template <class T, std::size_t N>
+  static std::array<head_message, N> messages_of(const std::array<view<T>, N>& by_heads, extent_t ranks) {
+    std::array<shape, N> shapes;
+    for (std::size_t i = 0; i < N; ++i) shapes[i] = by_heads[i].shape();
+    return head_messages(shapes, ranks);
   }
 
   /// in [S/CP, B, heads, d] of this rank -> out [A * S/CP, B, heads/A, d]: tokens of rank after rank. in may be out's memory. One all_to_all.
   template <class T, std::size_t N, class Exec, class Comm>
   static void to_sequence(Exec e, Comm& swap, const std::array<view<const T>, N>& in, const std::array<view<T>, N>& out) {
     scratch local(e);
-    const extent_t ranks = swap.size();
-    const view<T> sent = local.template take<T>(elements<T>(in)), received = local.template take<T>(elements<T>(in));
-    for (extent_t peer = 0; peer < ranks; ++peer)
-      pieces(in, ranks, peer, [&](std::size_t i, extent_t at, extent_t) {
-        copy_heads<true, T>(sent.data() + at, in[i].shape(), ranks, peer, in[i].data());
-      });
+    const std::array<head_message, N> at = messages_of(in, swap.size());
+    const extent_t elements = at[0].ranks * at[0].message;
+    const view<T> sent = local.template take<T>(elements), received = local.template take<T>(elements);
+    for (std::size_t i = 0; i < N; ++i) pack_heads(e, at[i], in[i], sent);
     swap.all_to_all(e, std::span<const T>(sent.span()), received.span()).wait(e);
-    for (extent_t peer = 0; peer < ranks; ++peer)
-      pieces(in, ranks, peer,
-             [&](std::size_t i, extent_t at, extent_t own) { std::copy_n(received.data() + at, own, out[i].data() + peer * own); });
+    for (std::size_t i = 0; i < N; ++i) unpack_sequence(e, at[i], received, out[i]);
   }
   /// The way back: in [A * S/CP, B, heads/A, d] -> out [S/CP, B, heads, d].
   template <class T, std::size_t N, class Exec, class Comm>
   static void to_heads(Exec e, Comm& swap, const std::array<view<T>, N>& in, const std::array<view<T>, N>& out) {
     scratch local(e);
-    const extent_t ranks = swap.size();
-    const view<T> sent = local.template take<T>(elements<T>(in)), received = local.template take<T>(elements<T>(in));
-    for (extent_t peer = 0; peer < ranks; ++peer)
-      pieces(in, ranks, peer,
-             [&](std::size_t i, extent_t at, extent_t own) { std::copy_n(in[i].data() + peer * own, own, sent.data() + at); });
+    const std::array<head_message, N> at = messages_of(out, swap.size());
+    const extent_t elements = at[0].ranks * at[0].message;
+    const view<T> sent = local.template take<T>(elements), received = local.template take<T>(elements);
+    for (std::size_t i = 0; i < N; ++i) pack_sequence(e, at[i], in[i], sent);
     swap.all_to_all(e, std::span<const T>(sent.span()), received.span()).wait(e);
-    for (extent_t peer = 0; peer < ranks; ++peer)
-      pieces(in, ranks, peer, [&](std::size_t i, extent_t at, extent_t) {
-        copy_heads<false, T>(received.data() + at, out[i].shape(), ranks, peer, out[i].data());
-      });
+    for (std::size_t i = 0; i < N; ++i) unpack_heads(e, at[i], received, out[i]);
   }
 };
 

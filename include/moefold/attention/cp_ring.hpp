@@ -9,6 +9,7 @@
 // A block that no query may see costs no computation; with two chunks per rank (core/sequence_part.hpp) every rank computes the same.
 // Source: Liu et al. 2023, "Ring Attention", arXiv 2310.01889; zigzag chunks as in Megatron-Core.
 #include <moefold/attention/cp_all_gather.hpp>
+#include <moefold/ops/elementwise.hpp>
 
 namespace moefold {
 
@@ -25,7 +26,7 @@ struct ring_attention {
     if (size == 1) return flash_forward_to<T>(e, q, k, v, own.position, own.position, own.first, out, lse);
     scratch local(e);
     block<T> here(k, local), arriving(k, local);
-    here.fill(k, v);
+    here.fill(e, k, v);
     const view<A> total = sums_of<A>(out, local), part = local.template take<A>(out.shape()),
                   part_lse = local.template take<A>(lse.shape());
     for (int step = 0; step < size; ++step) {
@@ -42,7 +43,7 @@ struct ring_attention {
       sent.wait(e), received.wait(e);
       std::swap(here, arriving);
     }
-    if constexpr (!std::is_same_v<T, A>) rounded(total.data(), extent_t(out.size()), out.data());
+    if constexpr (!std::is_same_v<T, A>) cast(e, total, out);
   }
 
   template <class Exec, class Comm>
@@ -54,7 +55,7 @@ struct ring_attention {
     scratch local(e);
     block<T> here(k, local), arriving(k, local);
     block<A> made(k, local), leaving(k, local), coming(k, local);  // gradients of this step's block; on their way out and in
-    here.fill(k, v);
+    here.fill(e, k, v);
     const view<A> total = sums_of<A>(dq, local), part = local.template take<A>(dq.shape());
     typename Comm::ticket kv_sent = ring.send(e, std::span<const T>(here.all.span()), next),
                           kv_received = ring.recv(e, arriving.all.span(), before), sent{}, received{};
@@ -63,12 +64,12 @@ struct ring_attention {
       const sequence_map theirs = map.part((rank - step + size) % size, size);
       flash_backward_to<T, A>(e, dout, q, here.keys(), here.values(), lse, mean, own.position, theirs.position, own.first,
                               step == 0 ? total : part, made.mutable_keys(), made.mutable_values());
-      if (step > 0) add(part, total);
+      if (step > 0) accumulate(e, part, total);
       finish(kv_sent), finish(kv_received);
       std::swap(here, arriving);
       if (step > 0) {
         finish(sent), finish(received);
-        add(coming.all, made.all);
+        accumulate(e, coming.all, made.all);
       }
       std::swap(made, leaving);
       sent = ring.send(e, std::span<const A>(leaving.all.span()), next);
@@ -78,9 +79,9 @@ struct ring_attention {
       if (more) kv_received = ring.recv(e, arriving.all.span(), before);
     }
     finish(sent), finish(received);
-    rounded(coming.keys().data(), extent_t(dk.size()), dk.data());
-    rounded(coming.values().data(), extent_t(dv.size()), dv.data());
-    if constexpr (!std::is_same_v<T, A>) rounded(total.data(), extent_t(dq.size()), dq.data());
+    cast(e, coming.keys(), dk);
+    cast(e, coming.values(), dv);
+    if constexpr (!std::is_same_v<T, A>) cast(e, total, dq);
   }
 
  private:
@@ -91,18 +92,16 @@ struct ring_attention {
     shape one;
     template <class Exec>
     block(view<const T> like, scratch<Exec>& local) : all(local.template take<U>(2, extent_t(like.size()))), one(like.shape()) {}
-    void fill(view<const U> k, view<const U> v) {
-      std::copy(k.begin(), k.end(), all.data());
-      std::copy(v.begin(), v.end(), all.data() + k.size());
+    template <class Exec>
+    void fill(Exec e, view<const U> k, view<const U> v) {
+      copy(e, k, mutable_keys());
+      copy(e, v, mutable_values());
     }
     view<U> mutable_keys() const { return {all.data(), one}; }
     view<U> mutable_values() const { return {all.data() + one.size(), one}; }
     view<const U> keys() const { return mutable_keys(); }
     view<const U> values() const { return mutable_values(); }
   };
-  static void add(view<const A> from, view<A> to) {
-    for (std::size_t i = 0; i < to.size(); ++i) to[i] += from[i];
-  }
 };
 
 /// The communicator itself, or, where it can work beside its caller and shall, one apart over the same ranks, kept in `own`.

@@ -5,6 +5,7 @@
 #include <moefold/layers/parameter.hpp>
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/embedding.hpp>
+#include <moefold/ops/ids.hpp>
 
 namespace moefold {
 
@@ -21,9 +22,7 @@ struct embedding_layer {
     const extent_t rows = table.value.extent(0) * tp->size();
     require(vocabulary <= rows, "moefold: an embedding of ", rows, " rows over tp cannot hold a vocabulary of ", vocabulary,
             "; give each of the ", tp->size(), " ranks an equal share of at least so many rows");
-    for (const std::int32_t id : ids)  // no rank would hold it, or as padding: its embedding would be zero without a word
-      require(id >= 0 && id < vocabulary, "moefold: token ", id, " is outside the vocabulary of ", vocabulary,
-              "; use tokens from 0 to below it");
+    require_tokens(e, ids, vocabulary);  // no rank would hold it, or as padding: its embedding would be zero without a word
     scratch local(e);
     view<T> partial = partial_rows<T, Exec>(*tp, y, local);
     embedding_forward(e, table.value, ids, first_row(), partial);

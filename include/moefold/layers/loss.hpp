@@ -5,7 +5,8 @@
 #include <moefold/layers/linear.hpp>
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/cross_entropy.hpp>
-#include <moefold/ops/rows.hpp>
+#include <moefold/ops/ids.hpp>
+#include <moefold/ops/total.hpp>
 
 #include <algorithm>
 
@@ -24,16 +25,14 @@ struct loss_layer {
     view<A> gradient;  // [T, V/TP]: logits, then softmax - onehot; in accumulate_t, never rounded to storage
   };
 
-  /// x [T/TP, H], labels [T] of the whole CP part (negative: ignored) -> the summed loss of this tp rank's own T/TP tokens.
+  /// x [T/TP, H], labels [T] of the whole CP part (negative: ignored); adds the summed loss of this tp rank's own T/TP tokens to total [1].
   /// Collective over tp: two all-gathers.
   template <class Exec, class Arena>
-  double forward(Exec e, view<const T> x, std::span<const std::int32_t> labels, Arena& keep, saved& s) const {
+  void forward(Exec e, view<const T> x, std::span<const std::int32_t> labels, Arena& keep, saved& s, view<double> total) const {
     const extent_t tokens = x.extent(0) * tp->size(), width = head.weight.value.extent(0);
     require(extent_t(labels.size()) == tokens, "moefold: the loss needs one label for each of the ", tokens,
             " tokens of the CP part, given ", labels.size());
-    for (const std::int32_t label : labels)  // no rank would hold it, and the loss would be wrong without a word
-      require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary,
-              "; use labels below it, negative to ignore");
+    require_labels(e, labels, vocabulary);  // no rank would hold it, and the loss would be wrong without a word
     s = {x, keep.template take<A>(tokens, width)};
     scratch local(e);
     gemm_nt(e, gather_rows_of_group<T>(e, *tp, x, local), head.weight.value, s.gradient);
@@ -47,8 +46,7 @@ struct loss_layer {
     }
     cross_entropy_merge(e, view<const A>(parts.as({tp->size(), tokens, 3})), stats, loss);
     cross_entropy_backward(e, s.gradient, labels, first, valid, view<const A>(stats));
-    const view<A> own = loss.rows(tp->rank() * x.extent(0), x.extent(0));
-    return lane_sum<double>(x.extent(0), [&](extent_t i) { return own(i); });
+    sum_to(e, view<const A>(loss.rows(tp->rank() * x.extent(0), x.extent(0))), total);
   }
   /// dx [T/TP, H], assigned: the gradient of the summed loss; the head's gradient is accumulated. Collective over tp.
   template <class Exec>

@@ -8,7 +8,8 @@
 #include <moefold/layers/parameter.hpp>
 #include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/slice.hpp>
-#include <moefold/tensor/tensor.hpp>
+#include <moefold/ops/elementwise.hpp>
+#include <moefold/tensor/filled.hpp>
 
 #include <algorithm>
 #include <vector>
@@ -39,8 +40,9 @@ class parameter_store {
   };
 
   /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`. bucket: elements from which a buffer
-  /// takes no further layer; the same on all ranks; 0: one buffer per set of replicas.
-  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket) {
+  /// takes no further layer; the same on all ranks; 0: one buffer per set of replicas. e: works on Memory.
+  template <class Exec>
+  parameter_store(Exec e, const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket) {
     require<config_error>(bucket >= 0, "moefold: a bucket holds 0 elements (no limit) or more (given ", bucket, ")");
     const extent_t stage = stage_of(fold, rank);
     const parameter_buffers buffers = buffers_of(model, fold, stage, bucket);
@@ -48,7 +50,7 @@ class parameter_store {
     for (int i = 0; i < buffers.count; ++i) {
       const parameter_buffer& b = buffers.buffer[std::size_t(i)];
       flats_.push_back(
-          {b, charged<storage>(memory_category::parameters, b.padded()), charged<reduce>(memory_category::gradients, b.padded())});
+          {b, charged<storage>(e, memory_category::parameters, b.padded()), charged<reduce>(e, memory_category::gradients, b.padded())});
     }
     parameter_buffers used{bucket};  // filled in the same order
     for_each_parameter(model, fold, stage, [&](const parameter_fact& fact) {
@@ -61,6 +63,10 @@ class parameter_store {
           {fact, layer_of(fact, model.layers), at, offset, slice, {f.values.data() + offset, local}, {f.gradients.data() + offset, local}});
     });
   }
+
+  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket)
+    requires std::same_as<Memory, host_memory>
+      : parameter_store(no_exec{}, model, fold, rank, bucket) {}
 
   std::vector<entry>& entries() { return entries_; }
   const std::vector<entry>& entries() const { return entries_; }
@@ -80,20 +86,31 @@ class parameter_store {
   }
 
   /// The same numbers in every mapping: element i of a parameter is drawn from (seed, name, global index i).
-  void initialise(std::uint64_t seed) {
-    for (entry& e : entries_) {
-      const random_stream normal(seed, e.fact.name());
-      const extent_t real = e.fact.parameters();  // padding rows come last and stay 0
-      for (extent_t i = 0; i < extent_t(e.value.size()); ++i) {
-        const extent_t global = e.slice.global_index(i);
-        e.value[std::size_t(i)] = global >= real       ? storage(0)
-                                : e.fact.init_std == 0 ? storage(1)
-                                                       : storage(e.fact.init_std * normal.normal(std::uint64_t(global)));
+  template <class Exec>
+  void initialise(Exec e, std::uint64_t seed) {
+    for (const entry& to : entries_) {
+      if constexpr (std::same_as<Memory, host_memory>) {
+        draw(to, seed, to.value);
+      } else {
+        tensor<storage> drawn(to.value.shape());
+        draw(to, seed, drawn);
+        upload(e, drawn.view(), to.value);
       }
     }
   }
+  void initialise(std::uint64_t seed)
+    requires std::same_as<Memory, host_memory>
+  {
+    initialise(no_exec{}, seed);
+  }
 
-  void zero_gradients() {
+  template <class Exec>
+  void zero_gradients(Exec e) {
+    for (flat& f : flats_) fill(e, f.gradients.view(), reduce(0));
+  }
+  void zero_gradients()
+    requires std::same_as<Memory, host_memory>
+  {
     for (flat& f : flats_) std::fill_n(f.gradients.data(), f.gradients.size(), reduce(0));
   }
 
@@ -109,10 +126,20 @@ class parameter_store {
   }
 
  private:
-  template <class T>
-  static tensor<T, Memory> charged(memory_category category, extent_t elements) {
+  template <class T, class Exec>
+  static tensor<T, Memory> charged(Exec e, memory_category category, extent_t elements) {
     const memory_scope scope(category);
-    return tensor<T, Memory>({elements}, T(0));
+    return filled<T, Memory>(e, {elements}, T(0));
+  }
+  static void draw(const entry& of, std::uint64_t seed, view<storage> to) {
+    const random_stream normal(seed, of.fact.name());
+    const extent_t real = of.fact.parameters();  // padding rows come last and stay 0
+    for (extent_t i = 0; i < extent_t(to.size()); ++i) {
+      const extent_t global = of.slice.global_index(i);
+      to[std::size_t(i)] = global >= real         ? storage(0)
+                           : of.fact.init_std == 0 ? storage(1)
+                                                   : storage(of.fact.init_std * normal.normal(std::uint64_t(global)));
+    }
   }
 
   std::vector<flat> flats_;

@@ -59,6 +59,8 @@ struct product_inputs<Precision> {
   /// Recording is idempotent and scales come from the steps before: computing a layer again changes nothing.
   template <class F, class Exec>
   static view<const T> rounded(Exec e, view<const T> t, const amax_history& history, scratch<Exec>& local) {
+    static_assert(std::is_same_v<typename Exec::memory, host_memory>,
+                  "moefold: products with 8-bit inputs run on the host only; choose mixed_bf16 on a device");
     const float amax = amax_of(e, t), known = history.known();
     if (history.amax != nullptr && amax <= std::numeric_limits<float>::max())
       history.record(amax);  // an infinity says nothing of the next step

@@ -57,7 +57,7 @@ class block_layer {
     using enum recompute_part;
     compute(e, y, recompute_.full ? again : keep, recompute_.twice(norms) ? again : keep,
             recompute_.twice(recompute_part::moe) ? again : keep, s);
-    if (recompute_.twice(recompute_part::moe) && !dense()) keep_counts(keep, s.moe.router);
+    if (recompute_.twice(recompute_part::moe) && !dense()) keep_counts(e, keep, s.moe.router);
     again.release(mark);
   }
   template <class Exec, class Arena>
@@ -116,12 +116,12 @@ class block_layer {
     accumulate(e, view<const T>(h), y);
   }
   /// The counts that are asked for after the forward leave the arena of what is recomputed.
-  template <class Arena>
-  static void keep_counts(Arena& keep, typename router_layer<Precision>::saved& router) {
+  template <class Exec, class Arena>
+  static void keep_counts(Exec e, Arena& keep, typename router_layer<Precision>::saved& router) {
     const bool one = router.aux_load.data() == router.load.data();
     const auto kept = [&](view<const std::int64_t> counts) {
       const view<std::int64_t> to = keep.template take<std::int64_t>(counts.extent(0));
-      std::copy(counts.begin(), counts.end(), to.begin());
+      copy(e, counts, to);
       return to;
     };
     router.load = kept(router.load);

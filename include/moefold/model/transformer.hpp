@@ -28,31 +28,35 @@ struct micro_batch {
   std::uint64_t seed = 0;  // of jitter
   bool training = true;
 
-  /// What the MoE layers of a rank need to know of its own tokens.
-  routing_context context(routing_tap* tap) const {
+  /// What the MoE layers of a rank need to know of its own tokens. `padded`: padding, where the exec reads it.
+  routing_context context(std::span<const std::uint8_t> padded, routing_tap* tap) const {
     const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), begin = std::size_t(place.part.tp_rank) * own;
-    return {place,       padding.empty() ? std::span<const std::uint8_t>{} : std::span(padding).subspan(begin, own),
+    return {place,       padded.empty() ? padded : padded.subspan(begin, own),
             loss_weight, index,
             seed,        training,
             tap};
   }
 };
 
-template <class Precision, class Comm, class Context = cp_all_gather, class MoePolicy = moe_defaults>
+/// Exec: what it runs on; its memory holds the parameters and everything that is kept.
+template <class Precision, class Comm, class Context = cp_all_gather, class MoePolicy = moe_defaults, class Exec = host_exec>
 class transformer_stage {
  public:
   using T = typename Precision::storage;
+  using exec = Exec;
+  using memory = typename Exec::memory;
   using block_type = block_layer<Precision, Comm, Context, MoePolicy>;
 
   /// What one micro-batch in flight in one chunk keeps between its forward and its backward. Reused from step to step.
   struct saved {
-    arena keep;
+    basic_arena<memory> keep;
     int chunk = 0;
-    deferred_products deferred;          // weight gradients that backward_input left for backward_weight
-    arena* again = nullptr;              // of the rank, for what is recomputed; none needed where nothing is
-    const micro_batch* batch = nullptr;  // the caller's
-    view<T> input;                       // [T/TP, H], received from the previous stage
-    view<T> output;                      // [T/TP, H], sent to the next stage
+    deferred_products_of<Exec> deferred;   // weight gradients that backward_input left for backward_weight
+    basic_arena<memory>* again = nullptr;  // of the rank, for what is recomputed; none needed where nothing is
+    const micro_batch* batch = nullptr;    // the caller's
+    std::span<const std::int32_t> ids;     // the batch's, where the exec reads them; of the first chunk
+    view<T> input;                         // [T/TP, H], received from the previous stage
+    view<T> output;                        // [T/TP, H], sent to the next stage
     std::vector<typename block_type::saved> blocks;
     typename norm_layer<Precision>::saved norm;
     typename loss_layer<Precision, Comm>::saved loss;
@@ -62,8 +66,11 @@ class transformer_stage {
   /// must outlive the stage. Throws config_error if the model does not fit the folding.
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   /// scales: what products with 8-bit inputs remember between steps; left out, they scale by the tensors of the moment.
-  transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
-                    parameter_store<Precision>& store, group_set<Comm>& groups,
+  /// e: an exec of the stage's type; on the host it may be left out.
+  template <class E>
+    requires std::same_as<typename E::memory, memory>
+  transformer_stage(E e, const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
+                    parameter_store<Precision, memory>& store, group_set<Comm>& groups,
                     router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
                     const recompute_rule& recompute = {}, bool overlap = false, scaling_states<Precision>* scales = nullptr)
       : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
@@ -72,6 +79,10 @@ class transformer_stage {
     using enum parameter_kind;
     const auto context = std::make_shared<typename block_type::attention_type::context_groups>(groups.template over<tag::cp>(), overlap);
     Comm &tp = groups.template over<tag::tp>(), &cp = groups.template over<tag::cp>();
+    {
+      const std::vector<std::int32_t> positions = context_positions(sequence, cp.size());
+      positions_ = uploaded<memory>(e, std::span(positions));
+    }
     const moe_groups<Comm> over{&groups.template over<tag::ep>(), &groups.template over<tag::etp>(), &tp,
                                 &groups.template over<tag::tp, tag::cp>(), &groups.template over<tag::tp, tag::cp, tag::dp>()};
     const bool gated = model.activation == activation_function::swiglu;
@@ -92,7 +103,8 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(value, l), seen(value, l)},
                                      {store.template get<columns_over_tp>(output, l), seen(output, l)}};
       using enum recompute_part;
-      attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention));
+      attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention),
+                                                               positions_.view());
       if (model.dense(l)) {
         mlp_weights<Precision> m{{}, {store.template get<rows_over_tp>(mlp_up, l)}, {store.template get<columns_over_tp>(mlp_down, l)}, {}};
         if (gated) m.gate = {store.template get<rows_over_tp>(mlp_gate, l)};
@@ -125,43 +137,51 @@ class transformer_stage {
     }
   }
 
+  transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
+                    parameter_store<Precision>& store, group_set<Comm>& groups,
+                    router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
+                    const recompute_rule& recompute = {}, bool overlap = false, scaling_states<Precision>* scales = nullptr)
+    requires std::same_as<memory, host_memory>
+      : transformer_stage(no_exec{}, model, sequence, fold, rank, store, groups, states, facts, recompute, overlap, scales) {}
+
   int chunks() const { return int(chunks_.size()); }
   bool first(int chunk = 0) const { return stage_ == 0 && chunk == 0; }
   bool last(int chunk = 0) const { return stage_ == stages_ - 1 && chunk == chunks() - 1; }
   const layer_range& layers(int chunk = 0) const { return chunks_[std::size_t(chunk)].layers; }
 
-  /// Runs chunk s.chunk on *s.batch (first chunk) or s.input; leaves s.output (not last) or returns the summed loss of this rank's own tokens (last,
-  /// else 0). Everything kept is in s.keep, behind s.input. Collective over tp, cp, ep and etp.
-  template <class Exec>
-  double forward(Exec e, saved& s, routing_tap* tap, const stage_events& events = {}) const {
-    const extent_t rows = s.batch->place.part.local_tokens() * s.batch->place.batch;
+  /// Runs chunk s.chunk on *s.batch (first chunk) or s.input; leaves s.output (not last) or adds the summed loss of this rank's own tokens to loss [1]
+  /// (last). Everything kept is in s.keep, behind s.input. Collective over tp, cp, ep and etp.
+  void forward(Exec e, saved& s, routing_tap* tap, view<double> loss, const stage_events& events = {}) const {
+    const micro_batch& batch = *s.batch;
+    const extent_t rows = batch.place.part.local_tokens() * batch.place.batch;
+    const std::span<const std::int32_t> documents = there(e, batch.first, s);
+    const routing_context where = batch.context(there(e, batch.padding, s), tap);
     view<T> x = s.input;
     if (first(s.chunk)) {
       events.about_to_use(-1);
+      s.ids = there(e, batch.ids, s);
       x = s.keep.template take<T>(rows, model_.hidden);
-      embedding_.forward(e, s.batch->ids, x);
+      embedding_.forward(e, s.ids, x);
     }
     const chunk_blocks& own = chunks_[std::size_t(s.chunk)];
     s.blocks.resize(std::size_t(own.layers.count));
-    const routing_context where = s.batch->context(tap);
     for (std::size_t b = 0; b < s.blocks.size(); ++b) {
       const extent_t layer = own.layers.first + extent_t(b);
       events.about_to_use(layer);
       view<T> y = s.keep.template take<T>(rows, model_.hidden);
-      blocks_[own.first_block + b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layer, where, s.batch->first);
+      blocks_[own.first_block + b].forward(e, view<const T>(x), y, s.keep, again_of(s), s.blocks[b], layer, where, documents);
       x = y;
     }
     s.output = x;
-    if (!last(s.chunk)) return 0;
+    if (!last(s.chunk)) return;
     events.about_to_use(model_.layers);
     view<T> normed = s.keep.template take<T>(rows, model_.hidden);
     norm_.forward(e, view<const T>(x), normed, s.keep, s.norm);
-    return loss_.forward(e, view<const T>(normed), s.batch->labels, s.keep, s.loss);
+    loss_.forward(e, view<const T>(normed), there(e, batch.labels, s), s.keep, s.loss, loss);
   }
 
   /// dy [T/TP, H]: gradient of s.output (ignored on the last stage) -> dx [T/TP, H]: gradient of s.input (unused on the first stage).
   /// Parameter gradients are accumulated. Collective over tp, cp, ep and etp.
-  template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, const saved& s, const stage_events& events = {}) const {
     scratch local(e);
     view<T> from = local.template take<T>(dx.extent(0), dx.extent(1)), to = local.template take<T>(dx.extent(0), dx.extent(1));
@@ -184,7 +204,7 @@ class transformer_stage {
       std::swap(from, to);
     }
     if (first) {
-      embedding_.backward(e, view<const T>(from), s.batch->ids);
+      embedding_.backward(e, view<const T>(from), s.ids);
       events.gradients_ready(-1);
     } else
       copy(e, view<const T>(from), dx);
@@ -192,13 +212,11 @@ class transformer_stage {
 
   /// The first part of backward: the gradient of the input. Weight gradients are left for backward_weight, but for those of norms, embedding and the gate
   /// of a shared expert, which cost nothing. Collective as backward.
-  template <class Exec>
   void backward_input(Exec e, view<const T> dy, view<T> dx, saved& s) const {
     const deferring later(e, s.deferred);
     backward(e, dy, dx, s);
   }
   /// The second part: the weight gradients. Local.
-  template <class Exec>
   void backward_weight(Exec e, saved& s, const stage_events& events = {}) const {
     s.deferred.run(e);
     if (last(s.chunk)) events.gradients_ready(model_.layers);
@@ -209,15 +227,15 @@ class transformer_stage {
 
   /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count]. Once per micro-batch, however
   /// often its forward was computed.
-  void add_numbers(const saved& s, view<double> all) const {
+  void add_numbers([[maybe_unused]] Exec e, const saved& s, view<double> all) const {
     const layer_range& own = layers(s.chunk);
     for (std::size_t b = 0; b < s.blocks.size(); ++b) {
       if (model_.dense(own.first + extent_t(b))) continue;
       const auto& moe = s.blocks[b].moe;
       const view<double> to = all.rows(own.first + extent_t(b), 1);
-      for (std::size_t e = 0; e < moe.router.load.size(); ++e) {
-        to[e] += double(moe.router.load[e]);
-        if (numbers_.aux_load >= 0) to[std::size_t(numbers_.aux_load) + e] += double(moe.router.aux_load[e]);
+      for (std::size_t x = 0; x < moe.router.load.size(); ++x) {
+        to[x] += double(moe.router.load[x]);
+        if (numbers_.aux_load >= 0) to[std::size_t(numbers_.aux_load) + x] += double(moe.router.aux_load[x]);
       }
       if (numbers_.dropped >= 0) to[std::size_t(numbers_.dropped)] += double(moe.dropped);
       for (std::size_t i = 0; i < balance_kinds && numbers_.losses >= 0; ++i) to[std::size_t(numbers_.losses) + i] += moe.router.losses[i];
@@ -225,7 +243,12 @@ class transformer_stage {
   }
 
  private:
-  arena& again_of(saved& s) const {
+  /// What the host has written, where the exec reads it, for as long as s.keep.
+  template <class U>
+  static std::span<const U> there(Exec e, const std::vector<U>& numbers, saved& s) {
+    return on_exec(e, view<const U>(std::span(numbers)), s.keep).span();
+  }
+  basic_arena<memory>& again_of(saved& s) const {
     require(s.again != nullptr || !recompute_.any(), "moefold: a stage that recomputes (", describe(recompute_),
             ") needs an arena for it; point saved::again at one of the rank's");
     return s.again ? *s.again : s.keep;
@@ -239,6 +262,7 @@ class transformer_stage {
     std::size_t first_block;  // of blocks_
   };
   extent_t stage_, stages_;
+  tensor<std::int32_t, memory> positions_;  // [S], rank after rank of cp
   std::vector<chunk_blocks> chunks_;
   embedding_layer<Precision, Comm> embedding_;
   std::vector<block_type> blocks_;

@@ -64,5 +64,9 @@ template <class T>
 double sum_of_squares(host_exec e, view<T> x) {
   return sum_of_squares(e, x.span());
 }
+template <class T>
+void sum_of_squares(host_exec e, view<T> x, view<double> out) {
+  out[0] = sum_of_squares(e, x.span());
+}
 
 }  // namespace moefold

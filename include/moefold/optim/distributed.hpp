@@ -9,8 +9,10 @@
 #include <moefold/comm/groups.hpp>
 #include <moefold/layers/parameter_store.hpp>
 #include <moefold/ops/elementwise.hpp>
+#include <moefold/ops/pick.hpp>
 #include <moefold/optim/adamw.hpp>
 #include <moefold/optim/finite.hpp>
+#include <moefold/tensor/read_back.hpp>
 
 #include <array>
 #include <optional>
@@ -31,19 +33,24 @@ struct learning_rates {
 };
 
 /// Where Precision::master differs from storage each shard keeps its master weights; update changes them, and the weights are their roundings.
-template <class Precision, class Comm, optimizer_policy Optimizer = adamw>
+/// Memory: where the parameters lie; every exec below works on it.
+template <class Precision, class Comm, optimizer_policy Optimizer = adamw, class Memory = host_memory>
 class distributed_optimizer {
  public:
   using storage = typename Precision::storage;
   using reduce_type = typename Precision::reduce;
   using master = typename Precision::master;
   using moments = typename Precision::moments;
+  using store_type = parameter_store<Precision, Memory>;
   static constexpr bool own_master = !std::is_same_v<storage, master>;
 
   /// The store and the groups must outlive the optimizer. Collective over every replica group, in the store's order: with overlap each gets a
   /// communicator apart, under its own name.
-  distributed_optimizer(parameter_store<Precision>& store, group_set<Comm>& groups, Optimizer policy = {}, distributed_options options = {})
-      : store_(store), policy_(policy), options_(options) {
+  template <class Exec>
+    requires std::same_as<typename Exec::memory, Memory>
+  distributed_optimizer(Exec e, store_type& store, group_set<Comm>& groups, Optimizer policy = {}, distributed_options options = {})
+      : store_(store), policy_(policy), options_(options), squares_(extent_t(store.flats().size())),
+        found_(2 * extent_t(store.flats().size())), value_(extent_t(store.flats().size())) {
     std::vector<axis_set> sets;
     const auto communicator_over = [&](axis_set replicas) {
       Comm* comm = &groups[replicas];
@@ -66,8 +73,8 @@ class distributed_optimizer {
       shards_.push_back({&replicas, replicas.rank() * flat.fact.shard()});
       shard& s = shards_.back();
       const memory_scope scope(memory_category::optimizer);
-      for (auto& state : s.state) state = tensor<moments>({flat.fact.shard()}, moments(0));
-      if constexpr (own_master) s.masters = tensor<master>({flat.fact.shard()}, master(0));
+      for (auto& state : s.state) state = filled<moments, Memory>(e, {flat.fact.shard()}, moments(0));
+      if constexpr (own_master) s.masters = filled<master, Memory>(e, {flat.fact.shard()}, master(0));
     }
     // The part of each parameter that lies in this rank's shard; neighbours of one group are one range.
     for (const auto& entry : store.entries()) {
@@ -94,6 +101,9 @@ class distributed_optimizer {
       if (entry.fact.kind == parameter_kind::embedding && (tied_here || entry.fact.placement.ends))
         shards_[std::size_t(entry.buffer)].late = true;
   }
+  distributed_optimizer(store_type& store, group_set<Comm>& groups, Optimizer policy = {}, distributed_options options = {})
+    requires std::same_as<Memory, host_memory>
+      : distributed_optimizer(no_exec{}, store, groups, policy, options) {}
 
   /// The gradients of a layer (-1: embedding; the number of layers: final norm and head) are final on this rank: buffers that were waiting for
   /// it alone start on their way, but for what another stage sums too (a tied embedding): its peers come to it when their own backward ends, and whatever
@@ -113,7 +123,8 @@ class distributed_optimizer {
   }
 
   /// Sums every gradient over its replicas; afterwards each reduced element lies on exactly one rank, in own_gradients().
-  /// Returns the sum of squares of this rank's own. Collective over every replica group, in the store's order.
+  /// Returns the sum of squares of this rank's own: on a device the host waits here, and nowhere else in a step. Collective over every replica group, in
+  /// the store's order.
   template <class Exec>
   double reduce(Exec e) {
     const auto in_order = [&](auto&& body) {  // of issue: from the last buffer, where backward begins
@@ -128,11 +139,11 @@ class distributed_optimizer {
       s.reducing = false;
       s.missing = s.layers.size();
       for (part_of_layer& part : s.layers) part.ready = false;
-      s.squares = sum_of_squares(e, std::span<const reduce_type>(own_gradients(b)));
+      sum_of_squares(e, view<const reduce_type>(own_gradients(b)), squares_.at(extent_t(b), 1));
     });
     double squares = 0;  // in the store's order, whichever came first
-    for (const shard& s : shards_) squares += s.squares;
-    last_bad_ = std::exchange(bad_, std::nullopt);
+    for (const double s : squares_.read(e)) squares += s;
+    last_bad_ = options_.bad == bad_gradients::ignore ? std::nullopt : found(e);
     return squares;
   }
 
@@ -143,7 +154,7 @@ class distributed_optimizer {
   template <class Exec>
   void update(Exec e, std::int64_t step, learning_rates rates, double gradient_scale) {
     gather_end(e);
-    if (!have_master_) initialise_master();
+    if (!have_master_) initialise_master(e);
     for (std::size_t b = 0; b < shards_.size(); ++b) {
       shard& s = shards_[b];
       const auto part = [](auto all, const range& r) { return all.subspan(std::size_t(r.begin), std::size_t(r.end - r.begin)); };
@@ -157,12 +168,10 @@ class distributed_optimizer {
   }
 
   /// Makes the master weights those of the store; the first update does it by itself. Call it again when weights were given from outside. Local.
-  void initialise_master() {
+  template <class Exec>
+  void initialise_master(Exec e) {
     if constexpr (own_master)
-      for (std::size_t b = 0; b < shards_.size(); ++b) {
-        const std::span<const storage> from = own_values(b);
-        std::transform(from.begin(), from.end(), own_masters(b).begin(), [](storage w) { return master(accumulate_t<storage>(w)); });
-      }
+      for (std::size_t b = 0; b < shards_.size(); ++b) cast(e, view<storage>(own_values(b)), view<master>(own_masters(b)));
     have_master_ = true;
   }
 
@@ -230,14 +239,13 @@ class distributed_optimizer {
   struct shard {
     Comm* replicas;
     extent_t first;  // of the shard, in its flat buffer
-    std::array<tensor<moments>, Optimizer::state_tensors> state{};
-    std::conditional_t<own_master, tensor<master>, no_master> masters{};
+    std::array<tensor<moments, Memory>, Optimizer::state_tensors> state{};
+    std::conditional_t<own_master, tensor<master, Memory>, no_master> masters{};
     std::vector<range> ranges{};
     std::vector<part_of_layer> layers{};  // whose parameters lie in it
     std::size_t missing = 0;              // those that are not ready
     bool reducing = false, gathering = false;
-    bool late = false;   // starts in reduce, whatever is ready
-    double squares = 0;  // of its own reduced gradients
+    bool late = false;  // starts in reduce, whatever is ready
     typename Comm::ticket ticket{};
 
     part_of_layer* find(extent_t layer) {
@@ -265,19 +273,34 @@ class distributed_optimizer {
   /// Finds what is not finite among a buffer's gradients, which are still this rank's own.
   template <class Exec>
   void look(Exec e, std::size_t b, std::span<reduce_type> all) {
-    const std::size_t at = moefold::first_bad(e, std::span<const reduce_type>(all));
-    if (at == all.size()) return;
-    const extent_t count = count_bad(e, std::span<const reduce_type>(all)) + (bad_ ? bad_->count : 0);
-    std::size_t index = 0;
-    while (std::size_t(store_.entries()[index].buffer) != b ||
-           std::size_t(store_.entries()[index].offset) + store_.entries()[index].value.size() <= at)
-      ++index;
-    if (!bad_ || index < bad_->entry) {
-      const auto& entry = store_.entries()[index];
-      bad_ = {index, entry.fact.name(), extent_t(at) - entry.offset, double(all[at]), 0};
-    }
-    bad_->count = count;
+    const view<std::int64_t> where = found_.at(2 * extent_t(b), 2);
+    find_bad(e, view<const reduce_type>(all), where);
+    if constexpr (std::same_as<Memory, host_memory>)
+      if (where[1] == 0) return;
+    pick(e, view<const reduce_type>(all), where.rows(0, 1), value_.at(extent_t(b), 1));
     if (options_.bad == bad_gradients::zero) zero_bad(e, all);
+  }
+  /// What look() found in all buffers of the step.
+  template <class Exec>
+  std::optional<bad_gradient> found(Exec e) {
+    const std::span<const std::int64_t> where = found_.read(e);
+    std::optional<bad_gradient> bad;
+    extent_t count = 0;
+    for (std::size_t b = 0; b < shards_.size(); ++b) {
+      if (where[2 * b + 1] == 0) continue;
+      const extent_t at = where[2 * b];
+      count += where[2 * b + 1];
+      std::size_t index = 0;
+      while (std::size_t(store_.entries()[index].buffer) != b ||
+             store_.entries()[index].offset + extent_t(store_.entries()[index].value.size()) <= at)
+        ++index;
+      if (bad && index > bad->entry) continue;
+      const auto& entry = store_.entries()[index];
+      bad = {index, entry.fact.name(), at - entry.offset, 0, 0};
+      bad->value = value_.read(e)[b];
+    }
+    if (bad) bad->count = count;
+    return bad;
   }
 
   template <class T>
@@ -285,11 +308,14 @@ class distributed_optimizer {
     return all.subspan(std::size_t(shards_[buffer].first), std::size_t(store_.flats()[buffer].fact.shard()));
   }
 
-  parameter_store<Precision>& store_;
+  store_type& store_;
   Optimizer policy_;
   distributed_options options_;
   std::vector<shard> shards_;
-  std::optional<bad_gradient> bad_, last_bad_;  // of the step under way; of the last one
+  read_back<double, Memory> squares_;      // [buffers] of this rank's own reduced gradients
+  read_back<std::int64_t, Memory> found_;  // [buffers, 2] what find_bad says of each
+  read_back<double, Memory> value_;        // [buffers] the first bad one
+  std::optional<bad_gradient> last_bad_;   // of the last step
   bool beside_ = false, have_master_ = false;
   std::vector<Comm> apart_;  // last: when it goes, nothing is in flight any more
 };

@@ -6,6 +6,7 @@
 #include <moefold/core/exec.hpp>
 #include <moefold/core/scalar.hpp>
 #include <moefold/core/shape.hpp>
+#include <moefold/tensor/view.hpp>
 
 #include <algorithm>
 #include <bit>
@@ -85,6 +86,14 @@ std::size_t first_bad(host_exec, std::span<const T> x) {
 template <class T>
 extent_t count_bad(host_exec, std::span<const T> x) {
   return extent_t(std::count_if(x.begin(), x.end(), [](T v) { return !is_finite(v); }));
+}
+
+/// out[0]: index of the first element that is not finite, or x.size(); out[1]: how many there are.
+template <class T>
+void find_bad(host_exec e, view<T> x, view<std::int64_t> out) {
+  const std::span<const T> all = x.span();
+  out[0] = std::int64_t(first_bad(e, all));
+  out[1] = out[0] == std::int64_t(all.size()) ? 0 : std::int64_t(count_bad(e, all));
 }
 
 /// Makes them 0.

@@ -9,6 +9,7 @@
 #include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/model/stage_events.hpp>
+#include <moefold/ops/elementwise.hpp>
 #include <moefold/schedule/step.hpp>
 #include <moefold/tensor/arena.hpp>
 #include <moefold/tensor/tensor.hpp>
@@ -24,6 +25,7 @@ class runner {
  public:
   using T = typename Stage::T;
   using saved = typename Stage::saved;
+  using memory = typename Stage::memory;
 
   /// outputs, gradients: two communicators over the stages. rows, hidden: the activation that travels; live: pairs alive at most; reserve: bytes each may
   /// keep, set aside now.
@@ -32,7 +34,7 @@ class runner {
     const memory_scope scope(memory_category::activations);
     const bool hands_over = outputs.size() == 1 && stage.chunks() > 1;  // gradients from chunk to chunk wait in the slot of their receiver
     for (std::size_t i = 0; i < (hands_over ? slots_.size() : 1); ++i) dy_.emplace_back(shape{rows, hidden});
-    dx_ = tensor<T>({rows, hidden});
+    dx_ = tensor<T, memory>({rows, hidden});
     for (slot& s : slots_) {
       s.state.keep.reserve(reserve);
       s.state.again = &again_;
@@ -54,15 +56,15 @@ class runner {
   }
 
   /// Plays the steps. feed(m) points at the tokens of micro-batch m; done(state) is called after each forward. events: see model/stage_events.hpp.
-  /// Returns this rank's summed loss. Collective over the stages, and over whatever the stage's layers use.
+  /// Adds this rank's summed loss to loss [1]. Collective over the stages, and over whatever the stage's layers use.
   template <class Exec, class Tap, class Feed, class Done>
-  double run(Exec e, std::span<const schedule_step> steps, Tap* tap, Feed&& feed, Done&& done, const stage_events& events = {}) {
+  void run(Exec e, std::span<const schedule_step> steps, Tap* tap, Feed&& feed, Done&& done, const stage_events& events,
+           view<double> loss) {
     again_.clear();
     for (slot& s : slots_) s.micro_batch = -1;
     const bool trains = std::any_of(steps.begin(), steps.end(), [](const schedule_step& s) {
       return s.kind == step_kind::backward || s.kind == step_kind::backward_input;
     });
-    double loss = 0;
     for (std::size_t i = 0; i < steps.size(); ++i) {
       const schedule_step& step = steps[i];
       const bool first = stage_.first(step.chunk), last = stage_.last(step.chunk);
@@ -80,11 +82,11 @@ class runner {
           if (!first && alone()) {
             slot& from = find({step.kind, step.micro_batch, step.chunk - 1});
             take_input(s);
-            std::copy(from.state.output.begin(), from.state.output.end(), s.input.begin());
+            copy(e, from.state.output, s.input);
             if (!trains) from.micro_batch = -1;
           }
           s.batch = feed(step.micro_batch);
-          loss += stage_.forward(e, s, tap, events);
+          stage_.forward(e, s, tap, loss, events);
           done(s);
           if (!trains && last) own.micro_batch = -1;
           break;
@@ -100,7 +102,7 @@ class runner {
         case step_kind::backward_input: {
           slot& own = find(step);
           const bool whole = step.kind == step_kind::backward, over = whole && is_last_of_chunk(steps, i);
-          tensor<T>& dx = alone() && !first ? gradient_for({step.kind, step.micro_batch, step.chunk - 1}) : dx_;
+          tensor<T, memory>& dx = alone() && !first ? gradient_for({step.kind, step.micro_batch, step.chunk - 1}) : dx_;
           const view<const T> dy = alone() && !last ? gradient_for(step) : dy_[0];
           if (whole) {
             stage_.backward(e, dy, dx.view(), own.state, over ? events : events.not_last());
@@ -119,6 +121,12 @@ class runner {
         case step_kind::send_gradient: gradients_.send(e, std::span<const T>(dx_.view().span()), before()).wait(e); break;
       }
     }
+  }
+  /// The same on the host, which has the loss at once.
+  template <class Tap, class Feed, class Done>
+  double run(host_exec e, std::span<const schedule_step> steps, Tap* tap, Feed&& feed, Done&& done, const stage_events& events = {}) {
+    double loss = 0;
+    run(e, steps, tap, std::forward<Feed>(feed), std::forward<Done>(done), events, view<double>(&loss, {1}));
     return loss;
   }
 
@@ -165,7 +173,7 @@ class runner {
     require(false, "moefold: ", describe(step), " finds all ", slots_.size(), " slots in use; the schedule's live() promises too little");
     return slots_.front();
   }
-  tensor<T>& gradient_for(const schedule_step& step) { return dy_[std::size_t(&find(step) - slots_.data())]; }
+  tensor<T, memory>& gradient_for(const schedule_step& step) { return dy_[std::size_t(&find(step) - slots_.data())]; }
   void take_input(saved& s) { s.input = s.keep.template take<T>(rows_, hidden_); }
 
   /// Whether no later step makes gradients of this chunk's weights.
@@ -178,9 +186,9 @@ class runner {
   const Stage& stage_;
   Comm &outputs_, &gradients_;
   extent_t rows_, hidden_;
-  std::vector<tensor<T>> dy_;
-  tensor<T> dx_;
-  arena again_;  // what is recomputed, one block at a time
+  std::vector<tensor<T, memory>> dy_;
+  tensor<T, memory> dx_;
+  basic_arena<memory> again_;  // what is recomputed, one block at a time
   std::vector<slot> slots_;
 };
 

@@ -46,6 +46,7 @@ struct trainer_options {
   bad_step bad = bad_step::stop;         // what to do about gradients that are not finite
   bool overlap = true;                   // gradients and parameters travel beside the computation where the communicator can; the same bits
   extent_t bucket = default_bucket;      // elements in a bucket of parameters that travel together; 0: no limit
+  int device = 0;                        // which of the machine's devices this rank computes on; of a trainer on the host none
   recompute_rule recompute{};            // what is computed twice instead of kept; a run's own takes its place
   const schedule_value* schedule = nullptr;  // instead of the run's own
   const std::atomic<bool>* stop = nullptr;   // set by anybody: all ranks stop after the same step

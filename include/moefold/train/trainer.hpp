@@ -21,14 +21,36 @@
 
 namespace moefold {
 
-/// The trainer over values: all foldings of one set of policies share this instantiation.
-template <class Policies, class Comm>
+namespace detail {
+
+/// The execs of one rank: `own` for everything that computes, and `host` for the few numbers that the host itself has. On the host they are one.
+template <class Exec>
+struct rank_execs {
+  std::remove_pointer_t<decltype(Exec::context)> context;
+  host_context beside;
+  Exec own{context};
+  host_exec host{beside};
+  explicit rank_execs(int device) : context(device) {}
+};
+template <>
+struct rank_execs<host_exec> {
+  host_context context;
+  host_exec own{context}, host{context};
+  explicit rank_execs(int /*device*/) {}
+};
+
+}  // namespace detail
+
+/// The trainer over values: all foldings of one set of policies share this instantiation. Exec: what layers and optimizer run on; on a device the
+/// trainer makes a context of its own on the calling thread (trainer_options::device), and everything of a step but the numbers it reports stays there.
+template <class Policies, class Comm, class Exec = host_exec>
 class basic_trainer {
  public:
   using precision = typename Policies::precision;
   using communicator_type = recording<Comm>;
-  using stage_type = transformer_stage<precision, communicator_type, typename Policies::context, typename Policies::moe>;
-  using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer>;
+  using memory = typename Exec::memory;
+  using stage_type = transformer_stage<precision, communicator_type, typename Policies::context, typename Policies::moe, Exec>;
+  using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer, memory>;
 
   /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
   /// `optimizer` carries the numbers of its policy, such as weight decay; `facts` those of the MoE layers.
@@ -36,12 +58,12 @@ class basic_trainer {
                 const dataset& data, typename Policies::optimizer optimizer = {},
                 const moe_facts& facts = facts_of<typename Policies::moe>())
       : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
-        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), exec_(context_),
-        world_(std::move(world), log_), groups_(world_, fold_), store_(model, fold_, world_.rank(), options.bucket),
+        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
+        world_(std::move(world), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
-        stage_(model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap, &scales_),
-        optimizer_(store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
-        numbers_({step_numbers({model, fold_, sequence, options.micro_batch, facts_})}), load_({model.layers, model.experts}, 0),
+        stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap, &scales_),
+        optimizer_(exec_, store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
+        numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1), load_({model.layers, model.experts}, 0),
         aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)),
         starts_(std::size_t(sequence)), positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
@@ -59,7 +81,7 @@ class basic_trainer {
     const activation_shape a = activations();
     {
       const memory_scope scope(memory_category::scratch);
-      context_.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
+      execs_.context.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
     }
     runner_.emplace(stage_, groups_.template over<tag::pp>(), groups_.stages_for_gradients(), a.rows(), model.hidden,
                     std::max(schedule.live(stage, stages, int(batches_.size())), schedule.chunks > 1 ? 2 : 1),
@@ -70,7 +92,7 @@ class basic_trainer {
       runner_->reserve_deferred(std::size_t(most));
     }
     runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
-    store_.initialise(options.seed);
+    store_.initialise(exec_, options.seed);
     building_.reset();
   }
   basic_trainer(const basic_trainer&) = delete;
@@ -85,29 +107,30 @@ class basic_trainer {
 
   /// Forward and backward of all micro-batches, and the reduced gradients. Parameters are untouched. Collective over the world.
   step_result compute() {
-    store_.zero_gradients();
+    store_.zero_gradients(exec_);
     scales_.begin();
-    std::fill(numbers_.begin(), numbers_.end(), 0.0);
+    fill(exec_, numbers_.all(), 0.0);
     token_counts counted = load_tokens();
     groups_.template over<tag::tp, tag::cp, tag::dp>()
-        .all_reduce(exec_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
-        .wait(exec_);
+        .all_reduce(host_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
+        .wait(host_);
     const auto [tokens, routed] = counted;
     for (micro_batch& batch : batches_) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
-    const double loss = runner_->run(
+    const view<double> by_layer = numbers_.at(step_header, model_.layers * layer_.count).as({model_.layers, layer_.count});
+    runner_->run(
         exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
-        [this](const auto& s) { stage_.add_numbers(s, counted_by_layers()); }, events());
+        [&](const auto& s) { stage_.add_numbers(exec_, s, by_layer); }, events(), numbers_.at(1, 1));
 
-    std::span<double> all = numbers_.view().span();
-    all[0] = optimizer_.reduce(exec_);
-    all[1] = loss;
+    const double squares = optimizer_.reduce(exec_);
+    const std::span<double> all = numbers_.read(exec_);
+    all[0] = squares;
     all[3] = optimizer_.first_bad() ? double(optimizer_.first_bad()->count) : 0;
     all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
-    world_.all_reduce(exec_, std::span<const double>(all), all, sum{}).wait(exec_);
-    scales_.reduce(exec_, world_);
+    world_.all_reduce(host_, std::span<const double>(all), all, sum{}).wait(host_);
+    scales_.reduce(host_, world_);
     double balance = 0, dropped = 0;
     for (extent_t l = 0; l < model_.layers; ++l) {
-      const view<double> counts = counted_by_layers().rows(l, 1);
+      const std::span<const double> counts = all.subspan(std::size_t(step_header + l * layer_.count), std::size_t(layer_.count));
       const auto copy_counts = [&](extent_t from, view<std::int64_t> to) {
         for (std::size_t e = 0; e < to.size(); ++e) to[e] = std::int64_t(counts[std::size_t(from) + e]);
       };
@@ -166,12 +189,14 @@ class basic_trainer {
     double sums[2] = {0, 0};
     for (extent_t b = 0; b < batches; ++b) {
       sums[1] += double(load_tokens(b)[0]);
-      sums[0] += runner_->run(
+      fill(exec_, held_out_.all(), 0.0);
+      runner_->run(
           exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
-          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {}, events());
+          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {}, events(), held_out_.all());
+      sums[0] += held_out_.read(exec_)[0];
     }
     if (!stage_.last(stage_.chunks() - 1)) sums[1] = 0;
-    world_.all_reduce(exec_, std::span<const double>(sums), std::span(sums), sum{}).wait(exec_);
+    world_.all_reduce(host_, std::span<const double>(sums), std::span(sums), sum{}).wait(host_);
     log_ = before;
     return sums[0] / std::max(sums[1], 1.0);
   }
@@ -180,7 +205,7 @@ class basic_trainer {
   view<const std::int64_t> load() const { return load_; }
   /// Pairs of a layer that were dropped in the last step, and their number over all tokens before dropping. The same on every rank.
   double dropped(extent_t layer) const {
-    return layer_.dropped < 0 ? 0 : numbers_[std::size_t(step_header + layer * layer_.count + layer_.dropped)];
+    return layer_.dropped < 0 ? 0 : numbers_.last_read()[std::size_t(step_header + layer * layer_.count + layer_.dropped)];
   }
   std::int64_t pairs() const { return routed_ * model_.top_k; }
   /// Balance losses of a layer in the last step, by kind (balance_names): means over the tokens that are not padding. The same on every rank.
@@ -196,14 +221,14 @@ class basic_trainer {
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
   /// The parameters, when all of them have arrived; ask again after every step. Local.
-  parameter_store<precision>& parameters() {
+  parameter_store<precision, memory>& parameters() {
     optimizer_.gather_end(exec_);
     return store_;
   }
   optimizer_type& optimizer() { return optimizer_; }
   communicator_type& world() { return world_; }
   group_set<communicator_type>& groups() { return groups_; }
-  host_exec exec() const { return exec_; }
+  Exec exec() const { return exec_; }
   const folding_extents& fold() const { return fold_; }
   activation_shape activations() const {
     return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_, options_.recompute, Policies::context::facts};
@@ -213,7 +238,7 @@ class basic_trainer {
   std::size_t kept_peak() const { return runner_->peak(); }
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t deferred_peak() const { return runner_->deferred_peak(); }
-  std::size_t scratch_peak() const { return context_.scratch.peak(); }
+  std::size_t scratch_peak() const { return execs_.context.scratch.peak(); }
   /// Host memory of this rank by category, now and at most.
   const memory_ledger& memory() const { return ledger_; }
 
@@ -244,7 +269,7 @@ class basic_trainer {
       mine = {double(bad->count), double(fact.kind), double(fact.layer), double(bad->index), bad->value};
     }
     std::vector<double> all(mine.size() * std::size_t(world_.size()));
-    world_.all_gather(exec_, std::span<const double>(mine), std::span(all)).wait(exec_);
+    world_.all_gather(host_, std::span<const double>(mine), std::span(all)).wait(host_);
     bad_report report{0, "", 0, 0, elements, 0};
     for (std::size_t r = std::size_t(world_.size()); r-- > 0;) {
       const double* const theirs = all.data() + r * mine.size();
@@ -277,11 +302,10 @@ class basic_trainer {
     return facts;
   }
 
-  /// What the layers counted: [layers, layer_numbers::count], inside the numbers of the step's one all_reduce.
-  view<double> counted_by_layers() { return {numbers_.data() + step_header, {model_.layers, layer_.count}}; }
   balance_values balance_sums(extent_t layer) const {
     balance_values sums{};
-    if (layer_.losses >= 0) std::copy_n(numbers_.data() + step_header + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
+    if (layer_.losses >= 0) 
+      std::copy_n(numbers_.last_read().data() + step_header + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
     return sums;
   }
 
@@ -338,18 +362,20 @@ class basic_trainer {
   moe_facts facts_;
   layer_numbers layer_;
   const dataset& data_;
-  host_context context_;
-  host_exec exec_;
+  detail::rank_execs<Exec> execs_;
+  Exec exec_ = execs_.own;
+  host_exec host_ = execs_.host;
   traffic_log log_;
   communicator_type world_;
   group_set<communicator_type> groups_;
-  parameter_store<precision> store_;
+  parameter_store<precision, memory> store_;
   router_states<typename precision::accumulate> states_;
   scaling_states<precision> scales_;
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
-  tensor<double> numbers_;                              // squared norm, loss, stop vote, bad gradients, what the layers counted
+  read_back<double, memory> numbers_;                   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
+  read_back<double, memory> held_out_;                  // the loss of an evaluation
   tensor<std::int64_t> load_, aux_load_;                // [layers, E]
   std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
@@ -363,8 +389,8 @@ class basic_trainer {
 };
 
 /// The trainer of a run: its types and numbers, on as many ranks as the world has. A run that breaks a rule does not compile.
-template <class Run, class Comm>
-class trainer : public basic_trainer<policies_of<Run>, Comm> {
+template <class Run, class Comm, class Exec = host_exec>
+class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
   static_assert(check_run<Run>::ok);
 
  public:
@@ -375,7 +401,7 @@ class trainer : public basic_trainer<policies_of<Run>, Comm> {
   // Takes the communicator by reference, so that it is asked for its size before it is moved from.
   trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
           const typename Run::optimizer& optimizer)
-      : basic_trainer<policies_of<Run>, Comm>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
+      : basic_trainer<policies_of<Run>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
                                               optimizer) {}
   static trainer_options with_choices_of_run(trainer_options options) {
     if (Run::recompute.any()) options.recompute = Run::recompute;
