@@ -5,7 +5,6 @@
 #include <moefold/layers/linear.hpp>
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/cross_entropy.hpp>
-#include <moefold/ops/ids.hpp>
 #include <moefold/ops/total.hpp>
 
 #include <algorithm>

@@ -2,22 +2,16 @@
 // Whether numbers name rows of a vocabulary, looked at once before anything is looked up: a shard of the vocabulary cannot tell a number that lies on
 // another rank from one that lies nowhere, and the latter would count as zero without a word.
 //
-//   require_tokens   0 <= id < vocabulary           require_labels   label < vocabulary, negative: ignored
+//   require_tokens   0 <= id < vocabulary
 // On the host a wrong number throws here; on a device it is reported and thrown where the host next waits (core/fault.cuh).
 #include <moefold/ops/rows.hpp>
 
 namespace moefold {
 
-inline void require_tokens(host_exec, std::span<const std::int32_t> ids, extent_t vocabulary) {
+inline void require_tokens(host_exec, std::span<const std::int32_t> ids, std::int64_t vocabulary) {
   for (const std::int32_t id : ids)
     require(id >= 0 && id < vocabulary, "moefold: token ", id, " is outside the vocabulary of ", vocabulary,
             "; use tokens from 0 to below it");
-}
-
-inline void require_labels(host_exec, std::span<const std::int32_t> labels, extent_t vocabulary) {
-  for (const std::int32_t label : labels)
-    require(label < vocabulary, "moefold: label ", label, " is outside the vocabulary of ", vocabulary,
-            "; use labels below it, negative to ignore");
 }
 
 }  // namespace moefold

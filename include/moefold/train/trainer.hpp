@@ -48,9 +48,9 @@ class basic_trainer {
  public:
   using precision = typename Policies::precision;
   using communicator_type = recording<Comm>;
-  using memory = typename Exec::memory;
+  using memory_type = typename Exec::memory;
   using stage_type = transformer_stage<precision, communicator_type, typename Policies::context, typename Policies::moe, Exec>;
-  using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer, memory>;
+  using optimizer_type = distributed_optimizer<precision, communicator_type, typename Policies::optimizer, memory_type>;
 
   /// Collective over the world. `data` must outlive the trainer. Throws config_error if model, folding, batch and data do not fit each other.
   /// `optimizer` carries the numbers of its policy, such as weight decay; `facts` those of the MoE layers.
@@ -221,7 +221,7 @@ class basic_trainer {
   /// What this rank sent so far, by axis and operation.
   const traffic_log& traffic() const { return log_; }
   /// The parameters, when all of them have arrived; ask again after every step. Local.
-  parameter_store<precision, memory>& parameters() {
+  parameter_store<precision, memory_type>& parameters() {
     optimizer_.gather_end(exec_);
     return store_;
   }
@@ -368,14 +368,14 @@ class basic_trainer {
   traffic_log log_;
   communicator_type world_;
   group_set<communicator_type> groups_;
-  parameter_store<precision, memory> store_;
+  parameter_store<precision, memory_type> store_;
   router_states<typename precision::accumulate> states_;
   scaling_states<precision> scales_;
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
-  read_back<double, memory> numbers_;                   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
-  read_back<double, memory> held_out_;                  // the loss of an evaluation
+  read_back<double, memory_type> numbers_;                   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
+  read_back<double, memory_type> held_out_;                  // the loss of an evaluation
   tensor<std::int64_t> load_, aux_load_;                // [layers, E]
   std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
