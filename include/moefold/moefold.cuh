@@ -11,4 +11,7 @@
 #include <moefold/core/stream.cuh>
 #include <moefold/core/warp.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/ops/head_exchange.cuh>
+#include <moefold/ops/ids.cuh>
+#include <moefold/ops/pick.cuh>
 #include <moefold/tensor/copy.cuh>

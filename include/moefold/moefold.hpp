@@ -36,6 +36,8 @@
 
 #include <moefold/tensor/arena.hpp>
 #include <moefold/tensor/copy.hpp>
+#include <moefold/tensor/filled.hpp>
+#include <moefold/tensor/read_back.hpp>
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
@@ -62,8 +64,11 @@
 #include <moefold/ops/flash.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
+#include <moefold/ops/head_exchange.hpp>
+#include <moefold/ops/ids.hpp>
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/permute.hpp>
+#include <moefold/ops/pick.hpp>
 #include <moefold/ops/quantise.hpp>
 #include <moefold/ops/rope.hpp>
 #include <moefold/ops/route.hpp>

@@ -93,7 +93,7 @@ TEST_SUITE("layers/embedding") {
         bad[3] = wrong;
         std::vector<double> y(tokens / 2 * hidden);
         CHECK_THROWS_WITH_AS(layer.forward(host_exec(context), bad, test::matrix(y, hidden)),
-                             sentence("moefold: token ", wrong, " is outside the vocabulary of 8; use tokens from 0 to below it").c_str(),
+                             sentence("moefold: token ", wrong, " is outside the vocabulary of 8 (at place 3); use tokens from 0 to below it").c_str(),
                              error);
       });
   }
@@ -107,7 +107,7 @@ TEST_SUITE("layers/embedding") {
     const embedding_layer<fp64, self_comm> padded{own.get(), &self, 6}, larger{own.get(), &self, 9};
     CHECK_NOTHROW(padded.forward(host_exec(context), last, y.view()));
     CHECK_THROWS_WITH_AS(padded.forward(host_exec(context), padding, y.view()),
-                         "moefold: token 6 is outside the vocabulary of 6; use tokens from 0 to below it", error);
+                         "moefold: token 6 is outside the vocabulary of 6 (at place 0); use tokens from 0 to below it", error);
     CHECK_THROWS_WITH_AS(larger.forward(host_exec(context), last, y.view()),
                          doctest::Contains("an embedding of 8 rows over tp cannot hold a vocabulary of 9"), error);
   }

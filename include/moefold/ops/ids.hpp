@@ -9,9 +9,9 @@
 namespace moefold {
 
 inline void require_tokens(host_exec, std::span<const std::int32_t> ids, std::int64_t vocabulary) {
-  for (const std::int32_t id : ids)
-    require(id >= 0 && id < vocabulary, "moefold: token ", id, " is outside the vocabulary of ", vocabulary,
-            "; use tokens from 0 to below it");
+  for (std::size_t i = 0; i < ids.size(); ++i)
+    require(ids[i] >= 0 && ids[i] < vocabulary, "moefold: token ", ids[i], " is outside the vocabulary of ", vocabulary, " (at place ", i,
+            "); use tokens from 0 to below it");
 }
 
 }  // namespace moefold
