@@ -55,6 +55,7 @@
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
 #include <moefold/ops/capacity.hpp>
+#include <moefold/ops/choice_rows.hpp>
 #include <moefold/ops/cross_entropy.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/embedding.hpp>
@@ -68,6 +69,7 @@
 #include <moefold/ops/rope.hpp>
 #include <moefold/ops/route.hpp>
 #include <moefold/ops/row_copy.hpp>
+#include <moefold/ops/row_tiles.hpp>
 #include <moefold/ops/rows.hpp>
 #include <moefold/ops/softmax.hpp>
 #include <moefold/ops/top_k.hpp>
