@@ -63,6 +63,7 @@
 #include <moefold/ops/flash.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
+#include <moefold/ops/jitter.hpp>
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/quantise.hpp>

@@ -47,8 +47,8 @@ inline void for_rows_by_token(host_exec e, std::span<const std::int32_t> slot_of
       if (slot_of_row[std::size_t(r)] < 0) f(r, extent_t(-1), extent_t(-1));
     for (extent_t s = 0; s < tokens * k; ++s) {
       const std::int32_t row = inverse[std::size_t(s)];
-      require(row < rows && (row < 0 || slot_of_row[std::size_t(row)] == s), "moefold: slot ", s, " is said to be in row ", row, " of ", rows,
-              "; pass the row_of_slot that was built with this slot_of_row");
+      require(row < rows && (row < 0 || slot_of_row[std::size_t(row)] == s), "moefold: slot ", s, " is said to be in row ", row, " of ",
+              rows, "; pass the row_of_slot that was built with this slot_of_row");
       if (row >= 0) f(extent_t(row), s / k, s);
     }
     return;

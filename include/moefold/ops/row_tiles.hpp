@@ -30,8 +30,8 @@ struct row_tiles {
 
   MOEFOLD_HD constexpr place at(unsigned block_x, unsigned block_y, int thread, int threads) const {
     const std::int64_t chunk = std::int64_t(lanes()) * each, end = (std::int64_t(block_y) + 1) * chunk;
-    return {std::int64_t(block_x) * (threads >> log_lanes) + (thread >> log_lanes), std::int64_t(block_y) * chunk + (thread & (lanes() - 1)),
-            end < units ? end : units};
+    return {std::int64_t(block_x) * (threads >> log_lanes) + (thread >> log_lanes),
+            std::int64_t(block_y) * chunk + (thread & (lanes() - 1)), end < units ? end : units};
   }
 };
 
