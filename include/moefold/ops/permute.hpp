@@ -74,6 +74,27 @@ inline void require_slots(const char* op, std::span<const std::int32_t> slot_of_
     require(slot_of_row[r] >= -1 && slot_of_row[r] < slots, "moefold: ", op, ": row ", r, " names slot ", slot_of_row[r], " of ", slots);
 }
 
+inline void require_permutation(view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
+                                view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size());
+  require_count("build_permutation", "counts", counts.size(), experts);
+  require_count("build_permutation", "row_of_slot", row_of_slot.size(), slots);
+  require_count("build_permutation", "slot_of_row", slot_of_row.size(), slots);
+  require(slots <= std::numeric_limits<std::int32_t>::max(), "moefold: build_permutation numbers slots in 32 bits, given ", slots,
+          "; use a smaller micro-batch");
+}
+inline void require_padded_permutation(view<const std::int32_t> index, extent_t experts, extent_t sources, extent_t rows,
+                                       std::span<std::int64_t> counts, view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size()), k = cols_of(index), each = slots / std::max<extent_t>(1, sources);
+  require_count("build_padded_permutation", "counts", counts.size(), experts);
+  require_count("build_padded_permutation", "row_of_slot", row_of_slot.size(), slots);
+  require_count("build_padded_permutation", "slot_of_row", slot_of_row.size(), experts * sources * rows);
+  require(sources >= 1 && each * sources == slots && each % std::max<extent_t>(1, k) == 0, "moefold: build_padded_permutation shares ",
+          slots / std::max<extent_t>(1, k), " tokens equally among ", sources, " sources; give all ranks equally many tokens");
+  require(std::max(slots, experts * sources * rows) <= std::numeric_limits<std::int32_t>::max(),
+          "moefold: build_padded_permutation numbers rows in 32 bits, given ", experts * sources * rows, "; use a smaller micro-batch");
+}
+
 }  // namespace detail
 
 /// Sorts the slots by expert, stably: O(n k + E), no comparisons. Assigns counts, row_of_slot and slot_of_row [n k]: the first `kept` entries, the
@@ -81,11 +102,7 @@ inline void require_slots(const char* op, std::span<const std::int32_t> slot_of_
 inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
                                   view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
   const extent_t slots = extent_t(index.size()), k = cols_of(index);
-  require_count("build_permutation", "counts", counts.size(), experts);
-  require_count("build_permutation", "row_of_slot", row_of_slot.size(), slots);
-  require_count("build_permutation", "slot_of_row", slot_of_row.size(), slots);
-  require(slots <= std::numeric_limits<std::int32_t>::max(), "moefold: build_permutation numbers slots in 32 bits, given ", slots,
-          "; use a smaller micro-batch");
+  detail::require_permutation(index, experts, counts, row_of_slot, slot_of_row);
   std::fill(counts.begin(), counts.end(), 0);
   for (extent_t s = 0; s < slots; ++s) {
     const std::int32_t expert = index.data()[s];
@@ -110,14 +127,8 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
 /// Throws if a source has more than `rows` slots for an expert.
 inline void build_padded_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, extent_t sources, extent_t rows,
                                      std::span<std::int64_t> counts, view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
-  const extent_t slots = extent_t(index.size()), k = cols_of(index), each = slots / std::max<extent_t>(1, sources);
-  require_count("build_padded_permutation", "counts", counts.size(), experts);
-  require_count("build_padded_permutation", "row_of_slot", row_of_slot.size(), slots);
-  require_count("build_padded_permutation", "slot_of_row", slot_of_row.size(), experts * sources * rows);
-  require(sources >= 1 && each * sources == slots && each % std::max<extent_t>(1, k) == 0, "moefold: build_padded_permutation shares ",
-          slots / std::max<extent_t>(1, k), " tokens equally among ", sources, " sources; give all ranks equally many tokens");
-  require(std::max(slots, experts * sources * rows) <= std::numeric_limits<std::int32_t>::max(),
-          "moefold: build_padded_permutation numbers rows in 32 bits, given ", experts * sources * rows, "; use a smaller micro-batch");
+  const extent_t k = cols_of(index), each = extent_t(index.size()) / std::max<extent_t>(1, sources);
+  detail::require_padded_permutation(index, experts, sources, rows, counts, row_of_slot, slot_of_row);
   std::fill(counts.begin(), counts.end(), 0);
   std::fill(slot_of_row.begin(), slot_of_row.end(), -1);
   scratch<host_exec> local(e);
