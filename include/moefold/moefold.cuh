@@ -6,3 +6,7 @@
 #include <moefold/core/exec.cuh>
 #include <moefold/core/memory.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/ops/choice_rows.cuh>
+#include <moefold/ops/permute.cuh>
+#include <moefold/ops/row_copy.cuh>
+#include <moefold/ops/weighted_rows.cuh>
