@@ -1,6 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead.
+#include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
 #include <moefold/core/context_facts.hpp>
