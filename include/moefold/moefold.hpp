@@ -55,17 +55,20 @@
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
+#include <moefold/ops/balance.hpp>
 #include <moefold/ops/capacity.hpp>
 #include <moefold/ops/choice_rows.hpp>
 #include <moefold/ops/cross_entropy.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/embedding.hpp>
+#include <moefold/ops/exchange_order.hpp>
 #include <moefold/ops/exp.hpp>
 #include <moefold/ops/flash.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
 #include <moefold/ops/jitter.hpp>
 #include <moefold/ops/norm.hpp>
+#include <moefold/ops/numbered_choices.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/quantise.hpp>
 #include <moefold/ops/rope.hpp>

@@ -96,7 +96,7 @@ class basic_trainer {
     for (micro_batch& batch : batches_) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
     const double loss = runner_->run(
         exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
-        [this](const auto& s) { stage_.add_numbers(s, counted_by_layers()); }, events());
+        [this](const auto& s) { stage_.add_numbers(exec_, s, counted_by_layers()); }, events());
 
     std::span<double> all = numbers_.view().span();
     all[0] = optimizer_.reduce(exec_);
