@@ -6,6 +6,7 @@
 //   T * L = c * E / k * sum over e of fr_e * P_e          pull [B, E] = loss_weight * sum over losses of c * E / k * fr_e
 //   bias_e += u * sign(sum of counts - E * count_e), after a step, in integers
 // Sources: Fedus et al. 2021, arXiv 2101.03961 (loss); Wang et al. 2024, arXiv 2408.15664 (bias); Zoph et al. 2022, arXiv 2202.08906 (z-loss).
+#include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/moe/groups.hpp>
 #include <moefold/moe/routing.hpp>
