@@ -1,6 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead.
+#include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
 #include <moefold/core/context_facts.hpp>
@@ -56,23 +57,29 @@
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
+#include <moefold/ops/balance.hpp>
 #include <moefold/ops/capacity.hpp>
+#include <moefold/ops/choice_rows.hpp>
 #include <moefold/ops/cross_entropy.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/embedding.hpp>
+#include <moefold/ops/exchange_order.hpp>
 #include <moefold/ops/exp.hpp>
 #include <moefold/ops/flash.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
 #include <moefold/ops/head_exchange.hpp>
 #include <moefold/ops/ids.hpp>
+#include <moefold/ops/jitter.hpp>
 #include <moefold/ops/norm.hpp>
+#include <moefold/ops/numbered_choices.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/pick.hpp>
 #include <moefold/ops/quantise.hpp>
 #include <moefold/ops/rope.hpp>
 #include <moefold/ops/route.hpp>
 #include <moefold/ops/row_copy.hpp>
+#include <moefold/ops/row_tiles.hpp>
 #include <moefold/ops/rows.hpp>
 #include <moefold/ops/softmax.hpp>
 #include <moefold/ops/top_k.hpp>

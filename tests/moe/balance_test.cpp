@@ -1,6 +1,7 @@
 #include <moefold/moe/balance.hpp>
 
 #include <moefold/comm/self.hpp>
+#include <moefold/ops/route.hpp>
 
 #include <doctest/doctest.h>
 #include "../support/close.hpp"
@@ -42,8 +43,14 @@ struct micro_batch {
   balance_values terms(const balance_losses& balance, const moe_groups<Comm>& groups, const router_state<double>& state = {}) {
     host_context context;
     where.padding = padding;
+    const host_exec e(context);
     auto sums = test::copy_of(counts.view());
-    return balance_terms<double>(host_exec(context), balance, rule, logits, where, state, groups, sums, pull);
+    tensor<double> scores(pull.shape()), squares({1}), losses({extent_t(balance_kinds)}, 99.0);
+    squares[0] = aux_sums<double>(e, rule, logits, padding, scores);
+    balance_terms<double>(e, balance, rule.top_k, sums, scores, squares, where, state, groups, pull, losses);
+    balance_values values{};
+    std::copy(losses.begin(), losses.end(), values.begin());
+    return values;
   }
   tensor<double> scores() {
     host_context context;

@@ -262,8 +262,8 @@ void run_rank(Comm& world, const layout& l, const moe_problem& p, moe_outcome& o
   shared_gate.add_to(out.gradients["shared_gate"]), shared_up.add_to(out.gradients["shared_up"]);
   shared_down.add_to(out.gradients["shared_down"]), output.add_to(out.gradients["shared_switch"]);
   for (std::size_t i = 0; i < std::size_t(E); ++i) out.load[i] += double(saved.router.load[i]);
-  for (std::size_t i = 0; i < balance_kinds; ++i) out.losses[i] += saved.router.losses[i];
-  out.dropped += double(saved.dropped);
+  for (std::size_t i = 0; i < balance_kinds; ++i) out.losses[i] += saved.router.losses.empty() ? 0 : saved.router.losses[i];
+  out.dropped += saved.dropped.empty() ? 0 : double(saved.dropped[0]);
 }
 
 /// To fp64 rounding elementwise, or, with a limit, by norm.

@@ -4,7 +4,8 @@
 //
 //   block, per layer      normed x2, h, y [rows, H]; rstd x2 [rows]                                    rows = S/(CP*TP) * B, T = rows * TP
 //   attention             q, out [T, heads/TP * d]; k, v [T, kv/TP * d]; lse [heads/TP, T]
-//   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E]; with a capacity the kept choices [rows, k]
+//   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E], losses [5]; with a capacity the kept choices [rows, k] and
+//                         how many were dropped
 //   ticket                row and slot maps, counts; batch [R, H], weight [R]
 //   experts               gate, up, act [R, F/ETP]            shared expert   gate, up, act [T, Fs/TP]; its gate's z [rows, H], opening [rows]
 //   dense layers          in place of router to experts: gate, up, act [T, Fd/TP]
@@ -94,13 +95,17 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
     for (int i = 0; i < inner; ++i) block.take(tokens * m.dense_ffn / tp, t);
     return {kept.bytes, again.bytes};
   }
-  if (a.recompute.twice(moe))
-    for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) kept.take(m.experts, 8);  // load, once more
+  const auto counted = [&a](detail::arena_count& to) {
+    if (a.facts.balance.any()) to.take(extent_t(balance_kinds), 8);  // sums of the losses
+    if (a.facts.tokens.drops()) to.take(1, 8);                       // dropped pairs
+    for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) to.take(a.model.experts, 8);  // load
+  };
+  if (a.recompute.twice(moe)) counted(kept);  // once more
   detail::arena_count& keep = a.recompute.twice(moe) ? again : kept;
   keep.take(rows * m.top_k, 4);                                               // chosen experts
   keep.take(rows * m.top_k, acc);                                             // their weights
   keep.take(rows * m.experts, acc);                                           // logits
-  for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) keep.take(m.experts, 8);  // load
+  counted(keep);
   if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);    // pull
   if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);                   // kept experts
   if (a.facts.dispatch == dispatch_kind::all_gather) {

@@ -30,7 +30,7 @@ class block_layer {
     extent_t layer = 0;
     typename norm_layer<Precision>::saved attention_norm, moe_norm;
     typename attention_type::saved attention;
-    typename moe_type::saved moe;  // its counts (router.load, aux_load) are kept whatever is recomputed
+    typename moe_type::saved moe;  // what was counted is kept whatever is recomputed
     typename mlp_type::saved mlp;  // of a dense block
   };
 
@@ -57,7 +57,7 @@ class block_layer {
     using enum recompute_part;
     compute(e, y, recompute_.full ? again : keep, recompute_.twice(norms) ? again : keep,
             recompute_.twice(recompute_part::moe) ? again : keep, s);
-    if (recompute_.twice(recompute_part::moe) && !dense()) keep_counts(e, keep, s.moe.router);
+    if (recompute_.twice(recompute_part::moe) && !dense()) moe_type::keep_numbers(e, keep, s.moe);
     again.release(mark);
   }
   template <class Exec, class Arena>
@@ -115,19 +115,6 @@ class block_layer {
       moe_->forward(e, view<const T>(normed), y, moe, s.moe, s.layer, s.where);
     accumulate(e, view<const T>(h), y);
   }
-  /// The counts that are asked for after the forward leave the arena of what is recomputed.
-  template <class Exec, class Arena>
-  static void keep_counts(Exec e, Arena& keep, typename router_layer<Precision>::saved& router) {
-    const bool one = router.aux_load.data() == router.load.data();
-    const auto kept = [&](view<const std::int64_t> counts) {
-      const view<std::int64_t> to = keep.template take<std::int64_t>(counts.extent(0));
-      copy(e, counts, to);
-      return to;
-    };
-    router.load = kept(router.load);
-    router.aux_load = one ? router.load : kept(router.aux_load);
-  }
-
   template <class Exec>
   void backward_of(Exec e, view<const T> dy, view<T> dx, const saved& s) const {
     const extent_t rows = dy.extent(0), hidden = dy.extent(1);

@@ -225,20 +225,13 @@ class transformer_stage {
     if (first(s.chunk)) events.gradients_ready(-1);
   }
 
-  /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count]. Once per micro-batch, however
+  /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count], memory of the exec. Once per micro-batch, however
   /// often its forward was computed.
-  void add_numbers([[maybe_unused]] Exec e, const saved& s, view<double> all) const {
+  void add_numbers(Exec e, const saved& s, view<double> all) const {
     const layer_range& own = layers(s.chunk);
     for (std::size_t b = 0; b < s.blocks.size(); ++b) {
-      if (model_.dense(own.first + extent_t(b))) continue;
-      const auto& moe = s.blocks[b].moe;
-      const view<double> to = all.rows(own.first + extent_t(b), 1);
-      for (std::size_t x = 0; x < moe.router.load.size(); ++x) {
-        to[x] += double(moe.router.load[x]);
-        if (numbers_.aux_load >= 0) to[std::size_t(numbers_.aux_load) + x] += double(moe.router.aux_load[x]);
-      }
-      if (numbers_.dropped >= 0) to[std::size_t(numbers_.dropped)] += double(moe.dropped);
-      for (std::size_t i = 0; i < balance_kinds && numbers_.losses >= 0; ++i) to[std::size_t(numbers_.losses) + i] += moe.router.losses[i];
+      const extent_t layer = own.first + extent_t(b);
+      if (!model_.dense(layer)) block_type::moe_type::add_numbers(e, s.blocks[b].moe, numbers_, all.rows(layer, 1));
     }
   }
 

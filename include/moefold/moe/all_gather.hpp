@@ -6,13 +6,16 @@
 //   y batch [R, H] -sum over slots here-> [N, H] -reduce-scatter over ep, etp-> y [n, H]        the way back carries H + k elements: dx, dp
 //
 // Per call 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward) over each of etp and ep; dispatch
-// also gathers the numbers of tokens (8 bytes over etp, 8 ETP over ep), not when padded, which needs the same number of tokens on every rank.
+// also gathers the numbers of tokens (8 bytes over etp, 8 ETP over ep), not when padded, which needs the same number of tokens on every rank: then the
+// host of a device never waits; else twice, for the numbers of tokens and for that of the batch's rows.
 // A choice travels as a number of accumulate_t<T>: exact for any expert below 2^24 in fp32. In bf16 it is a float in two elements, and so is p
 // (H + 4k); on the way back dp, which is added, is reduced apart in fp32: H elements of bf16, then k floats, one reduce_scatter_v each.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
 #include <moefold/moe/dispatcher.hpp>
-#include <moefold/ops/permute.hpp>
-#include <moefold/ops/weighted_rows.hpp>
+#include <moefold/ops/choice_rows.hpp>
+#include <moefold/ops/elementwise.hpp>
+#include <moefold/ops/exchange_order.hpp>
+#include <moefold/tensor/copy.hpp>
 
 #include <numeric>
 
@@ -28,8 +31,8 @@ class all_gather_dispatcher {
   static constexpr extent_t lanes = wide_lanes<T>;  // elements of a row that carry one choice or weight
 
   struct ticket {
-    view<std::size_t> inner;         // [ETP] tokens of each etp peer
-    view<std::size_t> outer;         // [EP] tokens of all etp peers of each ep peer
+    view<std::size_t> inner;         // [ETP] tokens of each etp peer; host memory
+    view<std::size_t> outer;         // [EP] tokens of all etp peers of each ep peer; host memory
     view<std::int64_t> counts;       // [local experts] rows by expert, fillers not counted
     view<std::int32_t> row_of_slot;  // [N, k] row of the batch, -1: not here
     view<std::int32_t> slot_of_row;  // [R] -1: filler
@@ -50,61 +53,36 @@ class all_gather_dispatcher {
     const extent_t n = x.extent(0), hidden = x.extent(1), k = top_k_, own = experts_ / ep_->size(), sources = ep_->size() * etp_->size();
     const bool padded = choice.padded_rows >= 0;
     ticket t;
-    t.inner = keep.template take<std::size_t>(etp_->size());
-    t.outer = keep.template take<std::size_t>(ep_->size());
+    t.inner = keep.template take_host<std::size_t>(etp_->size());
+    t.outer = keep.template take_host<std::size_t>(ep_->size());
     gather_token_counts(e, n, padded, t);
-    const extent_t all = total_rows(t.outer), width = hidden + 2 * k * lanes;
+    const extent_t all = total_rows(t.outer);
 
     scratch local(e);
-    const view<T> mine = local.template take<T>(n, width);
-    for (extent_t i = 0; i < n; ++i) {
-      T* const row = mine.data() + i * width;
-      copy_row(x.data() + i * hidden, row, hidden);
-      for (extent_t j = 0; j < k; ++j) {
-        require_choice(choice.expert(i, j), experts_, i);
-        put_wide<T>(A(choice.expert(i, j)), row + hidden + j * lanes);
-        put_wide<T>(choice.weight(i, j), row + hidden + (k + j) * lanes);
-      }
-    }
+    const view<T> mine = local.template take<T>(n, hidden + choice_lanes<T>(k));
+    pack_choices<T>(e, x, choice.expert, choice.weight, experts_, mine);
     const view<const T> tokens = gather(e, view<const T>(mine), t, local, meanwhile);
 
     const view<std::int32_t> index = local.template take<std::int32_t>(all, k);
-    const extent_t first = ep_->rank() * own;
-    for (extent_t i = 0; i < all; ++i)
-      for (extent_t j = 0; j < k; ++j) {
-        const extent_t here = extent_t(get_wide(tokens.data() + i * width + hidden + j * lanes)) - first;
-        index(i, j) = here >= 0 && here < own ? std::int32_t(here) : -1;
-      }
+    split_choices(e, tokens, ep_->rank() * own, own, index);
     t.counts = keep.template take<std::int64_t>(own);
     t.offsets = keep.template take<std::int64_t>(own + 1);
     t.row_of_slot = keep.template take<std::int32_t>(all, k);
-    const extent_t rows = padded ? own * sources * choice.padded_rows : 0;
     if (padded) {
-      t.slot_of_row = keep.template take<std::int32_t>(rows);
+      t.slot_of_row = keep.template take<std::int32_t>(own * sources * choice.padded_rows);
       build_padded_permutation(e, index, own, sources, choice.padded_rows, t.counts.span(), t.row_of_slot, t.slot_of_row);
     } else {
       const view<std::int32_t> slots = local.template take<std::int32_t>(all * k);
-      const extent_t kept = build_permutation(e, index, own, t.counts.span(), t.row_of_slot, slots);
-      t.slot_of_row = keep.template take<std::int32_t>(kept);
-      std::copy_n(slots.begin(), kept, t.slot_of_row.begin());
+      build_permutation(e, index, own, t.counts.span(), t.row_of_slot, slots);
+      const view<const std::int64_t> counts = on_host(e, t.counts, local);
+      t.slot_of_row = keep.template take<std::int32_t>(std::accumulate(counts.begin(), counts.end(), std::int64_t{0}));
+      copy(e, view<const std::int32_t>(slots.rows(0, t.slot_of_row.extent(0))), t.slot_of_row);
     }
-    t.offsets(0) = 0;
-    for (extent_t l = 0; l < own; ++l) t.offsets(l + 1) = t.offsets(l) + (padded ? sources * choice.padded_rows : t.counts(l));
+    row_offsets(e, t.counts, padded ? sources * choice.padded_rows : -1, t.offsets);
 
     t.batch = keep.template take<T>(t.slot_of_row.extent(0), hidden);
     t.weight = keep.template take<A>(t.slot_of_row.extent(0));
-    for (extent_t r = 0; r < t.slot_of_row.extent(0); ++r) {
-      const std::int32_t slot = t.slot_of_row(r);
-      T* const to = t.batch.data() + r * hidden;
-      if (slot < 0) {
-        zero_row(to, hidden);
-        t.weight(r) = A(0);
-        continue;
-      }
-      const T* const row = tokens.data() + slot / k * width;
-      copy_row(row, to, hidden);
-      t.weight(r) = get_wide(row + hidden + (k + slot % k) * lanes);
-    }
+    gather_choices<T>(e, tokens, t.slot_of_row.span(), k, t.batch, t.weight);
     return t;
   }
 
@@ -124,13 +102,13 @@ class all_gather_dispatcher {
   void combine_backward(Exec e, view<const T> dy, view<T> dy_batch, const ticket& t, Meanwhile&& meanwhile = {}) const {
     require_matrix("combine_backward", "dy", dy, own_tokens(t), t.batch.extent(1));
     scratch local(e);
-    permute_rows(e, gather(e, dy, t, local, meanwhile), t.slot_of_row.span(), top_k_, dy_batch);
+    permute_rows(e, gather(e, dy, t, local, meanwhile), t.slot_of_row.span(), top_k_, dy_batch, t.row_of_slot);
   }
 
   /// Collective over ep and etp. dbatch [R, H] and dweight [R], both partial over etp -> dx [n, H] and dchoice [n, k], assigned.
   template <class Exec>
   void dispatch_backward(Exec e, view<const T> dbatch, view<const A> dweight, view<T> dx, view<A> dchoice, const ticket& t) const {
-    const extent_t n = own_tokens(t), hidden = t.batch.extent(1), width = lanes == 1 ? hidden + top_k_ : hidden;
+    const extent_t n = own_tokens(t), hidden = t.batch.extent(1), width = hidden + choice_gradient_lanes<T>(top_k_);
     require_matrix("dispatch_backward", "dbatch", dbatch, t.batch.extent(0), hidden);
     require_count("dispatch_backward", "dweight", dweight.size(), t.batch.extent(0));
     require_matrix("dispatch_backward", "dx", dx, n, hidden);
@@ -138,20 +116,9 @@ class all_gather_dispatcher {
     scratch local(e);
     const view<T> all = local.template take<T>(t.row_of_slot.extent(0), width), mine = local.template take<T>(n, width);
     const view<A> dp = local.template take<A>(lanes == 1 ? 0 : all.extent(0), top_k_);
-    for (extent_t i = 0; i < all.extent(0); ++i) {
-      const std::int32_t* const row = t.row_of_slot.data() + i * top_k_;
-      T* const to = all.data() + i * width;
-      sum_rows(
-          hidden, top_k_, [&](extent_t j) { return row[j] < 0 ? nullptr : dbatch.data() + row[j] * hidden; }, to);
-      A* p = dp.data() + i * top_k_;
-      if constexpr (lanes == 1) p = to + hidden;
-      for (extent_t j = 0; j < top_k_; ++j) p[j] = row[j] < 0 ? A(0) : dweight[std::size_t(row[j])];
-    }
+    combine_choices<T>(e, dbatch, dweight, t.row_of_slot, all, dp);
     reduce(e, view<const T>(all), mine, t, local);
-    for (extent_t i = 0; i < n; ++i) {
-      copy_row(mine.data() + i * width, dx.data() + i * hidden, hidden);
-      if constexpr (lanes == 1) copy_row(mine.data() + i * width + hidden, dchoice.data() + i * top_k_, top_k_);
-    }
+    split_gradients<T>(e, view<const T>(mine), dx, dchoice);
     if constexpr (lanes > 1) reduce(e, view<const A>(dp), dchoice, t, local);
   }
 
@@ -161,18 +128,20 @@ class all_gather_dispatcher {
   template <class Exec>
   void gather_token_counts(Exec e, extent_t n, bool padded, ticket& t) const {
     const extent_t etp = etp_->size(), ep = ep_->size();
+    std::fill(t.inner.begin(), t.inner.end(), std::size_t(n));
+    std::fill(t.outer.begin(), t.outer.end(), std::size_t(etp * n));
+    if (padded) return;
     scratch local(e);
-    const view<std::int64_t> inner = local.template take<std::int64_t>(etp), outer = local.template take<std::int64_t>(ep, etp);
-    std::fill(outer.begin(), outer.end(), n);
-    std::fill(inner.begin(), inner.end(), n);
-    if (!padded) {
-      etp_->all_gather(e, std::span<const std::int64_t>(&n, 1), inner.span()).wait(e);
-      ep_->all_gather(e, std::span<const std::int64_t>(inner.span()), outer.span()).wait(e);
-    }
-    for (extent_t q = 0; q < etp; ++q) t.inner(q) = std::size_t(inner(q));
+    const view<std::int64_t> own = local.template take<std::int64_t>(1);
+    const view<std::int64_t> all = local.template take<std::int64_t>(etp + ep * etp), inner = all.rows(0, etp), outer = all.rows(etp, ep * etp);
+    fill(e, own, n);
+    etp_->all_gather(e, std::span<const std::int64_t>(own.span()), inner.span()).wait(e);
+    ep_->all_gather(e, std::span<const std::int64_t>(inner.span()), outer.span()).wait(e);
+    const view<const std::int64_t> tokens = on_host(e, all, local);
+    std::copy_n(tokens.begin(), etp, t.inner.begin());
     for (extent_t r = 0; r < ep; ++r) {
-      const auto tokens = outer.rows(r, 1);
-      t.outer(r) = std::size_t(std::accumulate(tokens.begin(), tokens.end(), std::int64_t{0}));
+      const auto* const peers = tokens.data() + etp + r * etp;
+      t.outer(r) = std::size_t(std::accumulate(peers, peers + etp, std::int64_t{0}));
     }
   }
 
@@ -204,7 +173,7 @@ class all_gather_dispatcher {
       comm->reduce_scatter_v(e, rows.span(), elements_of_rows(counts, width, local), part.span(), sum{}).wait(e);
       rows = part;
     }
-    if (rows.size() > 0) std::memcpy(out.data(), rows.data(), rows.bytes());
+    copy(e, rows, out);
   }
 
   extent_t experts_;

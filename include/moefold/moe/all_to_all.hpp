@@ -11,11 +11,15 @@
 // Per call over ep: 1 all_to_all of 8 bytes x local experts (dispatch only, not when padded) and 1 all_to_all_v of its rows; over etp, when ETP > 1:
 // 1 all_gather of the counts (likewise) and 1 all_gather_v (dispatch, combine_backward) or reduce_scatter_v (combine, dispatch_backward;
 // in bf16 one more for dp).
-// Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing.
+// Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing: on a device the host
+// never waits. Else it waits once, in dispatch, for the sizes of what travels.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
 #include <moefold/moe/row_fetch.hpp>
+#include <moefold/ops/elementwise.hpp>
+#include <moefold/ops/exchange_order.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/weighted_rows.hpp>
+#include <moefold/tensor/copy.hpp>
 
 #include <numeric>
 
@@ -35,8 +39,8 @@ class all_to_all_dispatcher {
     view<std::int64_t> counts;         // [E] this rank's rows by expert, fillers included, before anything travels
     view<std::int32_t> row_of_slot;    // [n, k] -1: dropped
     view<std::int32_t> slot_of_row;    // [rows of this rank] -1: filler
-    view<std::size_t> sent, received;  // [EP] rows to and from each ep peer
-    view<std::size_t> shared;          // [ETP] rows that each etp peer received
+    view<std::size_t> sent, received;  // [EP] rows to and from each ep peer; host memory
+    view<std::size_t> shared;          // [ETP] rows that each etp peer received; host memory
     view<std::int64_t> first;          // [local experts, EP] where (expert, source) begins: in the batch, or with ETP > 1 in the own rows
     view<std::int32_t> exchange_of_batch;  // [R]
     view<std::int64_t> offsets;            // [local experts + 1] rows of the batch by expert
@@ -62,19 +66,21 @@ class all_to_all_dispatcher {
     view<std::int64_t> all = keep.template take<std::int64_t>(etp, ep, own);
     if (padded) {
       build_padded_permutation(e, choice.expert, experts_, 1, choice.padded_rows, t.counts.span(), t.row_of_slot, t.slot_of_row);
-      std::fill(t.counts.begin(), t.counts.end(), choice.padded_rows);
-      std::fill(all.begin(), all.end(), choice.padded_rows);
+      fill(e, t.counts, choice.padded_rows);
+      fill(e, all, choice.padded_rows);
     } else {
-      t.slot_of_row = t.slot_of_row.rows(0, build_permutation(e, choice.expert, experts_, t.counts.span(), t.row_of_slot, t.slot_of_row));
+      build_permutation(e, choice.expert, experts_, t.counts.span(), t.row_of_slot, t.slot_of_row);
       view<std::int64_t> mine = all.rows(etp_->rank(), 1);
       ep_->all_to_all(e, std::span<const std::int64_t>(t.counts.span()), mine.span()).wait(e);
       if (etp > 1) etp_->all_gather(e, std::span<const std::int64_t>(mine.span()), all.span()).wait(e);
     }
-    t.sent = row_counts(keep, t.counts.as({ep, own}));
-    t.received = row_counts(keep, all.rows(etp_->rank(), 1).as({ep, own}));
-    t.shared = row_counts(keep, all.as({etp, ep * own}));
-    sort(e, t, all, keep);
-    const extent_t arriving = t.exchange_of_batch.extent(0);
+    count_rows(e, t, all, choice.padded_rows, keep);
+    const extent_t arriving = total_rows(t.shared);
+    if (!padded) t.slot_of_row = t.slot_of_row.rows(0, total_rows(t.sent));
+    t.offsets = keep.template take<std::int64_t>(own + 1);
+    t.first = keep.template take<std::int64_t>(own, ep);
+    t.exchange_of_batch = keep.template take<std::int32_t>(arriving);
+    exchange_order(e, all, etp_->rank(), t.offsets, t.first, t.exchange_of_batch);
     t.batch = keep.template take<T>(arriving, hidden);
     t.weight = keep.template take<A>(arriving);
 
@@ -131,7 +137,7 @@ class all_to_all_dispatcher {
       if (!direct) gather_rows(e, share(e, view<const T>(rows), t, local), t.exchange_of_batch.span(), dy_batch);
     } else {
       view<T> rows = local.template take<T>(t.slot_of_row.extent(0), hidden);
-      permute_rows(e, dy, t.slot_of_row.span(), top_k_, rows);
+      permute_rows(e, dy, t.slot_of_row.span(), top_k_, rows, t.row_of_slot);
       gather_rows(e, share(e, exchange(e, rows, t.sent, t.received, local, meanwhile), t, local), t.exchange_of_batch.span(), dy_batch);
     }
   }
@@ -168,10 +174,7 @@ class all_to_all_dispatcher {
     } else {
       if (lanes > 1 && !direct) {
         const view<T> packed = local.template take<T>(rows.extent(0), hidden + lanes);
-        for (extent_t r = 0; r < rows.extent(0); ++r) {
-          copy_row(rows.data() + r * hidden, packed.data() + r * packed.extent(1), hidden);
-          put_wide<T>(weight.data()[r], packed.data() + r * packed.extent(1) + hidden);
-        }
+        pack_weighted<T>(e, rows, weight, packed);
         rows = packed;
       }
       combine_weighted(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, dx, dchoice);
@@ -185,42 +188,26 @@ class all_to_all_dispatcher {
     else
       copy_row(from, to, width);
   }
-  /// [groups, m] counts -> rows of each group.
-  template <class Arena>
-  static view<std::size_t> row_counts(Arena& keep, view<const std::int64_t> counts) {
-    view<std::size_t> rows = keep.template take<std::size_t>(counts.extent(0));
-    for (extent_t g = 0; g < counts.extent(0); ++g) {
-      const auto group = counts.rows(g, 1);
-      rows(g) = std::size_t(std::accumulate(group.begin(), group.end(), std::int64_t{0}));
-    }
-    return rows;
-  }
-
-  /// Where each row of the batch, ordered by (expert, ep source, etp source), stands among the exchange rows [etp][ep][expert]; and where the rows
-  /// of (expert, ep source) begin in what travels over ep.
+  /// Rows to and from the peers, where the host can read them: from the counts, or known beforehand. all [ETP, EP, local experts].
   template <class Exec, class Arena>
-  void sort(Exec e, ticket& t, view<const std::int64_t> counts, Arena& keep) const {
-    scratch local(e);
-    const extent_t etp = counts.extent(0), ep = counts.extent(1), own = counts.extent(2);
-    const std::int64_t total = std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
-    t.offsets = keep.template take<std::int64_t>(own + 1);
-    t.first = keep.template take<std::int64_t>(own, ep);
-    t.exchange_of_batch = keep.template take<std::int32_t>(total);
-    // Blocks of exchange rows in the order [etp][ep][expert]: where each begins, left to right.
-    const view<std::int64_t> begin = local.template take<std::int64_t>(etp, ep, own);
-    std::exclusive_scan(counts.begin(), counts.end(), begin.begin(), std::int64_t{0});
-    const std::int64_t first_own = etp == 1 ? 0 : *begin.rows(etp_->rank(), 1).data();
-    std::int64_t row = 0;
-    for (extent_t expert = 0; expert < own; ++expert) {
-      t.offsets(expert) = row;
-      for (extent_t r = 0; r < ep; ++r)
-        for (extent_t q = 0; q < etp; ++q) {
-          if (q == etp_->rank()) t.first(expert, r) = etp == 1 ? row : begin(q, r, expert) - first_own;
-          for (std::int64_t i = 0; i < counts(q, r, expert); ++i)
-            t.exchange_of_batch[std::size_t(row++)] = std::int32_t(begin(q, r, expert) + i);
-        }
+  void count_rows(Exec e, ticket& t, view<const std::int64_t> all, extent_t padded_rows, Arena& keep) const {
+    const extent_t etp = all.extent(0), ep = all.extent(1), own = all.extent(2);
+    t.sent = keep.template take_host<std::size_t>(ep);
+    t.received = keep.template take_host<std::size_t>(ep);
+    t.shared = keep.template take_host<std::size_t>(etp);
+    if (padded_rows >= 0) {
+      std::fill(t.sent.begin(), t.sent.end(), std::size_t(own * padded_rows));
+      std::fill(t.received.begin(), t.received.end(), std::size_t(own * padded_rows));
+      std::fill(t.shared.begin(), t.shared.end(), std::size_t(ep * own * padded_rows));
+      return;
     }
-    t.offsets(own) = row;
+    scratch local(e);
+    const view<std::int64_t> sizes = local.template take<std::int64_t>(2 * ep + etp);
+    exchange_sizes(e, t.counts, all, etp_->rank(), sizes);
+    const view<const std::int64_t> known = on_host(e, sizes, local);
+    std::copy_n(known.begin(), ep, t.sent.begin());
+    std::copy_n(known.begin() + ep, ep, t.received.begin());
+    std::copy_n(known.begin() + 2 * ep, etp, t.shared.begin());
   }
 
   /// x and weights to this rank's own rows [received, H + 1] (bf16: H + 2), in the order [ep][expert].
@@ -240,7 +227,7 @@ class all_to_all_dispatcher {
       return rows;
     } else {
       view<T> rows = local.template take<T>(t.slot_of_row.extent(0), width);
-      permute_weighted(e, x, weight, t.slot_of_row.span(), rows);
+      permute_weighted(e, x, weight, t.slot_of_row.span(), rows, t.row_of_slot);
       return exchange(e, rows, t.sent, t.received, local, meanwhile);
     }
   }

@@ -10,7 +10,7 @@
 // etp source, token); with routing::padded_rows every expert has as many of every source, fillers with x = 0, weight = 0 and gradient 0.
 // `meanwhile` is work that needs nothing of the travelling rows: the dispatcher calls it once, after it has started an exchange and before it waits.
 // (Thread ranks finish an exchange where it starts: on the host the order shows what overlaps on streams.)
-// The choices (routing::expert) must live as long as the ticket.
+// The choices (routing::expert) must live as long as the ticket. Its tensors are memory of the exec; the host keeps only what collectives must be told.
 #include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/core/moe_facts.hpp>
@@ -27,11 +27,11 @@ struct idle {
   constexpr void operator()() const {}
 };
 
-/// Rows of all groups together; and rows of `width` elements each, counted in elements, as v-operations want them.
+/// Rows of all groups together; and rows of `width` elements each, counted in elements, as v-operations want them. Counts are host memory.
 inline extent_t total_rows(view<const std::size_t> rows) { return extent_t(std::accumulate(rows.begin(), rows.end(), std::size_t{0})); }
 template <class Exec>
 std::span<const std::size_t> elements_of_rows(view<const std::size_t> rows, extent_t width, scratch<Exec>& local) {
-  const view<std::size_t> counts = local.template take<std::size_t>(rows.extent(0));
+  const view<std::size_t> counts = local.template take_host<std::size_t>(rows.extent(0));
   for (extent_t i = 0; i < rows.extent(0); ++i) counts(i) = rows(i) * std::size_t(width);
   return counts.span();
 }
@@ -39,7 +39,7 @@ std::span<const std::size_t> elements_of_rows(view<const std::size_t> rows, exte
 template <class D, class Exec>
 concept dispatcher = requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,
                               const routing<typename D::weight_type>& r, view<const typename D::weight_type> dweight,
-                              view<typename D::weight_type> dchoice, arena& keep, const typename D::ticket& t, idle meanwhile) {
+                              view<typename D::weight_type> dchoice, basic_arena<typename Exec::memory>& keep, const typename D::ticket& t, idle meanwhile) {
   { D::kind } -> std::convertible_to<dispatch_kind>;
   { d.dispatch(e, in, r, keep, meanwhile) } -> std::same_as<typename D::ticket>;
   d.combine(e, in, out, t);

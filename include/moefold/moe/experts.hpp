@@ -37,7 +37,7 @@ struct grouped_experts {
   struct saved {
     view<const T> x;       // [R, H], the ticket's
     view<const A> weight;  // [R], the ticket's
-    std::span<const std::int64_t> offsets;
+    std::span<const std::int64_t> offsets;  // [local experts + 1], the ticket's, memory of the exec
     view<T> gate, up, act;  // [R, F/ETP]; act only where it is kept
   };
 

@@ -5,6 +5,7 @@
 //   x [n, H] -router-> choices [n, k] -tokens-> kept -dispatch-> batch [R, H] -experts-> [R, H] -combine-> + -> y [n, H]
 //                                                     meanwhile: x -> shared expert -> [n, H] -------------^
 #include <moefold/inventory/legality.hpp>
+#include <moefold/inventory/traffic.hpp>
 #include <moefold/layers/mlp.hpp>
 #include <moefold/moe/dispatcher.hpp>
 #include <moefold/moe/experts.hpp>
@@ -37,8 +38,8 @@ class moe_layer {
 
   struct saved {
     typename router_layer<Precision>::saved router;
-    routing<A> kept;       // the choices that were not dropped
-    extent_t dropped = 0;  // pairs of tokens that are not padding
+    routing<A> kept;                 // the choices that were not dropped
+    view<std::int64_t> dropped{};    // [1] pairs of tokens that are not padding; empty: nothing can be dropped
     typename dispatcher_type::ticket ticket;
     typename experts_type::saved experts;
     typename mlp_layer<Precision, Comm>::saved shared;
@@ -63,13 +64,14 @@ class moe_layer {
     require_matrix("moe forward", "y", y, n, hidden);
     router_.forward(e, x, keep, s.router, layer, where, groups_);
     s.kept = keep_pairs<A>(e, tokens_, s.router.choice, experts, where.place, groups_.sequence, keep);
-    s.dropped = tokens_.drops() ? dropped(s.kept.expert, where.padding) : 0;
-    if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps()) {
-      where.tap->kept->require_top_k(s.kept.expert.extent(1));
-      for (extent_t i = 0; i < n; ++i)
-        std::copy_n(&s.kept.expert(i, 0), s.kept.expert.extent(1), where.tap->kept->at(where.place, layer, i));
-    }
+    s.dropped = tokens_.drops() ? keep.template take<std::int64_t>(1) : view<std::int64_t>{};
+    if (tokens_.drops()) count_dropped(e, s.kept.expert, where.padding, s.dropped);
     scratch local(e);
+    if (where.tap && where.tap->kept && where.place.step < where.tap->kept->steps()) {
+      const view<const std::int32_t> expert = on_host(e, s.kept.expert, local);
+      where.tap->kept->require_top_k(expert.extent(1));
+      for (extent_t i = 0; i < n; ++i) std::copy_n(&expert(i, 0), expert.extent(1), where.tap->kept->at(where.place, layer, i));
+    }
     const view<T> beside = local.template take<T>(has_shared_ ? n : 0, hidden);
     s.ticket = dispatcher_.dispatch(e, x, s.kept, keep, [&] {
       if (has_shared_) shared_.forward(e, x, beside, keep, s.shared);
@@ -101,6 +103,35 @@ class moe_layer {
     if (has_shared_) accumulate(e, view<const T>(beside), dx);
   }
 
+  /// Adds what was counted in a micro-batch to its layer's numbers [layer_numbers::count], in memory of the exec. Local.
+  template <class Exec>
+  static void add_numbers(Exec e, const saved& s, const layer_numbers& numbers, view<double> to) {
+    require_count("moe add_numbers", "to", to.size(), numbers.count);
+    const auto part = [&](extent_t first, extent_t count) { return view<double>(to.data() + first, {count}); };
+    const extent_t experts = extent_t(s.router.load.size());
+    add_counts(e, s.router.load, part(0, experts));
+    if (numbers.aux_load >= 0) add_counts(e, s.router.aux_load, part(numbers.aux_load, experts));
+    if (numbers.dropped >= 0 && !s.dropped.empty()) add_counts(e, s.dropped, part(numbers.dropped, 1));
+    if (numbers.losses >= 0 && !s.router.losses.empty())
+      accumulate(e, view<const double>(s.router.losses), part(numbers.losses, extent_t(balance_kinds)));
+  }
+  /// What add_numbers reads moves to `keep`: out of an arena that is released before.
+  template <class Exec, class Arena>
+  static void keep_numbers(Exec e, Arena& keep, saved& s) {
+    const auto moved = [&](auto numbers) {
+      using U = typename decltype(numbers)::value_type;
+      if (numbers.empty()) return numbers;
+      const view<U> to = keep.template take<U>(numbers.shape());
+      copy(e, view<const U>(numbers), to);
+      return to;
+    };
+    const bool one = s.router.aux_load.data() == s.router.load.data();
+    s.router.load = moved(s.router.load);
+    s.router.aux_load = one ? s.router.load : moved(s.router.aux_load);
+    s.router.losses = moved(s.router.losses);
+    s.dropped = moved(s.dropped);
+  }
+
  private:
   static experts_type experts_of(const model_shape& model, const moe_weights<Precision>& weights, bool keep_activations) {
     experts_type experts;
@@ -108,13 +139,6 @@ class moe_layer {
     experts.gate = weights.gate, experts.up = weights.up, experts.down = weights.down, experts.activation = model.activation;
     if constexpr (quantising_policy<Precision>) experts.inputs = weights.inputs;
     return experts;
-  }
-  static extent_t dropped(view<const std::int32_t> expert, std::span<const std::uint8_t> padding) {
-    extent_t pairs = 0;
-    const extent_t k = expert.extent(1);
-    for (extent_t i = 0; i < extent_t(expert.size()); ++i)
-      pairs += expert[std::size_t(i)] < 0 && (padding.empty() || !padding[std::size_t(i / k)]);
-    return pairs;
   }
 
   /// The groups, once everything fits: said before the members are made.

@@ -3,13 +3,15 @@
 // losses and z-loss to its own. Works on this rank's own tokens; its weight is replicated over tp, cp and dp.
 //
 //   x [n, H] -jitter-> logits [n, E] = x Wg^T in accumulate_t -> expert [n, k], weight [n, k]; load [E]; balance terms
-#include <moefold/core/rng.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/deferred.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/moe/balance.hpp>
 #include <moefold/ops/gemm.hpp>
+#include <moefold/ops/jitter.hpp>
+#include <moefold/ops/route.hpp>
 #include <moefold/tensor/arena.hpp>
+#include <moefold/tensor/copy.hpp>
 
 namespace moefold {
 
@@ -30,7 +32,7 @@ struct router_layer {
     view<std::int64_t> load;      // [E] choices of tokens that are not padding
     view<std::int64_t> aux_load;  // [E] what the scores alone would choose, without bias and groups; else the same memory
     view<A> pull;                 // [B, E] gradient of the balance losses by aux score; empty: none
-    balance_values losses{};      // this rank's share of T * L, without loss_weight
+    view<double> losses;          // [5] this rank's share of T * L, without loss_weight; empty: none
     routing_context where{};
     extent_t layer = 0;
   };
@@ -52,38 +54,31 @@ struct router_layer {
     s.pull = {};
     s.losses = {};
     scratch local(e);
-    view<A> chosen = local.template take<A>(n, k), scores = s.logits;
     gemm_nt(e, jittered(e, x, s, local), weight.value, s.logits);
-    if (rule.score == score_function::sigmoid || corrected()) {
-      scores = local.template take<A>(n, experts);
-      choosing_scores<A>(e, rule, s.logits, state.bias.span(), scores);
-    }
-    top_k(e, view<const A>(scores), k, s.choice.expert, chosen);
-    if (where.tap) follow(*where.tap, layer, where.place, scores, s.choice.expert, chosen);
-    route_weights<A>(e, rule, s.logits, s.choice.expert, s.choice.weight);
 
-    // Choices by sequence, and its tokens that are not padding in the last column.
     const bool losses = where.training && balance.any();
     const extent_t batch = losses && balance.sequence > 0 ? where.place.batch : 1;
-    const view<std::int64_t> counts = local.template take<std::int64_t>(batch, experts + 1);
-    count(s.choice.expert, where, counts);
-    add_sequences(counts, s.load);
-    if (corrected() && where.tap && where.tap->forces(where.place.step)) {  // the losses see what was done
-      std::copy(s.load.begin(), s.load.end(), s.aux_load.begin());
-    } else if (corrected()) {
-      const view<std::int32_t> plain = local.template take<std::int32_t>(n, k);
-      if (rule.score == score_function::sigmoid) {
-        route_rule free = rule;
-        free.groups = free.chosen_groups = 1;
-        choosing_scores<A>(e, free, s.logits, {}, scores);
-      }
-      top_k(e, view<const A>(rule.score == score_function::sigmoid ? scores : s.logits), k, plain, chosen);
-      count(plain, where, counts);
-      add_sequences(counts, s.aux_load);
+    const view<const std::uint8_t> padding(where.padding);
+    route_outputs<A> out{s.choice.expert, s.choice.weight, local.template take<std::int64_t>(batch, experts + 1)};
+    if (losses) out.score_sum = local.template take<double>(batch, experts), out.squares = local.template take<double>(1);
+    if (where.tap) out.scores = local.template take<A>(n, experts);
+    route_forward<A>(e, rule, {s.logits, state.bias, padding, batch}, out);
+    const bool forced = where.tap && where.tap->forces(where.place.step);
+    if (where.tap) follow(e, *where.tap, layer, where.place, view<const A>(out.scores), s.choice.expert);
+    if (forced) {
+      route_weights<A>(e, rule, s.logits, s.choice.expert, s.choice.weight);
+      count_choices(e, s.choice.expert, padding, out.counts);
+    }
+    view<std::int64_t> seen = out.counts;  // by the losses: what was done, or else what the scores alone would do
+    sum_sequences(e, out.counts, s.load);
+    if (corrected()) {
+      if (!forced) seen = counts_of_scores(e, s.logits, padding, batch, local);
+      sum_sequences(e, seen, s.aux_load);
     }
     if (!losses) return;
     s.pull = keep.template take<A>(batch, experts);
-    s.losses = balance_terms<A>(e, balance, rule, s.logits, where, state, groups, counts, s.pull);
+    s.losses = keep.template take<double>(extent_t(balance_kinds));
+    balance_terms<A>(e, balance, k, seen, out.score_sum, out.squares, where, state, groups, s.pull, s.losses);
   }
 
   /// dweight [n, k] -> dx [n, H], added to what is there; the router's gradient is accumulated. Local.
@@ -99,54 +94,53 @@ struct router_layer {
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
     const view<A> part = local.template take<A>(s.x.shape());
     gemm_nn(e, view<const A>(dlogits), weight.value, part);
-    apply_jitter(view<const A>(part), s, part);
-    for (std::size_t i = 0; i < dx.size(); ++i) dx[i] = T(A(dx[i]) + part[i]);
+    add_jittered(e, view<const A>(part), factors(s), dx);
   }
 
  private:
   /// Whether bias or groups may choose otherwise than the scores alone.
   bool corrected() const { return !state.bias.empty() || rule.chosen_groups < rule.groups; }
 
-  static void count(view<const std::int32_t> expert, const routing_context& where, view<std::int64_t> counts) {
-    const extent_t n = expert.extent(0), k = expert.extent(1), batch = counts.extent(0), last = counts.extent(1) - 1;
-    std::fill(counts.begin(), counts.end(), 0);
-    for (extent_t t = 0; t < n; ++t) {
-      if (!where.padding.empty() && where.padding[std::size_t(t)]) continue;
-      for (extent_t j = 0; j < k; ++j) ++counts(t % batch, expert(t, j));
-      ++counts(t % batch, last);
-    }
-  }
-  static void add_sequences(view<const std::int64_t> counts, view<std::int64_t> load) {
-    for (extent_t x = 0; x < load.extent(0); ++x) {
-      load(x) = 0;
-      for (extent_t b = 0; b < counts.extent(0); ++b) load(x) += counts(b, x);
-    }
+  /// Counts [B, E + 1] of what the scores alone would choose, without bias and groups.
+  template <class Exec>
+  view<std::int64_t> counts_of_scores(Exec e, view<const A> logits, view<const std::uint8_t> padding, extent_t batch,
+                                      scratch<Exec>& local) const {
+    route_rule free = rule;
+    free.groups = free.chosen_groups = 1;
+    const extent_t n = logits.extent(0), experts = logits.extent(1);
+    const route_outputs<A> out{local.template take<std::int32_t>(n, rule.top_k), local.template take<A>(n, rule.top_k),
+                               local.template take<std::int64_t>(batch, experts + 1)};
+    route_forward<A>(e, free, {logits, {}, padding, batch}, out);
+    return out.counts;
   }
 
   template <class Exec>
-  view<const T> jittered(Exec, view<const T> x, const saved& s, scratch<Exec>& local) const {
+  view<const T> jittered(Exec e, view<const T> x, const saved& s, scratch<Exec>& local) const {
     if (jitter == 0 || !s.where.training) return x;
     const view<T> out = local.template take<T>(x.shape());
-    apply_jitter(x, s, out);
+    jitter_rows(e, x, factors(s), out);
     return out;
   }
-  /// out = in times the factor of (seed, step, layer, global token, element): the same in every mapping, and in backward.
-  template <class U>
-  void apply_jitter(view<const U> in, const saved& s, view<U> out) const {
+  /// Of (seed, step, layer, global token, element): the same in every mapping, and in backward.
+  jitter_rule factors(const saved& s) const {
     const batch_place& place = s.where.place;
-    const random_stream draw(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
-                             hash_of("router.jitter") + std::uint64_t(s.layer));
-    const extent_t hidden = in.extent(1), sequence = std::max<extent_t>(1, place.part.sequence);
-    for (extent_t t = 0; t < in.extent(0); ++t) {
-      const extent_t token = place.sample(t) * sequence + place.position(t);
-      for (extent_t h = 0; h < hidden; ++h)
-        out(t, h) = U(A(in(t, h)) * A(1 + jitter * (2 * draw.uniform(std::uint64_t(token * hidden + h)) - 1)));
-    }
+    return {random_stream(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
+                          hash_of("router.jitter") + std::uint64_t(s.layer)),
+            jitter, place.first_sample, place.batch, place.part};
   }
 
-  /// Margins, record, replay and even choices: host only, off the fast path.
-  void follow(routing_tap& tap, extent_t layer, const batch_place& place, view<const A> scores, view<std::int32_t> expert,
-              view<const A> chosen) const {
+  /// Margins, record, replay and even choices, off the fast path: on the host, which waits for the scores, and sends back what it has changed.
+  template <class Exec>
+  void follow(Exec e, routing_tap& tap, extent_t layer, const batch_place& place, view<const A> scores, view<std::int32_t> choice) const {
+    scratch local(e);
+    const view<const A> known = on_host(e, scores, local);
+    view<std::int32_t> decided = choice;
+    if constexpr (!std::is_same_v<typename Exec::memory, host_memory>) decided = local.template take_host<std::int32_t>(choice.shape());
+    download(e, choice, decided);
+    follow(tap, layer, place, known, decided);
+    upload(e, decided, choice);
+  }
+  void follow(routing_tap& tap, extent_t layer, const batch_place& place, view<const A> scores, view<std::int32_t> expert) const {
     const extent_t experts = scores.extent(1), k = rule.top_k;
     if (tap.replay) tap.replay->require_top_k(k);
     if (tap.record) tap.record->require_top_k(k);
@@ -167,7 +161,7 @@ struct router_layer {
         A next = -std::numeric_limits<A>::infinity();
         for (extent_t other = 0; other < experts; ++other)
           if (std::find(&expert(i, 0), &expert(i, 0) + k, other) == &expert(i, 0) + k) next = std::max(next, scores(i, other));
-        tap.margin = std::min(tap.margin, double(chosen(i, k - 1) - next));
+        tap.margin = std::min(tap.margin, double(scores(i, expert(i, k - 1)) - next));
       }
       if (tap.record && place.step < tap.record->steps()) std::copy_n(&expert(i, 0), k, tap.record->at(place, layer, i));
     }

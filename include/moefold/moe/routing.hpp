@@ -1,7 +1,7 @@
 #pragma once
 // What a router decides, as plain data: for each token its k experts and their weights. A routing_trace holds the choices of whole steps by
 // global token, so that they can be recorded in one mapping and replayed in another.
-#include <moefold/core/sequence_part.hpp>
+#include <moefold/core/batch_place.hpp>
 #include <moefold/tensor/view.hpp>
 
 #include <algorithm>
@@ -18,19 +18,6 @@ struct routing {
   extent_t padded_rows =
       -1;  // every expert gets exactly so many rows of this rank, fillers included; -1: as many as choose it. Padded, all ranks
            // of ep x etp have the same n: then no count need travel
-};
-
-/// Which global tokens a micro-batch of one rank holds: local token i is sequence first_sample + i % batch at a true position of `part`.
-struct batch_place {
-  extent_t step = 0;
-  extent_t first_sample = 0;  // within the step's global batch
-  extent_t batch = 1;         // B, sequences in the micro-batch
-  sequence_part part{};
-
-  extent_t sample(extent_t token) const { return first_sample + token % batch; }
-  extent_t position(extent_t token) const { return part.local_position(token / batch); }
-  /// Place in token order: true position * B + sequence inside the micro-batch.
-  extent_t number(extent_t token) const { return position(token) * batch + token % batch; }
 };
 
 /// Choices of every token of some steps. Ranks as threads write and read disjoint tokens, so one trace serves all of them.

@@ -2,11 +2,13 @@
 // The readable twin of the grouped experts: one expert after the other, each an ordinary feed-forward layer over its own rows. The same numbers to
 // rounding; choose it as `experts` of a MoE policy to look for a fault, or to read how an expert works.
 //
+// On a device the host waits for the offsets in every pass.
 // Under a policy that quantises, a tensor without a past is scaled expert by expert here, and for all local experts at once there.
 //
 //   for every local expert e:   rows offsets[e] .. offsets[e + 1] - 1 of x   ->   y = W2 ( act(W1 x [, W3 x]) * p )
 #include <moefold/layers/linear.hpp>
 #include <moefold/moe/experts.hpp>
+#include <moefold/tensor/copy.hpp>
 
 namespace moefold {
 
@@ -21,7 +23,7 @@ struct sequential_experts : grouped_experts<Precision> {
   void forward(Exec e, view<const T> x, view<const A> weight, std::span<const std::int64_t> offsets, view<T> y, Arena& keep,
                saved& s) const {
     this->take(x, weight, offsets, keep, s);
-    for_each_expert(s, [&](extent_t expert, auto own) {
+    for_each_expert(e, s, [&](extent_t expert, auto own) {
       scratch local(e);
       of(this->up, this->inputs.up, expert).forward(e, own(x), own(s.up));
       if (this->gated()) of(this->gate, this->inputs.gate, expert).forward(e, own(x), own(s.gate));
@@ -32,7 +34,7 @@ struct sequential_experts : grouped_experts<Precision> {
   template <class Exec>
   void backward(Exec e, view<const T> dy, view<T> dx, view<A> dweight, const saved& s) const {
     const extent_t width = this->up.value.extent(1);
-    for_each_expert(s, [&](extent_t expert, auto own) {
+    for_each_expert(e, s, [&](extent_t expert, auto own) {
       scratch local(e);
       const extent_t rows = own(dy).extent(0);
       const view<T> dact = local.template take<T>(rows, width), dup = local.template take<T>(rows, width);
@@ -60,10 +62,12 @@ struct sequential_experts : grouped_experts<Precision> {
     return this->act_of(e, part, forward, local);
   }
   /// f(expert, own) for every expert that has rows; own(v): its rows of v.
-  template <class F>
-  static void for_each_expert(const saved& s, F&& f) {
-    for (extent_t expert = 0; expert + 1 < extent_t(s.offsets.size()); ++expert) {
-      const extent_t first = s.offsets[std::size_t(expert)], count = s.offsets[std::size_t(expert) + 1] - first;
+  template <class Exec, class F>
+  static void for_each_expert(Exec e, const saved& s, F&& f) {
+    scratch known(e);
+    const view<const std::int64_t> offsets = on_host(e, view<const std::int64_t>(s.offsets), known);
+    for (extent_t expert = 0; expert + 1 < extent_t(offsets.size()); ++expert) {
+      const extent_t first = offsets(expert), count = offsets(expert + 1) - first;
       if (count > 0) f(expert, [=](auto v) { return v.rows(first, count); });
     }
   }

@@ -8,6 +8,8 @@
 #include <moefold/moe/groups.hpp>
 #include <moefold/moe/routing.hpp>
 #include <moefold/ops/capacity.hpp>
+#include <moefold/ops/elementwise.hpp>
+#include <moefold/ops/numbered_choices.hpp>
 #include <moefold/tensor/arena.hpp>
 
 namespace moefold {
@@ -69,7 +71,7 @@ routing<A> keep_pairs(Exec e, const token_rule& rule, const routing<A>& choice, 
   scratch local(e);
   const view<std::int32_t> number = local.template take<std::int32_t>(tokens);
   if (ranks == 1) {
-    for (extent_t t = 0; t < n; ++t) number(t) = std::int32_t(t);  // local order is token order
+    count_up(e, number);  // local order is token order
     keep_within_capacity<A>(e, choice.expert, choice.weight, number, experts, capacity, rule.by_position, kept.expert);
     return kept;
   }
@@ -77,21 +79,14 @@ routing<A> keep_pairs(Exec e, const token_rule& rule, const routing<A>& choice, 
           " tokens needs to know which tokens these are; pass routing_context::place with the sequence (given ", place.part.sequence,
           "), the batch (given ", place.batch, ") and this rank's part of it");
   const view<std::int32_t> mine = local.template take<std::int32_t>(n, 1 + k), all = local.template take<std::int32_t>(tokens, 1 + k);
-  for (extent_t t = 0; t < n; ++t) {
-    mine(t, 0) = std::int32_t(place.number(t));
-    for (extent_t j = 0; j < k; ++j) mine(t, 1 + j) = choice.expert(t, j);
-  }
+  number_choices(e, place, choice.expert, mine);
   sequence->all_gather(e, std::span<const std::int32_t>(mine.span()), all.span()).wait(e);
   const view<A> weight = local.template take<A>(rule.by_position ? 0 : tokens, k);
   if (!rule.by_position) sequence->all_gather(e, std::span<const A>(choice.weight.span()), weight.span()).wait(e);
   const view<std::int32_t> index = local.template take<std::int32_t>(tokens, k), result = local.template take<std::int32_t>(tokens, k);
-  for (extent_t t = 0; t < tokens; ++t) {
-    number(t) = all(t, 0);
-    for (extent_t j = 0; j < k; ++j) index(t, j) = all(t, 1 + j);
-  }
+  split_numbers(e, all, number, index);
   keep_within_capacity<A>(e, index, weight, number, experts, capacity, rule.by_position, result);
-  const view<std::int32_t> own = result.rows(sequence->rank() * n, n);
-  std::copy(own.begin(), own.end(), kept.expert.begin());
+  copy(e, view<const std::int32_t>(result.rows(sequence->rank() * n, n)), kept.expert);
   return kept;
 }
 

@@ -8,7 +8,8 @@
 
 namespace moefold {
 
-/// Assigns keep [N, k]; an index of -1 stays so. weight may be empty when by_position. O(N k + E). Returns the pairs that were dropped.
+/// Assigns keep [N, k]; an index of -1 stays so. weight may be empty when by_position. O(N k + E). The host's also returns
+/// the pairs that were dropped.
 template <class A>
 extent_t keep_within_capacity(host_exec e, view<const std::int32_t> index, view<const A> weight, view<const std::int32_t> number,
                               extent_t experts, extent_t capacity, bool by_position, view<std::int32_t> keep) {
@@ -43,6 +44,16 @@ extent_t keep_within_capacity(host_exec e, view<const std::int32_t> index, view<
     dropped += last - (first + capacity);
   }
   return dropped;
+}
+
+/// pairs [1] = how many slots of expert [n, k] are -1, those of padding (not 0; empty: none) left out. Assigned.
+inline void count_dropped(host_exec, view<const std::int32_t> expert, view<const std::uint8_t> padding, view<std::int64_t> pairs) {
+  const extent_t n = rows_of(expert), k = cols_of(expert);
+  require(padding.empty() || extent_t(padding.size()) == n, "moefold: count_dropped needs a padding flag for each of ", n,
+          " tokens, or none, given ", padding.size());
+  require_count("count_dropped", "pairs", pairs.size(), 1);
+  pairs[0] = 0;
+  for (extent_t s = 0; s < n * k; ++s) pairs[0] += expert.data()[s] < 0 && (padding.empty() || !padding(s / k));
 }
 
 }  // namespace moefold

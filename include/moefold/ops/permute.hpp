@@ -37,8 +37,22 @@ inline void require_rows(const char* op, const char* name, row_list x, extent_t 
 }
 
 /// f(row, token, slot) for every row, fillers with slot -1: token by token, so that a token is read once from memory and k times from the nearest cache.
+/// inverse: row_of_slot [n, k] of the same rows, or empty.
 template <class F>
-inline void for_rows_by_token(host_exec e, std::span<const std::int32_t> slot_of_row, extent_t k, extent_t tokens, F f) {
+inline void for_rows_by_token(host_exec e, std::span<const std::int32_t> slot_of_row, view<const std::int32_t> inverse, extent_t k,
+                              extent_t tokens, F f) {
+  if (!inverse.empty()) {
+    const extent_t rows = extent_t(slot_of_row.size());
+    for (extent_t r = 0; r < rows; ++r)
+      if (slot_of_row[std::size_t(r)] < 0) f(r, extent_t(-1), extent_t(-1));
+    for (extent_t s = 0; s < tokens * k; ++s) {
+      const std::int32_t row = inverse[std::size_t(s)];
+      require(row < rows && (row < 0 || slot_of_row[std::size_t(row)] == s), "moefold: slot ", s, " is said to be in row ", row, " of ",
+              rows, "; pass the row_of_slot that was built with this slot_of_row");
+      if (row >= 0) f(extent_t(row), s / k, s);
+    }
+    return;
+  }
   scratch<host_exec> local(e);
   const view<std::int32_t> row_of_slot = local.take<std::int32_t>(tokens * k);
   std::fill(row_of_slot.begin(), row_of_slot.end(), -1);
@@ -52,23 +66,43 @@ inline void for_rows_by_token(host_exec e, std::span<const std::int32_t> slot_of
     for (extent_t j = 0; j < k; ++j, ++slot)
       if (row_of_slot(slot) >= 0) f(extent_t(row_of_slot(slot)), t, slot);
 }
+inline void require_inverse(const char* op, view<const std::int32_t> row_of_slot, extent_t tokens, extent_t k) {
+  if (!row_of_slot.empty()) require_matrix(op, "row_of_slot", row_of_slot, tokens, k);
+}
 inline void require_slots(const char* op, std::span<const std::int32_t> slot_of_row, extent_t slots) {
   for (std::size_t r = 0; r < slot_of_row.size(); ++r)
     require(slot_of_row[r] >= -1 && slot_of_row[r] < slots, "moefold: ", op, ": row ", r, " names slot ", slot_of_row[r], " of ", slots);
 }
 
-}  // namespace detail
-
-/// Sorts the slots by expert, stably: O(n k + E), no comparisons. Assigns counts, row_of_slot and the first `kept` entries of slot_of_row;
-/// returns kept, the number of slots whose index is not -1.
-inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
-                                  view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
-  const extent_t slots = extent_t(index.size()), k = cols_of(index);
+inline void require_permutation(view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
+                                view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size());
   require_count("build_permutation", "counts", counts.size(), experts);
   require_count("build_permutation", "row_of_slot", row_of_slot.size(), slots);
   require_count("build_permutation", "slot_of_row", slot_of_row.size(), slots);
   require(slots <= std::numeric_limits<std::int32_t>::max(), "moefold: build_permutation numbers slots in 32 bits, given ", slots,
           "; use a smaller micro-batch");
+}
+inline void require_padded_permutation(view<const std::int32_t> index, extent_t experts, extent_t sources, extent_t rows,
+                                       std::span<std::int64_t> counts, view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size()), k = cols_of(index), each = slots / std::max<extent_t>(1, sources);
+  require_count("build_padded_permutation", "counts", counts.size(), experts);
+  require_count("build_padded_permutation", "row_of_slot", row_of_slot.size(), slots);
+  require_count("build_padded_permutation", "slot_of_row", slot_of_row.size(), experts * sources * rows);
+  require(sources >= 1 && each * sources == slots && each % std::max<extent_t>(1, k) == 0, "moefold: build_padded_permutation shares ",
+          slots / std::max<extent_t>(1, k), " tokens equally among ", sources, " sources; give all ranks equally many tokens");
+  require(std::max(slots, experts * sources * rows) <= std::numeric_limits<std::int32_t>::max(),
+          "moefold: build_padded_permutation numbers rows in 32 bits, given ", experts * sources * rows, "; use a smaller micro-batch");
+}
+
+}  // namespace detail
+
+/// Sorts the slots by expert, stably: O(n k + E), no comparisons. Assigns counts, row_of_slot and slot_of_row [n k]: the first `kept` entries, the
+/// number of slots whose index is not -1 and so the sum of counts, name slots, the others are -1. The host's also returns kept.
+inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, std::span<std::int64_t> counts,
+                                  view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
+  const extent_t slots = extent_t(index.size()), k = cols_of(index);
+  detail::require_permutation(index, experts, counts, row_of_slot, slot_of_row);
   std::fill(counts.begin(), counts.end(), 0);
   for (extent_t s = 0; s < slots; ++s) {
     const std::int32_t expert = index.data()[s];
@@ -84,6 +118,7 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
     row_of_slot.data()[s] = expert < 0 ? -1 : next[expert]++;
     if (expert >= 0) slot_of_row.data()[row_of_slot.data()[s]] = std::int32_t(s);
   }
+  std::fill(slot_of_row.data() + kept, slot_of_row.data() + slots, -1);
   return kept;
 }
 
@@ -92,14 +127,8 @@ inline extent_t build_permutation(host_exec e, view<const std::int32_t> index, e
 /// Throws if a source has more than `rows` slots for an expert.
 inline void build_padded_permutation(host_exec e, view<const std::int32_t> index, extent_t experts, extent_t sources, extent_t rows,
                                      std::span<std::int64_t> counts, view<std::int32_t> row_of_slot, view<std::int32_t> slot_of_row) {
-  const extent_t slots = extent_t(index.size()), k = cols_of(index), each = slots / std::max<extent_t>(1, sources);
-  require_count("build_padded_permutation", "counts", counts.size(), experts);
-  require_count("build_padded_permutation", "row_of_slot", row_of_slot.size(), slots);
-  require_count("build_padded_permutation", "slot_of_row", slot_of_row.size(), experts * sources * rows);
-  require(sources >= 1 && each * sources == slots && each % std::max<extent_t>(1, k) == 0, "moefold: build_padded_permutation shares ",
-          slots / std::max<extent_t>(1, k), " tokens equally among ", sources, " sources; give all ranks equally many tokens");
-  require(std::max(slots, experts * sources * rows) <= std::numeric_limits<std::int32_t>::max(),
-          "moefold: build_padded_permutation numbers rows in 32 bits, given ", experts * sources * rows, "; use a smaller micro-batch");
+  const extent_t k = cols_of(index), each = extent_t(index.size()) / std::max<extent_t>(1, sources);
+  detail::require_padded_permutation(index, experts, sources, rows, counts, row_of_slot, slot_of_row);
   std::fill(counts.begin(), counts.end(), 0);
   std::fill(slot_of_row.begin(), slot_of_row.end(), -1);
   scratch<host_exec> local(e);
@@ -121,12 +150,15 @@ inline void build_padded_permutation(host_exec e, view<const std::int32_t> index
 }
 
 /// out[r] = x[slot_of_row[r] / k], or zeros for a filler; a slot is named at most once:  x [n, H] -> out [R, H]. Also the backward of combine_rows.
+/// row_of_slot [n, k], the inverse, may be left out; with it a device reads a token once instead of k times.
 template <class T>
-void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out) {
+void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out,
+                  view<const std::int32_t> row_of_slot = {}) {
   const detail::row_list from(x);
   const extent_t width = from.width;
   require(k >= 1, "moefold: permute_rows needs k of at least 1, given ", k);
   detail::require_rows("permute_rows", "out", detail::row_list(out), extent_t(slot_of_row.size()), width);
+  detail::require_inverse("permute_rows", row_of_slot, from.rows, k);
   detail::require_slots("permute_rows", slot_of_row, from.rows * k);
   const auto put = [&](auto&& copy) {
     return [&, copy](extent_t row, extent_t token, extent_t) {
@@ -135,7 +167,7 @@ void permute_rows(host_exec e, input<T> x, std::span<const std::int32_t> slot_of
     };
   };
   if (out.bytes() <= bulk_footprint)
-    return detail::for_rows_by_token(e, slot_of_row, k, from.rows,
+    return detail::for_rows_by_token(e, slot_of_row, row_of_slot, k, from.rows,
                                      put([](T* to, const T* in, std::size_t bytes) { std::memcpy(to, in, bytes); }));
   const auto stream = put([](T* to, const T* in, std::size_t bytes) { stream_copy(to, in, bytes); });
   for (std::size_t r = 0; r < slot_of_row.size(); ++r)  // in the order of memory: past the cache, nothing is read twice

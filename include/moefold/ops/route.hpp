@@ -8,6 +8,7 @@
 //   aux score a [E]   softmax over all E | s / (sum of all s + 1e-20): what balance losses see
 #include <moefold/core/model_shape.hpp>
 #include <moefold/ops/exp.hpp>
+#include <moefold/ops/permute.hpp>
 #include <moefold/ops/top_k.hpp>
 
 namespace moefold {
@@ -83,6 +84,11 @@ MOEFOLD_HD inline A aux_scores(const route_rule& rule, const A* logit, extent_t 
   return top + A(std::log(double(sum)));
 }
 
+inline void require_padding(const char* op, view<const std::uint8_t> padding, extent_t n) {
+  require(padding.empty() || extent_t(padding.size()) == n, "moefold: ", op, " needs a padding flag for each of ", n,
+          " tokens, or none, given ", padding.size());
+}
+
 }  // namespace detail
 
 /// Choosing scores [n, E] of a router: what its choices are sorted by, groups that do not stay at -inf. bias [E] may be empty.
@@ -130,8 +136,7 @@ template <class A>
 double aux_sums(host_exec e, const route_rule& rule, input<A> logits, std::span<const std::uint8_t> padding, view<double> score_sum) {
   const extent_t n = rows_of(logits), experts = cols_of(logits), batch = rows_of(score_sum);
   require_matrix("aux_sums", "score_sum", score_sum, batch, experts);
-  require(padding.empty() || extent_t(padding.size()) == n, "moefold: aux_sums needs a padding flag for each of ", n,
-          " tokens, or none, given ", padding.size());
+  detail::require_padding("aux_sums", padding, n);
   scratch<host_exec> local(e);
   A* const a = local.template take<A>(experts).data();
   std::fill(score_sum.begin(), score_sum.end(), 0.0);
@@ -146,6 +151,111 @@ double aux_sums(host_exec e, const route_rule& rule, input<A> logits, std::span<
   return squares;
 }
 
+/// Choices by sequence, assigned: counts [B, E + 1], of tokens that are not padding (token t belongs to sequence t % B), and in the last column these
+/// tokens. A choice of -1 is not counted.
+inline void count_choices(host_exec, view<const std::int32_t> expert, view<const std::uint8_t> padding, view<std::int64_t> counts) {
+  const extent_t n = rows_of(expert), k = cols_of(expert), batch = rows_of(counts), experts = cols_of(counts) - 1;
+  detail::require_padding("count_choices", padding, n);
+  std::fill(counts.begin(), counts.end(), 0);
+  for (extent_t t = 0; t < n; ++t) {
+    if (!padding.empty() && padding(t)) continue;
+    std::int64_t* const row = counts.data() + t % batch * (experts + 1);
+    for (extent_t j = t * k; j < (t + 1) * k; ++j) {
+      const std::int32_t c = expert.data()[j];
+      require_choice(c, experts, t);
+      if (c >= 0) ++row[c];
+    }
+    ++row[experts];
+  }
+}
+
+/// What a router sees. Token t belongs to sequence t % batch.
+template <class A>
+struct route_inputs {
+  view<const A> logits{};              // [n, E]
+  view<const A> bias{};                // [E]; empty: none
+  view<const std::uint8_t> padding{};  // [n], not 0: padding; empty: none
+  extent_t batch = 1;
+};
+/// What it says, all assigned; what is not wanted is left empty.
+template <class A>
+struct route_outputs {
+  view<std::int32_t> expert{};  // [n, k] in descending choosing score
+  view<A> weight{};             // [n, k]
+  view<std::int64_t> counts{};  // [B, E + 1] choices of tokens that are not padding, in the last column these tokens
+  view<std::int64_t>
+      aux_counts{};          // [E] what the scores alone would choose, without bias and groups, of the same tokens; not wanted: empty
+  view<double> score_sum{};  // [B, E] sums of aux scores over the same tokens; not wanted: empty, and squares too
+  view<double> squares{};    // [1] sum of logsumexp(logits)^2
+  view<A> scores{};          // [n, E] choosing scores; not wanted: empty
+};
+
+namespace detail {
+
+template <class A>
+void require_route(const route_rule& rule, const route_inputs<A>& in, const route_outputs<A>& out) {
+  const extent_t n = rows_of(in.logits), experts = cols_of(in.logits);
+  require(rule.top_k >= 1 && rule.top_k <= experts, "moefold: route_forward chooses k = ", rule.top_k, " of ", experts, " experts");
+  require(rule.groups >= 1 && experts % rule.groups == 0 && rule.chosen_groups >= 1 && rule.chosen_groups <= rule.groups &&
+              rule.top_k % rule.chosen_groups == 0 && rule.top_k / rule.chosen_groups <= experts / rule.groups,
+          "moefold: route_forward cannot choose ", rule.top_k, " of ", experts, " experts from the best ", rule.chosen_groups, " of ",
+          rule.groups, " groups; give equal groups, and of each chosen one an equal number of experts");
+  require(in.bias.empty() || extent_t(in.bias.size()) == experts, "moefold: route_forward needs one bias for each of ", experts,
+          " experts, or none, given ", in.bias.size());
+  require(in.batch >= 1, "moefold: route_forward needs at least one sequence, given ", in.batch);
+  require_padding("route_forward", in.padding, n);
+  require_matrix("route_forward", "expert", out.expert, n, rule.top_k);
+  require_matrix("route_forward", "weight", out.weight, n, rule.top_k);
+  require_matrix("route_forward", "counts", out.counts, in.batch, experts + 1);
+  if (!out.aux_counts.empty()) require_count("route_forward", "aux_counts", out.aux_counts.size(), experts);
+  if (!out.score_sum.empty()) require_matrix("route_forward", "score_sum", out.score_sum, in.batch, experts);
+  require_count("route_forward", "squares", out.squares.size(), out.score_sum.empty() ? 0 : 1);
+  if (!out.scores.empty()) require_matrix("route_forward", "scores", out.scores, n, experts);
+}
+
+}  // namespace detail
+
+/// Everything the router does between its matrix product and the dispatch.
+template <class A>
+void route_forward(host_exec e, const route_rule& rule, const std::type_identity_t<route_inputs<A>>& in, const route_outputs<A>& out) {
+  detail::require_route<A>(rule, in, out);
+  const extent_t n = rows_of(in.logits), experts = cols_of(in.logits), k = rule.top_k;
+  const bool sigmoid = rule.score == score_function::sigmoid, corrected = !in.bias.empty() || rule.chosen_groups < rule.groups;
+  scratch<host_exec> local(e);
+  const view<A> chosen = local.template take<A>(n, k);
+  view<const A> scores = in.logits;
+  if (sigmoid || corrected || !out.scores.empty()) {
+    const view<A> into = out.scores.empty() ? local.template take<A>(n, experts) : out.scores;
+    choosing_scores<A>(e, rule, in.logits, in.bias.span(), into);
+    scores = into;
+  }
+  top_k<A>(e, scores, k, out.expert, chosen);
+  route_weights<A>(e, rule, in.logits, out.expert, out.weight);
+  count_choices(e, out.expert, in.padding, out.counts);
+  if (!out.aux_counts.empty()) {
+    view<const std::int64_t> counts = out.counts;
+    if (corrected) {
+      const view<std::int32_t> plain = local.template take<std::int32_t>(n, k);
+      view<const A> free_scores = in.logits;
+      if (sigmoid) {
+        route_rule free = rule;
+        free.groups = free.chosen_groups = 1;
+        const view<A> into = local.template take<A>(n, experts);
+        choosing_scores<A>(e, free, in.logits, {}, into);
+        free_scores = into;
+      }
+      top_k<A>(e, free_scores, k, plain, chosen);
+      const view<std::int64_t> whole = local.template take<std::int64_t>(1, experts + 1);
+      count_choices(e, plain, in.padding, whole);
+      counts = whole;
+    }
+    std::fill(out.aux_counts.begin(), out.aux_counts.end(), 0);
+    for (extent_t b = 0; b < rows_of(counts); ++b)
+      for (extent_t c = 0; c < experts; ++c) out.aux_counts(c) += counts.data()[b * (experts + 1) + c];
+  }
+  if (!out.score_sum.empty()) out.squares(0) = aux_sums<A>(e, rule, in.logits, in.padding.span(), out.score_sum);
+}
+
 /// The gradient of the logits, assigned: of the weights (dweight [n, k]) for every token; and, for tokens that are not padding, of
 /// sum over e of pull[t % B, e] * a_te (pull [B, E] or empty) and of z * logsumexp(logits)^2.
 template <class A>
@@ -157,8 +267,7 @@ void route_backward(host_exec e, const route_rule& rule, input<A> dweight, input
   require_matrix("route_backward", "expert", expert, n, k);
   require_matrix("route_backward", "weight", weight, n, k);
   if (!pull.empty()) require_matrix("route_backward", "pull", pull, batch, experts);
-  require(padding.empty() || extent_t(padding.size()) == n, "moefold: route_backward needs a padding flag for each of ", n,
-          " tokens, or none, given ", padding.size());
+  detail::require_padding("route_backward", padding, n);
   scratch<host_exec> local(e);
   A* const a = local.template take<A>(experts).data();
   const A scale = A(rule.scale);

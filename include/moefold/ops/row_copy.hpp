@@ -23,11 +23,11 @@ inline void zero_row(T* to, extent_t width) {
 template <class T>
 inline constexpr extent_t wide_lanes = extent_t(sizeof(accumulate_t<T>) / sizeof(T));
 template <class T>
-inline void put_wide(accumulate_t<T> value, T* to) {
+MOEFOLD_HD inline void put_wide(accumulate_t<T> value, T* to) {
   std::memcpy(static_cast<void*>(to), &value, sizeof value);
 }
 template <class T>
-inline accumulate_t<T> get_wide(const T* from) {
+MOEFOLD_HD inline accumulate_t<T> get_wide(const T* from) {
   accumulate_t<T> value;
   std::memcpy(&value, from, sizeof value);
   return value;

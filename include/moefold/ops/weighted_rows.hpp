@@ -5,6 +5,7 @@
 //
 //   permute_weighted   x [n, H], weight [n, k]   -> rows [R, H + w] in expert order        combine_weighted  rows -> y [n, H], weight [n, k]
 //   gather_weighted    rows [*, H + w]           -> x [R, H], weight [R]                   scatter_weighted  x, weight -> rows [*, H + w]
+//   pack_weighted      x [R, H], weight [R]      -> rows [R, H + w], row by row
 #include <moefold/ops/permute.hpp>
 
 namespace moefold {
@@ -19,20 +20,35 @@ void require_weighted(const char* op, view<T> wide, extent_t width) {
 
 }  // namespace detail
 
-/// out[r] = x[t] and weight[t, j] of the slot t * k + j = slot_of_row[r]; zeros for a filler (-1).
+/// out[r] = x[t] and weight[t, j] of the slot t * k + j = slot_of_row[r]; zeros for a filler (-1). row_of_slot [n, k]: the inverse, or left out.
 template <class T>
-void permute_weighted(host_exec e, input<T> x, input<accumulate_t<T>> weight, std::span<const std::int32_t> slot_of_row, view<T> out) {
+void permute_weighted(host_exec e, input<T> x, input<accumulate_t<T>> weight, std::span<const std::int32_t> slot_of_row, view<T> out,
+                      view<const std::int32_t> row_of_slot = {}) {
   const extent_t width = cols_of(x), k = cols_of(weight);
   detail::require_weighted("permute_weighted", out, width);
   require_matrix("permute_weighted", "weight", weight, rows_of(x), k);
   require_count("permute_weighted", "slot_of_row", slot_of_row.size(), rows_of(out));
+  detail::require_inverse("permute_weighted", row_of_slot, rows_of(x), k);
   detail::require_slots("permute_weighted", slot_of_row, rows_of(x) * k);
-  detail::for_rows_by_token(e, slot_of_row, k, rows_of(x), [&](extent_t row, extent_t token, extent_t slot) {
+  detail::for_rows_by_token(e, slot_of_row, row_of_slot, k, rows_of(x), [&](extent_t row, extent_t token, extent_t slot) {
     T* const to = out.data() + row * (width + wide_lanes<T>);
     if (slot < 0) return zero_row(to, width + wide_lanes<T>);
     copy_row(x.data() + token * width, to, width);
     put_wide<T>(weight.data()[slot], to + width);
   });
+}
+
+/// packed[r] = rows[r] and weight[r].
+template <class T>
+void pack_weighted(host_exec, input<T> rows, input<accumulate_t<T>> weight, view<T> packed) {
+  const extent_t width = cols_of(rows), stride = width + wide_lanes<T>;
+  detail::require_weighted("pack_weighted", packed, width);
+  require_count("pack_weighted", "weight", weight.size(), rows_of(rows));
+  require_matrix("pack_weighted", "packed", packed, rows_of(rows), stride);
+  for (extent_t r = 0; r < rows_of(rows); ++r) {
+    copy_row(rows.data() + r * width, packed.data() + r * stride, width);
+    put_wide<T>(weight.data()[r], packed.data() + r * stride + width);
+  }
 }
 
 /// x[r] and weight[r] = in[row[r]].
