@@ -6,3 +6,6 @@
 #include <moefold/core/exec.cuh>
 #include <moefold/core/memory.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/ops/blas.cuh>
+#include <moefold/ops/gemm.cuh>
+#include <moefold/ops/grouped_gemm.cuh>

@@ -62,6 +62,7 @@
 #include <moefold/ops/flash.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
+#include <moefold/ops/grouped_tiles.hpp>
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/permute.hpp>
 #include <moefold/ops/quantise.hpp>

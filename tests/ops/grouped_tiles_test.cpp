@@ -60,7 +60,8 @@ TEST_SUITE("ops/grouped_tiles") {
             const grouped_extents all{groups, rows, out, in};
             const bool by_weight = kind == grouped_kind::tn;
             const std::int64_t size_w = groups * out * in, size_a = rows * (kind == grouped_kind::nt ? in : out),
-                               size_b = by_weight ? rows * in : size_w, size_c = by_weight ? size_w : rows * (kind == grouped_kind::nt ? out : in);
+                               size_b = by_weight ? rows * in : size_w,
+                               size_c = by_weight ? size_w : rows * (kind == grouped_kind::nt ? out : in);
             const auto value_a = [](std::int64_t i) { return double(i * 7 % 11 - 5); };
             const auto value_b = [](std::int64_t i) { return double(i * 5 % 13 - 6); };
             for (std::int64_t tile_m = 1; tile_m <= 3; ++tile_m)
@@ -90,7 +91,8 @@ TEST_SUITE("ops/grouped_tiles") {
                       for (std::int64_t i = 0; i < in; ++i) {
                         const std::int64_t w = (g * out + o) * in + i;
                         const std::int64_t at = by_weight ? w : kind == grouped_kind::nt ? r * out + o : r * in + i;
-                        const double left = value_a(kind == grouped_kind::nt ? r * in + i : r * out + o), right = value_b(by_weight ? r * in + i : w);
+                        const double left = value_a(kind == grouped_kind::nt ? r * in + i : r * out + o),
+                                     right = value_b(by_weight ? r * in + i : w);
                         expected[std::size_t(at)] += left * right, once[std::size_t(at)] = 1;
                       }
                 REQUIRE(c == expected);

@@ -95,13 +95,15 @@ __global__ void __launch_bounds__(Tune::threads)
       for (int i = 0; i < blocks_m; ++i) {
         constexpr int stride = Tune::stride(a_along_k, Tune::m);
         const int m = m0 + i * 16;
-        load_matrices<!a_along_k>(x[i], left + (a_along_k ? (m + low + second) * stride + k + third : (k + low + third) * stride + m + second));
+        load_matrices<!a_along_k>(x[i],
+                                  left + (a_along_k ? (m + low + second) * stride + k + third : (k + low + third) * stride + m + second));
       }
 #pragma unroll
       for (int j = 0; j < blocks_n / 2; ++j) {
         constexpr int stride = Tune::stride(b_along_k, Tune::n);
         const int n = n0 + j * 16;
-        load_matrices<!b_along_k>(y[j], right + (b_along_k ? (n + low + third) * stride + k + second : (k + low + second) * stride + n + third));
+        load_matrices<!b_along_k>(y[j],
+                                  right + (b_along_k ? (n + low + third) * stride + k + second : (k + low + second) * stride + n + third));
       }
 #pragma unroll
       for (int i = 0; i < blocks_m; ++i)
@@ -200,8 +202,8 @@ inline grouped_extents require_groups(const char* op, std::size_t offsets, const
 }
 
 template <class Tune, grouped_kind Kind, bool Add, class Y>
-void launch_grouped_tensor(cuda_exec e, const char* op, const grouped_extents& all, const bf16* a, const bf16* b, const std::int64_t* offsets,
-                           float beta, Y* c) {
+void launch_grouped_tensor(cuda_exec e, const char* op, const grouped_extents& all, const bf16* a, const bf16* b,
+                           const std::int64_t* offsets, float beta, Y* c) {
   constexpr std::size_t shared = sizeof(bf16) * std::size_t(Tune::stages) *
                                  std::size_t(Tune::room(Kind != grouped_kind::tn, Tune::m) + Tune::room(Kind == grouped_kind::nt, Tune::n));
   launch(e, op, kernel::grouped_tensor<Tune, Kind, Add, Y>, blocks_for(op, grouped_blocks(Kind, all, Tune::m, Tune::n), 1),
@@ -231,7 +233,8 @@ void grouped_gemm_nt(cuda_exec e, input<T> x, input<T> w, std::span<const std::i
   const grouped_extents all = detail::require_groups("grouped_gemm_nt", offsets.size(), w.shape(), rows_of(x));
   require_matrix("grouped_gemm_nt", "x", x, rows_of(y), all.in);
   require_matrix("grouped_gemm_nt", "y", y, rows_of(x), all.out);
-  detail::launch_grouped<grouped_kind::nt, false>(e, "grouped_gemm_nt", all, x.data(), w.data(), offsets.data(), accumulate_t<T>(0), y.data());
+  detail::launch_grouped<grouped_kind::nt, false>(e, "grouped_gemm_nt", all, x.data(), w.data(), offsets.data(), accumulate_t<T>(0),
+                                                  y.data());
 }
 
 template <class T>
@@ -251,7 +254,8 @@ void grouped_gemm_tn(cuda_exec e, input<T> dy, input<T> x, std::span<const std::
   const grouped_extents all = detail::require_groups("grouped_gemm_tn", offsets.size(), dw.shape(), rows_of(x));
   require_matrix("grouped_gemm_tn", "dy", dy, rows_of(x), all.out);
   require_matrix("grouped_gemm_tn", "x", x, rows_of(dy), all.in);
-  detail::launch_grouped<grouped_kind::tn, true>(e, "grouped_gemm_tn", all, dy.data(), x.data(), offsets.data(), accumulate_t<T>(1), dw.data());
+  detail::launch_grouped<grouped_kind::tn, true>(e, "grouped_gemm_tn", all, dy.data(), x.data(), offsets.data(), accumulate_t<T>(1),
+                                                 dw.data());
 }
 
 /// The same with the gradient in a type of its own: it is accumulated there, never rounded to that of x.

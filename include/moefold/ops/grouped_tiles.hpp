@@ -18,7 +18,8 @@ MOEFOLD_HD constexpr std::int64_t row_tiles(std::int64_t rows, std::int64_t grou
 
 /// The group to which row tile `number` belongs. The first number of group g, offsets[g] / tile + g, ascends strictly and leaves a group of
 /// `count` rows at least ceil(count / tile) numbers, so a search by halves finds it without anybody having counted tiles.
-MOEFOLD_HD constexpr std::int64_t group_of_row_tile(const std::int64_t* offsets, std::int64_t groups, std::int64_t tile, std::int64_t number) {
+MOEFOLD_HD constexpr std::int64_t group_of_row_tile(const std::int64_t* offsets, std::int64_t groups, std::int64_t tile,
+                                                    std::int64_t number) {
   std::int64_t low = 0, high = groups;  // first(low) <= number < first(high)
   while (high - low > 1) {
     const std::int64_t middle = (low + high) / 2;
@@ -42,7 +43,7 @@ MOEFOLD_HD constexpr tile_place in_bands(std::int64_t number, std::int64_t rows,
 /// the tile, cut off at the end of its group or matrix. m = 0: nothing to do.
 struct grouped_tile {
   std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t a = 0, b = 0, c = 0;       // where the tile's rows of a, columns of b and elements of c begin
+  std::int64_t a = 0, b = 0, c = 0;        // where the tile's rows of a, columns of b and elements of c begin
   std::int64_t lda = 0, ldb = 0, ldc = 0;  // a is [m, k], for tn stored [k, m]; b is [k, n], for nt stored [n, k]
 };
 
@@ -66,8 +67,8 @@ MOEFOLD_HD constexpr std::int64_t row_within(std::int64_t offset, std::int64_t l
 }
 
 /// The tile of block `number`.
-MOEFOLD_HD constexpr grouped_tile tile_of_block(grouped_kind kind, std::int64_t number, const std::int64_t* offsets, const grouped_extents& all,
-                                                std::int64_t tile_m, std::int64_t tile_n, std::int64_t band) {
+MOEFOLD_HD constexpr grouped_tile tile_of_block(grouped_kind kind, std::int64_t number, const std::int64_t* offsets,
+                                                const grouped_extents& all, std::int64_t tile_m, std::int64_t tile_n, std::int64_t band) {
   const std::int64_t columns = kind == grouped_kind::nt ? all.out : all.in, across = tiles_over(columns, tile_n);
   const bool by_weight = kind == grouped_kind::tn;
   const std::int64_t down = by_weight ? tiles_over(all.out, tile_m) : row_tiles(all.rows, all.groups, tile_m);
