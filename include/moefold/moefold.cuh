@@ -13,8 +13,11 @@
 #include <moefold/core/warp.cuh>
 #include <moefold/ops/activation.cuh>
 #include <moefold/ops/balance.cuh>
+#include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/exchange_order.cuh>
+#include <moefold/ops/gemm.cuh>
+#include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>
 #include <moefold/ops/ids.cuh>
 #include <moefold/ops/numbered_choices.cuh>

@@ -71,6 +71,7 @@
 #include <moefold/ops/head_exchange.hpp>
 #include <moefold/ops/ids.hpp>
 #include <moefold/ops/jitter.hpp>
+#include <moefold/ops/grouped_tiles.hpp>
 #include <moefold/ops/norm.hpp>
 #include <moefold/ops/numbered_choices.hpp>
 #include <moefold/ops/permute.hpp>

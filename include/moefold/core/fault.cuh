@@ -10,7 +10,7 @@
 
 namespace moefold {
 
-enum class fault_kind : int { none, token, label, expert, row, slot, capacity };
+enum class fault_kind : int { none, token, label, expert, row, slot, capacity, offset };
 
 /// The first complaint since the host last looked; `kind` is written last.
 struct device_fault {
@@ -66,6 +66,10 @@ class device_faults {
         break;
       case fault_kind::row: require(false, "moefold: place ", f.place, " asks for row ", f.given, " of ", f.limit); break;
       case fault_kind::slot: require(false, "moefold: row ", f.place, " names slot ", f.given, " of ", f.limit); break;
+      case fault_kind::offset:
+        require(false, "moefold: offset ", f.given, " of group ", f.place, " does not ascend from 0 to the ", f.limit,
+                " rows; pass groups + 1 offsets, the last of them the number of rows");
+        break;
       default:
         require(false, "moefold: expert ", f.place, " has ", f.given, " rows, more than the ", f.limit,
                 " that padding gives it; drop what exceeds the capacity first");
