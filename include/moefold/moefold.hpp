@@ -71,6 +71,7 @@
 #include <moefold/ops/rows.hpp>
 #include <moefold/ops/softmax.hpp>
 #include <moefold/ops/top_k.hpp>
+#include <moefold/ops/total.hpp>
 #include <moefold/ops/weighted_rows.hpp>
 
 #include <moefold/inventory/activations.hpp>

@@ -100,6 +100,13 @@ TEST_SUITE("ops/cross_entropy") {
         }
       }
   }
+  TEST_CASE("a label outside the vocabulary is named; a negative one is ignored") {
+    host_context context;
+    const host_exec e(context);
+    CHECK_NOTHROW(require_labels(e, labels, vocabulary));
+    CHECK_THROWS_WITH_AS(require_labels(e, labels, 10),
+                         "moefold: label 10 is outside the vocabulary of 10 (at place 1); use labels below it, negative to ignore", error);
+  }
   TEST_CASE("no tokens is a legal batch") {
     host_context context;
     const host_exec e(context);

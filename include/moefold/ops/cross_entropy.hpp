@@ -15,6 +15,14 @@
 
 namespace moefold {
 
+/// Throws if a label is not below `vocabulary`: no rank would hold its column, and the loss would be wrong without a word. Negative labels are ignored
+/// ones. On a device the complaint comes when the host next waits.
+inline void require_labels(host_exec, std::span<const std::int32_t> labels, std::int64_t vocabulary) {
+  for (std::size_t t = 0; t < labels.size(); ++t)
+    require(labels[t] < vocabulary, "moefold: label ", labels[t], " is outside the vocabulary of ", vocabulary, " (at place ", t,
+            "); use labels below it, negative to ignore");
+}
+
 /// valid_rows: how many of this rank's columns are real, 0 <= valid_rows <= V_local.
 template <class T>
 void cross_entropy_local(host_exec, view<T> logits, std::span<const std::int32_t> labels, std::int64_t first_row, std::int64_t valid_rows,
@@ -67,6 +75,8 @@ void cross_entropy_backward(host_exec, view<T> logits, std::span<const std::int3
   const extent_t n = rows_of(logits), width = cols_of(logits);
   require_count("cross_entropy_backward", "labels", labels.size(), n);
   require_matrix("cross_entropy_backward", "stats", stats, n, 3);
+  require(valid_rows >= 0 && valid_rows <= width, "moefold: cross_entropy_backward has ", width, " columns, of which ", valid_rows,
+          " cannot be valid; pass 0 to ", width);
   for (extent_t t = 0; t < n; ++t) {
     T* const x = logits.data() + t * width;
     const std::int64_t label = labels[std::size_t(t)], own = label - first_row;

@@ -24,19 +24,66 @@ namespace moefold {
 
 namespace detail {
 
-/// Extents, strides and blocks of one attention call; its tables live in the caller's scratch.
-template <class T>
-struct flash_plan {
-  using A = accumulate_t<T>;
-  static constexpr A none = -std::numeric_limits<A>::infinity();
-  enum class seen { none, some, all };
-  struct range {
-    std::int32_t low, high;
-  };  // smallest and largest position of a block
+/// Smallest and largest position of a block.
+struct flash_range {
+  std::int32_t low, high;
+};
+enum class flash_seen { none, some, all };
 
+/// How many keys at positions `k` are visible to queries at positions `q` whose documents begin at `first`.
+MOEFOLD_HD constexpr flash_seen flash_visible(flash_range q, flash_range k, flash_range first) {
+  if (k.low > q.high || k.high < first.low) return flash_seen::none;
+  return k.high <= q.low && k.low >= first.high ? flash_seen::all : flash_seen::some;
+}
+/// Where the documents begin if nothing says so.
+inline constexpr flash_range flash_from_the_start{std::numeric_limits<std::int32_t>::min(), std::numeric_limits<std::int32_t>::min()};
+
+/// Extents and offsets of one attention call, the same on host and device. A packed row is a query of one head: row r of key head h is
+/// query head h * group + r % group at place r / group.
+struct flash_shape {
   extent_t sq, sk, batch, q_heads, k_heads, d, group;  // group: query heads per key head
   extent_t q_stride, k_stride;                         // elements from one position to the next
-  extent_t q_block, key_block;                         // positions of a query block, keys of a key block
+
+  /// Throws unless the arguments fit each other. The number of documents' beginnings is sq * batch, or 0.
+  flash_shape(const char* op, const shape& q, const shape& k, const shape& v, std::size_t q_positions, std::size_t k_positions,
+              std::size_t firsts) {
+    require(q.rank == 4 && k.rank == 4 && v == k, "moefold: ", op, " needs q [Sq, B, Hq, d] and k, v [Sk, B, Hk, d]");
+    sq = q[0], sk = k[0], batch = q[1], q_heads = q[2], k_heads = k[2], d = q[3];
+    require(k[1] == batch && k[3] == d, "moefold: ", op, " needs the same batch and head_dim in q [.., ", batch, ", .., ", d,
+            "] and k [.., ", k[1], ", .., ", k[3], "]");
+    require(k_heads > 0 && q_heads % k_heads == 0, "moefold: ", op, " needs query heads in equal groups per key head, given ", q_heads,
+            " and ", k_heads);
+    require_count(op, "q_position", q_positions, sq);
+    require_count(op, "k_position", k_positions, sk);
+    if (firsts > 0) require_count(op, "first", firsts, sq * batch);
+    group = q_heads / k_heads, q_stride = q_heads * batch * d, k_stride = k_heads * batch * d;
+  }
+
+  MOEFOLD_HD extent_t rows() const { return sq * group; }  // packed rows of one key head
+  MOEFOLD_HD extent_t q_offset(extent_t i, extent_t b, extent_t head) const { return i * q_stride + (b * q_heads + head) * d; }
+  MOEFOLD_HD extent_t k_offset(extent_t j, extent_t b, extent_t head) const { return j * k_stride + (b * k_heads + head) * d; }
+  /// Integer: extent_t, or int where that is faster and wide enough.
+  template <class Integer>
+  MOEFOLD_HD extent_t row_offset(Integer r, extent_t b, extent_t head) const {
+    const Integer i = r / Integer(group);
+    return q_offset(i, b, head * group + (r - i * Integer(group)));
+  }
+  template <class Integer>
+  MOEFOLD_HD extent_t lse_offset(Integer r, extent_t b, extent_t head) const {
+    const Integer i = r / Integer(group);
+    return (b * q_heads + head * group + (r - i * Integer(group))) * sq + i;
+  }
+};
+
+/// Blocks of one attention call on the host; its tables live in the caller's scratch.
+template <class T>
+struct flash_plan : flash_shape {
+  using A = accumulate_t<T>;
+  static constexpr A none = -std::numeric_limits<A>::infinity();
+  using seen = flash_seen;
+  using range = flash_range;
+
+  extent_t q_block, key_block;  // positions of a query block, keys of a key block
   A scale;
   const std::int32_t* k_position;
   std::span<const std::int32_t> first;  // [Sq, B] or empty
@@ -46,16 +93,8 @@ struct flash_plan {
 
   flash_plan(const char* op, view<const T> q, view<const T> k, view<const T> v, std::span<const std::int32_t> q_at,
              std::span<const std::int32_t> k_at, std::span<const std::int32_t> first_at, scratch<host_exec>& local)
-      : k_position(k_at.data()), first(first_at) {
-    require(q.rank() == 4 && k.rank() == 4 && v.shape() == k.shape(), "moefold: ", op, " needs q [Sq, B, Hq, d] and k, v [Sk, B, Hk, d]");
-    sq = q.extent(0), sk = k.extent(0), batch = q.extent(1), q_heads = q.extent(2), k_heads = k.extent(2), d = q.extent(3);
-    require(k.extent(1) == batch && k.extent(3) == d, "moefold: ", op, " needs the same batch and head_dim in q [.., ", batch, ", .., ", d,
-            "] and k [.., ", k.extent(1), ", .., ", k.extent(3), "]");
-    require(k_heads > 0 && q_heads % k_heads == 0, "moefold: ", op, " needs query heads in equal groups per key head, given ", q_heads,
-            " and ", k_heads);
-    require_count(op, "q_position", q_at.size(), sq);
-    require_count(op, "k_position", k_at.size(), sk);
-    group = q_heads / k_heads, q_stride = q_heads * batch * d, k_stride = k_heads * batch * d;
+      : flash_shape(op, q.shape(), k.shape(), v.shape(), q_at.size(), k_at.size(), first_at.size()), k_position(k_at.data()),
+        first(first_at) {
     const bool lengthy = sk > 512;  // short sequences: small blocks waste less on the diagonal; long ones: larger products
     q_block = std::max(extent_t(1), (lengthy ? 128 : 64) / group), key_block = lengthy ? 64 : 32;
     scale = A(1 / std::sqrt(double(d)));
@@ -63,7 +102,6 @@ struct flash_plan {
     for (extent_t r = 0; r < rows(); ++r) row_position[r] = q_at[std::size_t(r / group)];
     q_range = ranges(q_at, q_block, local), k_range = ranges(k_at, key_block, local);
     if (first.empty()) return;
-    require_count(op, "first", first.size(), sq * batch);
     first_range = local.take<range>(batch, (sq + q_block - 1) / q_block).data();
     for (extent_t i = 0; i < sq; ++i)
       for (extent_t b = 0; b < batch; ++b) {
@@ -73,16 +111,13 @@ struct flash_plan {
       }
   }
 
-  extent_t rows() const { return sq * group; }  // packed rows of one key head
+  using flash_shape::rows;
   extent_t most_rows() const { return q_block * group; }
   extent_t rows(extent_t i0) const { return std::min(q_block, sq - i0) * group; }
   extent_t keys(extent_t j0) const { return std::min(key_block, sk - j0); }
   seen visible(extent_t i0, extent_t j0, extent_t b) const {
-    const range q = q_range[i0 / q_block], k = k_range[j0 / key_block];
-    if (k.low > q.high) return seen::none;
-    if (first.empty()) return k.high <= q.low ? seen::all : seen::some;
-    const range f = first_range[first_block(i0, b)];
-    return k.high < f.low ? seen::none : k.high <= q.low && k.low >= f.high ? seen::all : seen::some;
+    return flash_visible(q_range[i0 / q_block], k_range[j0 / key_block],
+                         first.empty() ? flash_from_the_start : first_range[first_block(i0, b)]);
   }
   /// score [keys, rows]: what a query may not see becomes -inf.
   void mask(extent_t i0, extent_t j0, extent_t b, A* score) const {
@@ -108,11 +143,6 @@ struct flash_plan {
     }
   }
   extent_t key_stride() const { return std::is_same_v<T, A> ? k_stride : d; }
-
-  extent_t q_offset(extent_t i, extent_t b, extent_t head) const { return i * q_stride + (b * q_heads + head) * d; }
-  extent_t k_offset(extent_t j, extent_t b, extent_t head) const { return j * k_stride + (b * k_heads + head) * d; }
-  extent_t row_offset(extent_t r, extent_t b, extent_t head) const { return q_offset(r / group, b, head * group + r % group); }
-  extent_t lse_offset(extent_t r, extent_t b, extent_t head) const { return (b * q_heads + head * group + r % group) * sq + r / group; }
 
   /// The rows of block i0 that belong to (b, key head), times factor: transposed to [d, rows], and as [rows, d] unless that is null.
   void pack(const T* in, extent_t b, extent_t head, extent_t i0, A factor, A* across, A* along) const {
