@@ -16,6 +16,10 @@
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/exchange_order.cuh>
+#include <moefold/ops/flash.cuh>
+#include <moefold/ops/flash_call.cuh>
+#include <moefold/ops/flash_mma.cuh>
+#include <moefold/ops/flash_rows.cuh>
 #include <moefold/ops/gemm.cuh>
 #include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>

@@ -59,6 +59,16 @@ struct flash_shape {
     group = q_heads / k_heads, q_stride = q_heads * batch * d, k_stride = k_heads * batch * d;
   }
 
+  struct place {
+    extent_t block, head, b;
+  };
+  /// The work of block `index` of a launch with `blocks` blocks for each key head of each sequence. The last block comes first: under a causal mask it
+  /// sees most keys, and what is long should not begin last.
+  MOEFOLD_HD constexpr place place_of(unsigned index, unsigned blocks) const {
+    const unsigned head = index / blocks, heads = unsigned(k_heads);
+    return {blocks - 1 - index % blocks, head % heads, head / heads};
+  }
+
   MOEFOLD_HD extent_t rows() const { return sq * group; }  // packed rows of one key head
   MOEFOLD_HD extent_t q_offset(extent_t i, extent_t b, extent_t head) const { return i * q_stride + (b * q_heads + head) * d; }
   MOEFOLD_HD extent_t k_offset(extent_t j, extent_t b, extent_t head) const { return j * k_stride + (b * k_heads + head) * d; }
