@@ -12,9 +12,11 @@
 #include <moefold/core/stream.cuh>
 #include <moefold/core/warp.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/ops/adamw.cuh>
 #include <moefold/ops/balance.cuh>
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
+#include <moefold/ops/elementwise.cuh>
 #include <moefold/ops/exchange_order.cuh>
 #include <moefold/ops/flash.cuh>
 #include <moefold/ops/flash_call.cuh>
@@ -24,10 +26,13 @@
 #include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>
 #include <moefold/ops/ids.cuh>
+#include <moefold/ops/norm.cuh>
 #include <moefold/ops/numbered_choices.cuh>
 #include <moefold/ops/permute.cuh>
 #include <moefold/ops/pick.cuh>
 #include <moefold/ops/row_copy.cuh>
+#include <moefold/ops/rows.cuh>
 #include <moefold/ops/total.cuh>
 #include <moefold/ops/weighted_rows.cuh>
+#include <moefold/optim/finite.cuh>
 #include <moefold/tensor/copy.cuh>

@@ -18,6 +18,7 @@ TEST_SUITE("ops/elementwise") {
       add(e, a, b, sum.view());
       accumulate(e, b.view(), total.view());
       copy(e, sum, same.view());
+      copy(e, std::span<const T>(same.view()), same.view().span());
       scale(e, same.view(), T(2));
       cast(e, a.view(), wide.view());
       for (std::size_t i = 0; i < std::size_t(n); ++i) {
@@ -34,6 +35,9 @@ TEST_SUITE("ops/elementwise") {
     host_context context;
     tensor<float> big({(1 << 24) + 7}, 1.f);
     CHECK(sum_of_squares(host_exec(context), big.view()) == (1 << 24) + 7);
+    tensor<double> kept({1});
+    sum_of_squares(host_exec(context), big.view(), kept.view());
+    CHECK(kept[0] == (1 << 24) + 7);
   }
   TEST_CASE("different sizes are refused") {
     host_context context;

@@ -52,6 +52,10 @@ TEST_SUITE("optim/finite") {
           x[at] = bad, x[size - 1] = bad;
           CHECK(first_bad(e, std::span<const T>(x)) == at);
           CHECK(count_bad(e, std::span<const T>(x)) == (at == size - 1 ? 1 : 2));
+          std::int64_t found[2] = {-7, -7};
+          find_bad(e, std::span<const T>(x), view<std::int64_t>(found));
+          CHECK(found[0] == std::int64_t(at));
+          CHECK(found[1] == (at == size - 1 ? 1 : 2));
           zero_bad(e, std::span<T>(x));
           CHECK(x[at] == T(0.0f));
           CHECK(first_bad(e, std::span<const T>(x)) == size);

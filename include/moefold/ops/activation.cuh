@@ -1,118 +1,116 @@
 #pragma once
-// The CUDA twin of ops/activation.hpp: the same names, the same mathematics of one element, launched on the exec's stream.
-// Bound by memory: forward reads two elements and writes one, backward reads three and writes two.
+// The CUDA twin of ops/activation.hpp: the same names, the same mathematics of one element. Bound by memory: forward reads two elements and writes one,
+// backward reads three and writes two; gelu one less of each.
 //
-//   one block per row, `threads` threads along it      T: float, double, bf16; arithmetic in accumulate_t<T>
-//   dp: every thread sums its columns, the block sums its threads in a fixed tree: the same bits on every launch
-#include <moefold/core/exec.cuh>
+//   a warp per narrow row, a block per wide one, packs of 16 bytes (ops/rows.cuh)      T: float, double, bf16; arithmetic in accumulate_t<T>
+//   dp: every thread sums its columns, the row's threads are summed in a fixed tree: the same bits on every launch
 #include <moefold/ops/activation.hpp>
+#include <moefold/ops/rows.cuh>
 
 namespace moefold {
 
 namespace kernel {
 
-/// *to = the sum over the block's threads, in a fixed tree.
-template <int Threads, class A>
-__device__ inline void sum_of_block(A sum, A* to) {
-  static_assert((Threads & (Threads - 1)) == 0, "moefold: the tree of sums halves the threads; use a power of two");
-  __shared__ A partial[Threads];
-  partial[threadIdx.x] = sum;
-  for (int half = Threads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half) partial[threadIdx.x] += partial[threadIdx.x + unsigned(half)];
-  }
-  if (threadIdx.x == 0) *to = partial[0];
-}
-
-template <class T, int Threads>
+/// No __restrict__ on outputs: backward's may be the memory of gate and up, each element read before it is written, by the same thread.
+template <class T, int Lanes, int Group, int Threads>
 __global__ void __launch_bounds__(Threads) swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up,
-                                                          const accumulate_t<T>* __restrict__ p, T* __restrict__ out, int width) {
+                                                          const accumulate_t<T>* __restrict__ p, T* __restrict__ out, std::int64_t rows,
+                                                          int width) {
   using A = accumulate_t<T>;
-  const std::size_t row = blockIdx.x;
+  const std::int64_t row = row_of_group<Threads, Group>();
+  if (row >= rows) return;
+  const std::int64_t at = row * width;
   const A weight = p[row];
-  for (int c = int(threadIdx.x); c < width; c += Threads) {  // coalesced along the row
-    const std::size_t i = row * std::size_t(width) + std::size_t(c);
-    out[i] = T(swiglu_value(A(gate[i]), A(up[i]), weight));
-  }
+  each_pack<Lanes, Group, 0>(width, [&](int c, int) {
+    const pack<T, Lanes> g = load_pack<Lanes>(gate + at + c), u = load_pack<Lanes>(up + at + c);
+    pack<T, Lanes> y;
+    for (int l = 0; l < Lanes; ++l) y.lane[l] = T(swiglu_value(A(g.lane[l]), A(u.lane[l]), weight));
+    store_pack(out + at + c, y);
+  });
 }
 
-/// No __restrict__ on the outputs: they may be the memory of gate and up, each element read before it is written by the same thread.
-template <class T, int Threads>
-__global__ void __launch_bounds__(Threads) swiglu_backward(const T* __restrict__ dout, const T* gate, const T* up, const accumulate_t<T>* p,
-                                                           T* dgate, T* dup, accumulate_t<T>* dp, int width) {
+template <class T, int Lanes, int Group, int Threads>
+__global__ void __launch_bounds__(Threads)
+    swiglu_backward(const T* __restrict__ dout, const T* gate, const T* up, const accumulate_t<T>* __restrict__ p, T* dgate, T* dup,
+                    accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
-  const std::size_t row = blockIdx.x;
+  const std::int64_t row = row_of_group<Threads, Group>();
+  if (row >= rows) return;
+  const std::int64_t at = row * width;
   const A weight = p[row];
   A sum = 0;
-  for (int c = int(threadIdx.x); c < width; c += Threads) {
-    const std::size_t i = row * std::size_t(width) + std::size_t(c);
-    const auto grad = swiglu_gradient_of(A(dout[i]), A(gate[i]), A(up[i]), weight);
-    dgate[i] = T(grad.gate);
-    dup[i] = T(grad.up);
-    sum += grad.p;
-  }
-  sum_of_block<Threads>(sum, dp + row);
+  each_pack<Lanes, Group, 0>(width, [&](int c, int) {
+    const pack<T, Lanes> d = load_pack<Lanes>(dout + at + c);
+    pack<T, Lanes> g = load_pack<Lanes>(gate + at + c), u = load_pack<Lanes>(up + at + c);
+    for (int l = 0; l < Lanes; ++l) {
+      const auto grad = swiglu_gradient_of(A(d.lane[l]), A(g.lane[l]), A(u.lane[l]), weight);
+      g.lane[l] = T(grad.gate);
+      u.lane[l] = T(grad.up);
+      sum += grad.p;
+    }
+    store_pack(dgate + at + c, g);
+    store_pack(dup + at + c, u);
+  });
+  sum = row_sum<Group>(sum);
+  if (int(threadIdx.x) % Group == 0) dp[row] = sum;
 }
 
-template <class T, int Threads>
-__global__ void __launch_bounds__(Threads)
-    gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out, int width) {
+template <class T, int Lanes, int Group, int Threads>
+__global__ void __launch_bounds__(Threads) gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p,
+                                                        T* __restrict__ out, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
-  const std::size_t row = blockIdx.x;
+  const std::int64_t row = row_of_group<Threads, Group>();
+  if (row >= rows) return;
+  const std::int64_t at = row * width;
   const A weight = p[row];
-  for (int c = int(threadIdx.x); c < width; c += Threads) {
-    const std::size_t i = row * std::size_t(width) + std::size_t(c);
-    out[i] = T(gelu_value(A(up[i]), weight));
-  }
+  each_pack<Lanes, Group, 0>(width, [&](int c, int) {
+    pack<T, Lanes> u = load_pack<Lanes>(up + at + c);
+    for (int l = 0; l < Lanes; ++l) u.lane[l] = T(gelu_value(A(u.lane[l]), weight));
+    store_pack(out + at + c, u);
+  });
 }
 
-/// No __restrict__ on dup: it may be the memory of up.
-template <class T, int Threads>
+template <class T, int Lanes, int Group, int Threads>
 __global__ void __launch_bounds__(Threads)
-    gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* p, T* dup, accumulate_t<T>* dp, int width) {
+    gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* __restrict__ p, T* dup,
+                  accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
-  const std::size_t row = blockIdx.x;
+  const std::int64_t row = row_of_group<Threads, Group>();
+  if (row >= rows) return;
+  const std::int64_t at = row * width;
   const A weight = p[row];
   A sum = 0;
-  for (int c = int(threadIdx.x); c < width; c += Threads) {
-    const std::size_t i = row * std::size_t(width) + std::size_t(c);
-    const auto grad = gelu_gradient_of(A(dout[i]), A(up[i]), weight);
-    dup[i] = T(grad.up);
-    sum += grad.p;
-  }
-  sum_of_block<Threads>(sum, dp + row);
+  each_pack<Lanes, Group, 0>(width, [&](int c, int) {
+    const pack<T, Lanes> d = load_pack<Lanes>(dout + at + c);
+    pack<T, Lanes> u = load_pack<Lanes>(up + at + c);
+    for (int l = 0; l < Lanes; ++l) {
+      const auto grad = gelu_gradient_of(A(d.lane[l]), A(u.lane[l]), weight);
+      u.lane[l] = T(grad.up);
+      sum += grad.p;
+    }
+    store_pack(dup + at + c, u);
+  });
+  sum = row_sum<Group>(sum);
+  if (int(threadIdx.x) % Group == 0) dp[row] = sum;
 }
 
 }  // namespace kernel
 
-struct activation_tuning {
-  int threads = 128;  // sm_80 and sm_90 alike: expert widths of 128 to a few thousand leave no thread idle
-};
-
-namespace detail {
-/// Rows and columns as the launch counts them.
-template <class T>
-inline void require_launchable(const char* op, view<T> x) {
-  constexpr extent_t most = std::numeric_limits<int>::max();
-  require(rows_of(x) <= most && cols_of(x) <= most, "moefold: ", op, " launches one block per row and counts in 32 bits, given [",
-          rows_of(x), ", ", cols_of(x), "]; cut the batch");
-}
-}  // namespace detail
-
-template <activation_tuning Tune = activation_tuning{}, class T>
+template <row_tuning Tune = row_tuning{}, class T>
 void swiglu_forward(cuda_exec e, input<T> gate, input<T> up, input<accumulate_t<T>> p, view<T> out) {
   const extent_t rows = rows_of(out), width = cols_of(out);
   require_matrix("swiglu_forward", "gate", gate, rows, width);
   require_matrix("swiglu_forward", "up", up, rows, width);
   require_count("swiglu_forward", "p", p.size(), rows);
-  detail::require_launchable("swiglu_forward", out);
-  if (out.empty()) return;  // an empty batch launches nothing
-  kernel::swiglu_forward<T, Tune.threads>
-      <<<unsigned(rows), Tune.threads, 0, e.stream>>>(gate.data(), up.data(), p.data(), out.data(), int(width));
-  cuda_check(cudaGetLastError(), "swiglu_forward launch");
+  detail::require_width("swiglu_forward", width);
+  detail::by_row<Tune, T>(width, packs(width, gate.data(), up.data(), out.data()), [&](auto lanes, auto group) {
+    launch(e, "swiglu_forward", kernel::swiglu_forward<T, lanes, group, Tune.threads>,
+           {detail::row_blocks("swiglu_forward", rows, Tune.threads, group)}, Tune.threads, 0, gate.data(), up.data(), p.data(), out.data(),
+           rows, width);
+  });
 }
 
-template <activation_tuning Tune = activation_tuning{}, class T>
+template <row_tuning Tune = row_tuning{}, class T>
 void swiglu_backward(cuda_exec e, input<T> dout, input<T> gate, input<T> up, input<accumulate_t<T>> p, view<T> dgate, output<T> dup,
                      view<accumulate_t<T>> dp) {
   const extent_t rows = rows_of(dgate), width = cols_of(dgate);
@@ -122,36 +120,40 @@ void swiglu_backward(cuda_exec e, input<T> dout, input<T> gate, input<T> up, inp
   require_matrix("swiglu_backward", "dup", dup, rows, width);
   require_count("swiglu_backward", "p", p.size(), rows);
   require_count("swiglu_backward", "dp", dp.size(), rows);
-  detail::require_launchable("swiglu_backward", dgate);
-  if (rows == 0) return;
-  kernel::swiglu_backward<T, Tune.threads><<<unsigned(rows), Tune.threads, 0, e.stream>>>(dout.data(), gate.data(), up.data(), p.data(),
-                                                                                          dgate.data(), dup.data(), dp.data(), int(width));
-  cuda_check(cudaGetLastError(), "swiglu_backward launch");
+  detail::require_width("swiglu_backward", width);
+  const bool in_packs = packs(width, dout.data(), gate.data(), up.data(), dgate.data(), dup.data());
+  detail::by_row<Tune, T>(width, in_packs, [&](auto lanes, auto group) {
+    launch(e, "swiglu_backward", kernel::swiglu_backward<T, lanes, group, Tune.threads>,
+           {detail::row_blocks("swiglu_backward", rows, Tune.threads, group)}, Tune.threads, 0, dout.data(), gate.data(), up.data(),
+           p.data(), dgate.data(), dup.data(), dp.data(), rows, width);
+  });
 }
 
-template <activation_tuning Tune = activation_tuning{}, class T>
+template <row_tuning Tune = row_tuning{}, class T>
 void gelu_forward(cuda_exec e, input<T> up, input<accumulate_t<T>> p, view<T> out) {
   const extent_t rows = rows_of(out), width = cols_of(out);
   require_matrix("gelu_forward", "up", up, rows, width);
   require_count("gelu_forward", "p", p.size(), rows);
-  detail::require_launchable("gelu_forward", out);
-  if (out.empty()) return;
-  kernel::gelu_forward<T, Tune.threads><<<unsigned(rows), Tune.threads, 0, e.stream>>>(up.data(), p.data(), out.data(), int(width));
-  cuda_check(cudaGetLastError(), "gelu_forward launch");
+  detail::require_width("gelu_forward", width);
+  detail::by_row<Tune, T>(width, packs(width, up.data(), out.data()), [&](auto lanes, auto group) {
+    launch(e, "gelu_forward", kernel::gelu_forward<T, lanes, group, Tune.threads>,
+           {detail::row_blocks("gelu_forward", rows, Tune.threads, group)}, Tune.threads, 0, up.data(), p.data(), out.data(), rows, width);
+  });
 }
 
-template <activation_tuning Tune = activation_tuning{}, class T>
+template <row_tuning Tune = row_tuning{}, class T>
 void gelu_backward(cuda_exec e, input<T> dout, input<T> up, input<accumulate_t<T>> p, view<T> dup, view<accumulate_t<T>> dp) {
   const extent_t rows = rows_of(dup), width = cols_of(dup);
   require_matrix("gelu_backward", "dout", dout, rows, width);
   require_matrix("gelu_backward", "up", up, rows, width);
   require_count("gelu_backward", "p", p.size(), rows);
   require_count("gelu_backward", "dp", dp.size(), rows);
-  detail::require_launchable("gelu_backward", dup);
-  if (rows == 0) return;
-  kernel::gelu_backward<T, Tune.threads>
-      <<<unsigned(rows), Tune.threads, 0, e.stream>>>(dout.data(), up.data(), p.data(), dup.data(), dp.data(), int(width));
-  cuda_check(cudaGetLastError(), "gelu_backward launch");
+  detail::require_width("gelu_backward", width);
+  detail::by_row<Tune, T>(width, packs(width, dout.data(), up.data(), dup.data()), [&](auto lanes, auto group) {
+    launch(e, "gelu_backward", kernel::gelu_backward<T, lanes, group, Tune.threads>,
+           {detail::row_blocks("gelu_backward", rows, Tune.threads, group)}, Tune.threads, 0, dout.data(), up.data(), p.data(), dup.data(),
+           dp.data(), rows, width);
+  });
 }
 
 }  // namespace moefold

@@ -24,6 +24,25 @@ struct adamw_step {
   double grad_scale = 1;
 };
 
+/// The same numbers as one element needs them, in the type of the arithmetic.
+template <class A>
+struct adamw_factors {
+  A b1, b2, rest1, rest2, eps, rate, root, keep, grad_scale;
+  explicit adamw_factors(const adamw_step& step)
+      : b1(A(step.beta1)), b2(A(step.beta2)), rest1(A(1 - step.beta1)), rest2(A(1 - step.beta2)), eps(A(step.eps)),
+        rate(A(step.lr / step.correction1)), root(A(1 / step.correction2)), keep(A(1 - step.lr * step.weight_decay)),
+        grad_scale(A(step.grad_scale)) {}
+};
+
+/// The new weight of one element; m and v are changed.
+template <class A>
+MOEFOLD_HD inline A adamw_element(const adamw_factors<A>& f, A grad, A weight, A& m, A& v) {
+  const A g = grad * f.grad_scale;
+  m = f.b1 * m + f.rest1 * g;
+  v = f.b2 * v + f.rest2 * g * g;
+  return f.keep * weight - f.rate * m / (std::sqrt(v * f.root) + f.eps);
+}
+
 /// All spans have the same size. `weights` may be `master` itself: then no second copy is written.
 template <class M, class G, class V, class T>
 void adamw_update(host_exec, const adamw_step& step, std::span<M> master, std::span<G> grad, std::span<V> m, std::span<V> v,
@@ -34,19 +53,15 @@ void adamw_update(host_exec, const adamw_step& step, std::span<M> master, std::s
   require_count("adamw_update", "m", m.size(), n);
   require_count("adamw_update", "v", v.size(), n);
   require_count("adamw_update", "weights", weights.size(), n);
-  const A b1 = A(step.beta1), b2 = A(step.beta2), rest1 = A(1 - step.beta1), rest2 = A(1 - step.beta2), eps = A(step.eps);
-  const A rate = A(step.lr / step.correction1), root = A(1 / step.correction2), keep = A(1 - step.lr * step.weight_decay);
-  const A grad_scale = A(step.grad_scale);
+  const adamw_factors<A> factors(step);
   M* MOEFOLD_RESTRICT const w = master.data();
   const G* MOEFOLD_RESTRICT const d = grad.data();
   V* MOEFOLD_RESTRICT const m1 = m.data();
   V* MOEFOLD_RESTRICT const m2 = v.data();
   for (extent_t i = 0; i < n; ++i) {
-    const A g = A(d[i]) * grad_scale;
-    const A mean = b1 * A(m1[i]) + rest1 * g;
-    const A square = b2 * A(m2[i]) + rest2 * g * g;
+    A mean = A(m1[i]), square = A(m2[i]);
+    w[i] = M(adamw_element(factors, A(d[i]), A(w[i]), mean, square));
     m1[i] = V(mean), m2[i] = V(square);
-    w[i] = M(keep * A(w[i]) - rate * mean / (std::sqrt(square * root) + eps));
   }
   if (static_cast<const void*>(weights.data()) != static_cast<const void*>(master.data()))
     for (extent_t i = 0; i < n; ++i) weights.data()[i] = T(A(w[i]));

@@ -3,7 +3,7 @@
 // long as the number of elements agrees; an output may be the same memory as an input.
 //
 //   add          out = a + b           scale   x = s x            copy   out = in
-//   accumulate   out += in             fill    x = value          cast   out = U(in)          sum_of_squares   -> double
+//   accumulate   out += in             fill    x = value          cast   out = U(in)          sum_of_squares   out[0] = sum of x^2, in double
 #include <moefold/ops/rows.hpp>
 
 #include <algorithm>
@@ -46,6 +46,11 @@ void copy(host_exec, input<T> in, view<T> out) {
   if (in.size() > 0) std::memmove(out.data(), in.data(), in.bytes());
 }
 
+template <class T>
+void copy(host_exec e, std::type_identity_t<std::span<const T>> in, std::span<T> out) {
+  copy(e, view<const T>(in), view<T>(out));
+}
+
 template <class T, class U>
 void cast(host_exec, view<T> in, view<U> out) {
   require_count("cast", "in", in.size(), extent_t(out.size()));
@@ -54,7 +59,8 @@ void cast(host_exec, view<T> in, view<U> out) {
   for (std::size_t i = 0; i < out.size(); ++i) y[i] = U(accumulate_t<T>(x[i]));
 }
 
-/// Squares are made and summed in double, in a fixed order: the same bits for the same elements.
+/// Squares are made and summed in double, in a fixed order: the same bits for the same elements. The number stays where the exec works (`out`, one
+/// element, assigned); on the host it may also be returned.
 template <class T>
 double sum_of_squares(host_exec, std::span<T> x) {
   const T* const in = x.data();
@@ -65,8 +71,13 @@ double sum_of_squares(host_exec e, view<T> x) {
   return sum_of_squares(e, x.span());
 }
 template <class T>
+void sum_of_squares(host_exec e, std::span<T> x, view<double> out) {
+  require_count("sum_of_squares", "out", out.size(), 1);
+  out[0] = sum_of_squares(e, x);
+}
+template <class T>
 void sum_of_squares(host_exec e, view<T> x, view<double> out) {
-  out[0] = sum_of_squares(e, x.span());
+  sum_of_squares(e, x.span(), out);
 }
 
 }  // namespace moefold

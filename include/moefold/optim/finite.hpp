@@ -65,6 +65,10 @@ constexpr bool is_finite(T x) {
   return (detail::bad_bit(x) >> (8 * sizeof(word) - 1)) == 0;
 }
 
+inline void require_bad_out(view<std::int64_t> out) {
+  require(out.size() == 2, "moefold: find_bad needs 2 elements in out, the first index and the count, given ", out.size());
+}
+
 /// Index of the first element that is not finite, or x.size().
 template <class T>
 std::size_t first_bad(host_exec, std::span<const T> x) {
@@ -88,12 +92,17 @@ extent_t count_bad(host_exec, std::span<const T> x) {
   return extent_t(std::count_if(x.begin(), x.end(), [](T v) { return !is_finite(v); }));
 }
 
-/// out[0]: index of the first element that is not finite, or x.size(); out[1]: how many there are.
+/// Both at once, kept where the exec works: out[0] = first_bad, out[1] = count_bad; what a device has found the host reads when it waits anyway.
+template <class T>
+void find_bad(host_exec e, std::span<T> x, view<std::int64_t> out) {
+  require_bad_out(out);
+  const std::span<const T> in = x;
+  const std::size_t first = first_bad(e, in);
+  out[0] = std::int64_t(first), out[1] = count_bad(e, in.subspan(first));
+}
 template <class T>
 void find_bad(host_exec e, view<T> x, view<std::int64_t> out) {
-  const std::span<const T> all = x.span();
-  out[0] = std::int64_t(first_bad(e, all));
-  out[1] = out[0] == std::int64_t(all.size()) ? 0 : std::int64_t(count_bad(e, all));
+  find_bad(e, x.span(), out);
 }
 
 /// Makes them 0.
