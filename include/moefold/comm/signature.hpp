@@ -15,10 +15,11 @@ struct signature {
   int root = -1;               // of broadcast and reduce
   std::uint64_t count = 0;     // elements, as in core/traffic_rule.hpp; 0 where counts are per peer
   std::uint64_t seq = 0;       // number of the call on its communicator
+  bool device = false;         // of device memory; not in describe: ranks differ in it only by mistake
 
   bool operator==(const signature& other) const {
     return op == other.op && type == other.type && root == other.root && count == other.count && seq == other.seq &&
-           std::string_view(reduction) == other.reduction;
+           device == other.device && std::string_view(reduction) == other.reduction;
   }
 };
 

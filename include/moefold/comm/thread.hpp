@@ -13,6 +13,8 @@
 
 namespace moefold {
 
+class device_thread_comm;  // comm/thread.cuh: the same ranks over device memory
+
 /// One rank's handle on a communicator of threads. Operations as in comm/communicator.hpp, complete when the call returns.
 ///
 /// Throws timeout, signature_mismatch, peer_failed on every rank with one root cause, then comm_revoked; never hangs, never writes data of
@@ -335,6 +337,7 @@ class thread_comm {
   }
 
  private:
+  friend device_thread_comm;
   using post = thread_group::post;
   struct slice {
     std::size_t first, count;

@@ -11,6 +11,7 @@
 #include <bit>
 #include <cstring>
 #include <memory>
+#include <mutex>
 
 namespace moefold {
 
@@ -116,6 +117,14 @@ class thread_group final : public thread_world::member {
   std::chrono::nanoseconds asleep(int rank) const { return ranks_[std::size_t(rank)].habit.asleep(); }
   std::vector<table>& spare_tables(int rank) { return ranks_[std::size_t(rank)].spare_tables; }
 
+  /// What a communicator over other memory keeps with this one, for all its ranks (comm/thread.cuh): made for the rank that asks first, from size().
+  template <class State>
+  std::shared_ptr<State> beside() {
+    const std::lock_guard lock(beside_mutex_);
+    if (!beside_) beside_ = std::make_shared<State>(size());
+    return std::static_pointer_cast<State>(beside_);
+  }
+
   /// Puts a copy of the data into the mailbox from `rank` to `peer`. Never waits for the peer.
   void send(int rank, int peer, const signature& what, std::span<const std::byte> data) {
     mailbox& box = box_of(rank, peer);
@@ -133,7 +142,7 @@ class thread_group final : public thread_world::member {
   /// Waits for the next letter from `peer`, compares it with the call, copies it out.
   void receive(int rank, int peer, const signature& what, std::span<std::byte> out, void (*hook)(void*), void* context) {
     letter l = wait_for_letter(rank, peer, what);
-    if (world_->options().check_signatures && (l.what.type != what.type || l.what.count != what.count))
+    if (world_->options().check_signatures && (l.what.type != what.type || l.what.count != what.count || l.what.device != what.device))
       report_letter(rank, peer, l.what, what);
     if (world_->options().latency.count() > 0) std::this_thread::sleep_until(l.ready);
     if (hook) hook(context);
@@ -291,6 +300,7 @@ class thread_group final : public thread_world::member {
                  sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
                           " waits for it in ", describe(what), " on ", label_.view()));
   }
+  static std::string described(const signature& s) { return describe(s) + (s.device ? ", in device memory" : ""); }
   std::string list(const std::vector<int>& ranks) const {
     std::string text;
     for (int r : ranks) text += sentence(text.empty() ? "" : ", ", world_rank(r));
@@ -310,6 +320,8 @@ class thread_group final : public thread_world::member {
   std::vector<rank_state> ranks_;
   std::vector<std::size_t> counts_;
   std::vector<owned_box> boxes_;
+  std::mutex beside_mutex_;
+  std::shared_ptr<void> beside_;
   // What every rank touches in every call, on one cache line: bringing a line from another core costs as much as copying 3 to 10 KiB.
   alignas(64) std::atomic<int> arrived_{0};
   parking_word word_;
@@ -333,7 +345,7 @@ inline void thread_group::compare(int rank, std::uint64_t seq) {
     std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
     std::string text = sentence("ranks disagree on ", label_.view(), ": ");
     for (const auto& camp : camps)
-      text += sentence(&camp == &camps.front() ? "" : " but ", describe(post_of(camp.front(), seq).what), " (ranks ", list(camp), ")");
+      text += sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front(), seq).what), " (ranks ", list(camp), ")");
     const int culprit = camps.back().front();
     fail_with<signature_mismatch>(rank,
                                   blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
@@ -427,8 +439,8 @@ inline void thread_group::report_deadlock(int receiver, int peer, int reporter) 
 inline void thread_group::report_letter(int rank, int peer, const signature& sent, const signature& wanted) {
   fail_with<signature_mismatch>(
       rank, blame(rank, wanted,
-                  sentence("ranks disagree on ", label_.view(), ": ", describe(sent), " (rank ", world_rank(peer), ") but ",
-                           describe(wanted), " (rank ", world_rank(rank), "); give both the same type and count")));
+                  sentence("ranks disagree on ", label_.view(), ": ", described(sent), " (rank ", world_rank(peer), ") but ",
+                           described(wanted), " (rank ", world_rank(rank), "); give both the same type and count")));
 }
 
 inline void thread_group::time_out(int rank, const signature& what, int peer) {

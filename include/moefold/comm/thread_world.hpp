@@ -50,7 +50,7 @@ class thread_world {
   };
 
   explicit thread_world(int ranks, thread_options options = {})
-      : options_(options), lanes_(checked(ranks) * lanes), helpers_(std::size_t(ranks)) {
+      : options_(options), lanes_(checked(ranks) * lanes), beside_(std::size_t(ranks)), helpers_(std::size_t(ranks)) {
     const double factor = timeout_factor();
     options_.first_deadline = scaled(options.first_deadline, factor);
     options_.deadline = scaled(options.deadline, factor);
@@ -89,6 +89,14 @@ class thread_world {
       std::rethrow_exception(h.failure());  // this rank is the culprit
     }
     throw_failure(rank, last.what, last.label);
+  }
+
+  /// What a rank keeps for its communicators over other memory as long as the world lives (comm/thread.cuh). By the rank's own thread only.
+  template <class State, class... From>
+  State& beside(int rank, const From&... from) {
+    std::shared_ptr<void>& b = beside_[std::size_t(rank)];
+    if (!b) b = std::make_shared<State>(from...);
+    return *static_cast<State*>(b.get());
   }
 
   bool failed() const { return failed_.load(std::memory_order_seq_cst); }
@@ -250,6 +258,7 @@ class thread_world {
   raise_t raise_ = nullptr;
   bool provisional_ = false;
   std::vector<member*> members_;
+  std::vector<std::shared_ptr<void>> beside_;            // [ranks]
   std::vector<std::unique_ptr<thread_helper>> helpers_;  // [ranks], each its own rank's; last: they use all of the above
 };
 
