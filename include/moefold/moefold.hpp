@@ -156,6 +156,7 @@
 #include <moefold/train/moe_record.hpp>
 #include <moefold/train/program.hpp>
 #include <moefold/train/progress.hpp>
+#include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/spike.hpp>
 #include <moefold/train/trainer.hpp>
