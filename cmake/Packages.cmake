@@ -43,6 +43,13 @@ elseif(MOEFOLD_ENABLE_NVTX STREQUAL "ON")
   message(FATAL_ERROR "moefold: MOEFOLD_ENABLE_NVTX is ON, but CUDA::nvtx3 was not found; install the CUDA Toolkit 13, or set it to AUTO or OFF")
 endif()
 
+set(MOEFOLD_HAS_NCCL FALSE)
+if(MOEFOLD_HAS_CUDA)
+  moefold_find(NCCL NCCL "NCCL 2.18 or newer (libnccl-dev, or the Python package nvidia-nccl-cu13) and set NCCL_ROOT if it lies elsewhere")
+elseif(MOEFOLD_ENABLE_NCCL STREQUAL "ON")
+  message(FATAL_ERROR "moefold: MOEFOLD_ENABLE_NCCL is ON, but without CUDA there is no NCCL; set MOEFOLD_ENABLE_CUDA to ON, or this to AUTO")
+endif()
+
 # What only our own tests, benchmarks and programs use: from the system, or its sources.
 include(FetchContent)
 macro(moefold_need package debian repository tag)

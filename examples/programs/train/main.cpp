@@ -5,6 +5,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 namespace {
@@ -90,6 +91,20 @@ int main(int argc, char** argv) {
     if (options.data.empty()) options.data = own_sources();
     std::signal(SIGINT, on_interrupt);
     moefold::terminal_sink log;
+    const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
+    if (me.size > 1) {  // a launcher started us: one rank per process
+      moefold::require<moefold::config_error>(
+          device == "cuda", "moefold: ", moefold::name_of(me.by), " started ", me.size,
+          " processes, and ranks as processes compute on devices; give --device cuda, or start one process "
+          "with --ranks ",
+          me.size);
+      moefold::require<moefold::config_error>(
+          run->second.as_process != nullptr, "moefold: ", moefold::name_of(me.by), " started ", me.size,
+          " processes, and this program was built without NCCL; build it where NCCL is found, or start one "
+          "process with --ranks ",
+          me.size);
+      return run->second.as_process(options, log, me);
+    }
     run_entry::train_function* const train = device == "cuda" ? run->second.on_cuda : run->second.on_host;
     moefold::require<moefold::config_error>(train != nullptr,
                                             "moefold: this program was built without CUDA; build it with cmake --workflow "

@@ -311,7 +311,13 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     host_context context;
     const host_exec host(context);
     detail::step_sums sums;
-    const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
+    const auto in_collectives = [&] {  // CPU seconds, where the communicator counts them
+      if constexpr (requires { trainer.world().cpu_seconds(); })
+        return trainer.world().cpu_seconds();
+      else
+        return 0.0;
+    };
+    const double cpu_before = detail::thread_cpu_seconds(), comm_before = in_collectives();
     step_result last;
     progress live(options.train.steps);
     spike_watch spikes;
@@ -324,7 +330,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
       ++done;
       const double seconds = std::chrono::duration<double>(clock::now() - from).count();
       sums.add(host, trainer.world().inner(), detail::thread_cpu_seconds() - cpu_before,  // not recorded
-               trainer.world().cpu_seconds() - comm_before, trainer.traffic() - sent);
+               in_collectives() - comm_before, trainer.traffic() - sent);
       std::optional<double> now;
       const bool due = options.evaluate_every > 0 && done % options.evaluate_every == 0;
       if (due || done == options.train.steps || last.stop) now = trainer.evaluate();
