@@ -42,6 +42,7 @@
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
+#include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/chaos.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/failure.hpp>
