@@ -7,6 +7,10 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
@@ -26,6 +30,7 @@
 #include <moefold/ops/flash_call.cuh>
 #include <moefold/ops/flash_mma.cuh>
 #include <moefold/ops/flash_rows.cuh>
+#include <moefold/ops/gate.cuh>
 #include <moefold/ops/gemm.cuh>
 #include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>
