@@ -11,6 +11,10 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
@@ -45,3 +49,4 @@
 #include <moefold/ops/weighted_rows.cuh>
 #include <moefold/optim/finite.cuh>
 #include <moefold/tensor/copy.cuh>
+#include <moefold/train/trainer.cuh>
