@@ -21,11 +21,13 @@
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/elementwise.cuh>
+#include <moefold/ops/embedding.cuh>
 #include <moefold/ops/exchange_order.cuh>
 #include <moefold/ops/flash.cuh>
 #include <moefold/ops/flash_call.cuh>
 #include <moefold/ops/flash_mma.cuh>
 #include <moefold/ops/flash_rows.cuh>
+#include <moefold/ops/gate.cuh>
 #include <moefold/ops/gemm.cuh>
 #include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>
@@ -34,6 +36,7 @@
 #include <moefold/ops/numbered_choices.cuh>
 #include <moefold/ops/permute.cuh>
 #include <moefold/ops/pick.cuh>
+#include <moefold/ops/rope.cuh>
 #include <moefold/ops/row_copy.cuh>
 #include <moefold/ops/rows.cuh>
 #include <moefold/ops/total.cuh>
