@@ -15,6 +15,10 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
@@ -29,6 +33,7 @@
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/elementwise.cuh>
+#include <moefold/ops/embedding.cuh>
 #include <moefold/ops/exchange_order.cuh>
 #include <moefold/ops/flash.cuh>
 #include <moefold/ops/flash_call.cuh>
@@ -43,6 +48,7 @@
 #include <moefold/ops/numbered_choices.cuh>
 #include <moefold/ops/permute.cuh>
 #include <moefold/ops/pick.cuh>
+#include <moefold/ops/rope.cuh>
 #include <moefold/ops/row_copy.cuh>
 #include <moefold/ops/rows.cuh>
 #include <moefold/ops/total.cuh>
