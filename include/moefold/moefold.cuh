@@ -19,6 +19,10 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
@@ -32,6 +36,7 @@
 #include <moefold/ops/balance.cuh>
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/choice_rows.cuh>
+#include <moefold/ops/cross_entropy.cuh>
 #include <moefold/ops/elementwise.cuh>
 #include <moefold/ops/embedding.cuh>
 #include <moefold/ops/exchange_order.cuh>
