@@ -7,6 +7,9 @@
 #include <moefold/core/memory.cuh>
 #include <moefold/ops/activation.cuh>
 #include <moefold/ops/choice_rows.cuh>
+#include <moefold/ops/jitter.cuh>
 #include <moefold/ops/permute.cuh>
+#include <moefold/ops/route.cuh>
 #include <moefold/ops/row_copy.cuh>
+#include <moefold/ops/top_k.cuh>
 #include <moefold/ops/weighted_rows.cuh>
