@@ -6,6 +6,7 @@
 #include <moefold/core/exec.cuh>
 #include <moefold/core/memory.cuh>
 #include <moefold/ops/activation.cuh>
+#include <moefold/ops/capacity.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/jitter.cuh>
 #include <moefold/ops/permute.cuh>
