@@ -23,6 +23,10 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
@@ -35,6 +39,7 @@
 #include <moefold/ops/adamw.cuh>
 #include <moefold/ops/balance.cuh>
 #include <moefold/ops/blas.cuh>
+#include <moefold/ops/capacity.cuh>
 #include <moefold/ops/choice_rows.cuh>
 #include <moefold/ops/cross_entropy.cuh>
 #include <moefold/ops/elementwise.cuh>
@@ -49,13 +54,16 @@
 #include <moefold/ops/grouped_gemm.cuh>
 #include <moefold/ops/head_exchange.cuh>
 #include <moefold/ops/ids.cuh>
+#include <moefold/ops/jitter.cuh>
 #include <moefold/ops/norm.cuh>
 #include <moefold/ops/numbered_choices.cuh>
 #include <moefold/ops/permute.cuh>
 #include <moefold/ops/pick.cuh>
 #include <moefold/ops/rope.cuh>
+#include <moefold/ops/route.cuh>
 #include <moefold/ops/row_copy.cuh>
 #include <moefold/ops/rows.cuh>
+#include <moefold/ops/top_k.cuh>
 #include <moefold/ops/total.cuh>
 #include <moefold/ops/weighted_rows.cuh>
 #include <moefold/optim/finite.cuh>
