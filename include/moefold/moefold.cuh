@@ -3,6 +3,11 @@
 // moefold::cuda sets both.
 #include <moefold/moefold.hpp>
 
+#include <moefold/comm/chaos.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/memory.cuh>
 #include <moefold/ops/activation.cuh>

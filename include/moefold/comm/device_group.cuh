@@ -97,7 +97,7 @@ struct device_post {
 /// The ranks of one communicator.
 class device_group {
  public:
-  struct alignas(64) member {  // of one rank; used by the thread that calls the communicator
+  struct alignas(64) member {               // of one rank; used by the thread that calls the communicator
     std::optional<cuda_event> ready, done;  // made at its first operation, on its device
     std::atomic<int> device{-1};
     bool reached = false;  // the peers' devices, by this rank's
@@ -110,8 +110,8 @@ class device_group {
   member& started(int rank, int device) {
     member& m = of(rank);
     if (m.ready) return m;
-    require(int(members_.size()) <= most_device_ranks, "moefold: a communicator of ", members_.size(), " ranks over device memory; at most ",
-            most_device_ranks, ", use processes with NCCL beyond");
+    require(int(members_.size()) <= most_device_ranks, "moefold: a communicator of ", members_.size(),
+            " ranks over device memory; at most ", most_device_ranks, ", use processes with NCCL beyond");
     m.ready.emplace(), m.done.emplace();
     m.device.store(device, std::memory_order_seq_cst);
     return m;
@@ -122,8 +122,8 @@ class device_group {
     if (device == device_of_peer) return;
     int can = 0;
     cuda_check(cudaDeviceCanAccessPeer(&can, device, device_of_peer), "cudaDeviceCanAccessPeer(", device, ", ", device_of_peer, ")");
-    require(can != 0, "moefold: rank ", rank, " is on device ", device, ", which cannot reach memory of device ", device_of_peer, " (rank ", peer,
-            "); put thread ranks on devices that reach each other, or use processes with NCCL");
+    require(can != 0, "moefold: rank ", rank, " is on device ", device, ", which cannot reach memory of device ", device_of_peer, " (rank ",
+            peer, "); put thread ranks on devices that reach each other, or use processes with NCCL");
     const cudaError_t enabled = cudaDeviceEnablePeerAccess(device_of_peer, 0);
     if (enabled == cudaErrorPeerAccessAlreadyEnabled)
       (void)cudaGetLastError();
