@@ -45,7 +45,7 @@ TEST_SUITE("comm/device_group") {
         CAPTURE(skip);
         CHECK(combined<float>(e, count, 3, skip, sum{}));
         CHECK(combined<bf16>(e, count, 5, skip, sum{}));
-        CHECK(combined<double>(e, count, 2, skip, max{}));
+        CHECK(combined<double>(e, count, 2, skip, moefold::max{}));
       }
     CHECK(combined<float>(e, 300, most_device_ranks, 0, sum{}));
   }

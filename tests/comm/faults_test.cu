@@ -179,7 +179,7 @@ TEST_SUITE("comm/faults") {
     same_sentence([](auto& world, const auto& at) {
       auto in = at.put(std::vector<float>(4));
       if (world.rank() == 1)
-        world.all_reduce(at.e, in, in, max{});
+        world.all_reduce(at.e, in, in, moefold::max{});
       else
         world.all_reduce(at.e, in, in, sum{});
     });

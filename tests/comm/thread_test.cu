@@ -239,7 +239,7 @@ TEST_SUITE("comm/thread") {
         world.all_reduce(h, number, number, sum{}).wait(h);
         CHECK(number[0] == 3 * i);
         auto on_device = at.put(std::vector<std::int64_t>(50, i));
-        world.all_reduce(at.e, on_device, on_device, max{});
+        world.all_reduce(at.e, on_device, on_device, moefold::max{});
         CHECK(all_are(at.get(on_device), i));
       }
     });

@@ -51,10 +51,10 @@ __device__ inline void combine_at(const combined_ranks<T>& r, std::size_t at) {
 }
 
 /// An out may be the in of any rank: each element is read from all ranks before it is written, by one thread.
-template <combine_tuning Tune, int Lanes, class Op, class T>
-__global__ void __launch_bounds__(Tune.threads) combine_ranks(const __grid_constant__ combined_ranks<T> r, std::size_t count) {
-  const std::size_t packs = count / Lanes, begin = std::size_t(blockIdx.x) * Tune.threads + threadIdx.x;
-  const std::size_t stride = std::size_t(gridDim.x) * Tune.threads;
+template <int Threads, int Lanes, class Op, class T>
+__global__ void __launch_bounds__(Threads) combine_ranks(const __grid_constant__ combined_ranks<T> r, std::size_t count) {
+  const std::size_t packs = count / Lanes, begin = std::size_t(blockIdx.x) * Threads + threadIdx.x;
+  const std::size_t stride = std::size_t(gridDim.x) * Threads;
   for (std::size_t i = begin; i < packs; i += stride) combine_at<Lanes, Op>(r, i * Lanes);
   if (packs * Lanes + begin < count) combine_at<1, Op>(r, packs * Lanes + begin);
 }
@@ -68,7 +68,7 @@ void combine(cuda_exec e, const char* op, Op, const combined_ranks<T>& r, std::s
   for (int o = 0; o < r.outs; ++o) aligned = aligned && packs(0, r.out[o]);
   const auto start = [&]<int Lanes>(std::integral_constant<int, Lanes>) {
     const std::size_t per_block = std::size_t(Tune.threads) * Lanes, blocks = count / per_block + (count % per_block != 0);
-    launch(e, op, kernel::combine_ranks<Tune, Lanes, Op, T>, unsigned(std::min(blocks, std::size_t(Tune.most_blocks))),
+    launch(e, op, kernel::combine_ranks<Tune.threads, Lanes, Op, T>, unsigned(std::min(blocks, std::size_t(Tune.most_blocks))),
            unsigned(Tune.threads), 0, r, count);
   };
   if (aligned)

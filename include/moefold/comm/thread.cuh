@@ -297,9 +297,6 @@ class device_thread_comm {
   }
 
  private:
-  template <class In, class Out>
-  using same_element = thread_comm::same_element<In, Out>;
-
   static signature of_device(signature what) {
     what.device = true;
     return what;
