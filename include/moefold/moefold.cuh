@@ -27,6 +27,12 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/chaos.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
+#include <moefold/comm/chaos.cuh>
 #include <moefold/comm/device_group.cuh>
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
