@@ -31,6 +31,11 @@ __global__ void fill_random(T* to, std::int64_t count, std::uint32_t seed, float
   const auto bits = philox({std::uint32_t(i), std::uint32_t(i >> 32), 0, 0}, seed, 0);
   to[i] = T(scale * (float(bits[0]) * 0x1p-31f - 1.0f));
 }
+template <class T>
+__global__ void fill_with(T* to, std::int64_t count, T value) {
+  const std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) to[i] = value;
+}
 }  // namespace kernel
 
 template <class T>
@@ -42,6 +47,12 @@ device_tensor<T> numbers(cuda_exec e, const shape& extents, std::uint32_t seed =
   device_tensor<T> out(extents);
   launch(e, "fill_random", kernel::fill_random<T>, blocks_for("fill_random", extents.size(), 256), 256, 0, out.data(), extents.size(), seed,
          scale);
+  return out;
+}
+template <class T>
+device_tensor<T> filled(cuda_exec e, const shape& extents, T value) {
+  device_tensor<T> out(extents);
+  launch(e, "fill_with", kernel::fill_with<T>, blocks_for("fill_with", extents.size(), 256), 256, 0, out.data(), extents.size(), value);
   return out;
 }
 template <class T>
