@@ -1,10 +1,9 @@
 // The operations bound by memory, on the device in bf16, each beside a copy of as many bytes as it reads and writes: what it reaches of the copy is
 // how much of the device's memory it uses. Sizes: Mixtral-8x22B's and Qwen2-57B-A14B's rows, 8192 tokens.
 //
-//   permute, combine   0.65        norms, SwiGLU, RoPE   0.75        AdamW   0.8        cross-entropy   0.7
+//   permute, combine   0.65        norms, SwiGLU, RoPE   0.75        AdamW   0.8
 #include <moefold/ops/activation.cuh>
 #include <moefold/ops/adamw.cuh>
-#include <moefold/ops/cross_entropy.cuh>
 #include <moefold/ops/norm.cuh>
 #include <moefold/ops/permute.cuh>
 #include <moefold/ops/rope.cuh>
@@ -111,25 +110,6 @@ auto adamw_pair(extent_t n) {
   };
 }
 
-/// The loss of one tp rank: one pass over the logits for its numbers, one that makes the gradient in place.
-auto cross_entropy_pair(extent_t tokens, extent_t vocabulary) {
-  return [=](cuda_exec e) {
-    struct data {
-      device_tensor<float> logits, parts, stats, loss;
-      device_tensor<std::int32_t> labels;
-    };
-    auto d = std::make_shared<data>(data{numbers<float>(e, {tokens, vocabulary}, 1, 4), device_tensor<float>({1, tokens, 3}),
-                                         device_tensor<float>({tokens, 3}), device_tensor<float>({tokens}),
-                                         bench::uploaded(e, std::vector<std::int32_t>(std::size_t(tokens), 7))});
-    return beside_copy(e, 12.0 * double(tokens * vocabulary), [=] {
-      const std::span<const std::int32_t> labels = std::as_const(d->labels).view().span();
-      cross_entropy_local(e, d->logits.view(), labels, 0, vocabulary, d->parts.view().as({tokens, 3}));
-      cross_entropy_merge(e, d->parts, d->stats.view(), d->loss);
-      cross_entropy_backward(e, d->logits.view(), labels, 0, vocabulary, d->stats);
-    });
-  };
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -169,7 +149,5 @@ int main(int argc, char** argv) {
     }
     add_device_pair("rope/8192x48x128", 0.75, turn_pair(sized(8192), 48, 128));
     add_device_pair("adamw/100M", 0.8, adamw_pair(sized(100'000'000)));
-    add_device_pair("cross_entropy/8192x32000", 0.7, cross_entropy_pair(sized(8192), sized(32000)));
-    add_device_pair("cross_entropy/2048x152064", 0.7, cross_entropy_pair(sized(2048), sized(152064)));
   });
 }
