@@ -37,6 +37,11 @@
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
+#include <moefold/comm/chaos.cuh>
+#include <moefold/comm/device_group.cuh>
+#include <moefold/comm/device_room.cuh>
+#include <moefold/comm/self.cuh>
+#include <moefold/comm/thread.cuh>
 #include <moefold/core/exec.cuh>
 #include <moefold/core/fault.cuh>
 #include <moefold/core/launch.cuh>
