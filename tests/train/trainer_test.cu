@@ -4,7 +4,7 @@
 
 #include <moefold/comm/self.cuh>
 #include <moefold/comm/thread.cuh>
-#include <moefold/schedule/interleaved.hpp>
+#include <moefold/mesh/describe.hpp>
 #include <moefold/schedule/zero_bubble.hpp>
 
 #include <doctest/doctest.h>

@@ -71,9 +71,11 @@ struct mlp_layer {
     const extent_t n = dy.extent(0), hidden = dy.extent(1), tokens = n * tp->size(), width = weights.up.weight.value.extent(0);
     scratch local(e);
     view<const T> dz = dy;
+    view<A> slope;  // of the gate
     if (scaled()) {
       const view<T> scaled_dy = local.template take<T>(n, hidden);
-      scale_rows(e, dy, s.opening, scaled_dy);
+      slope = local.template take<A>(n);
+      row_gate_backward(e, dy, s.z, s.opening, scaled_dy, slope);
       dz = scaled_dy;
     }
     const view<const T> dall = gather_rows_of_group<T>(e, *tp, dz, local), all = gather_rows_of_group<T>(e, *tp, s.x, local);
@@ -91,7 +93,7 @@ struct mlp_layer {
     }
     weights.up.backward(e, view<const T>(dup), all, partial, T(gated() ? 1 : 0));
     sum_and_scatter_rows<T>(e, *tp, partial, dx);
-    if (scaled()) row_gate_backward(e, dy, s.z, s.x, weights.output.value, s.opening, dx, weights.output.gradient);
+    if (scaled()) row_gate_accumulate(e, slope, s.x, weights.output.value, dx, weights.output.gradient);
   }
 
  private:
