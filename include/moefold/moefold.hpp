@@ -67,6 +67,7 @@
 #include <moefold/ops/exchange_order.hpp>
 #include <moefold/ops/exp.hpp>
 #include <moefold/ops/flash.hpp>
+#include <moefold/ops/gate.hpp>
 #include <moefold/ops/gemm.hpp>
 #include <moefold/ops/grouped_gemm.hpp>
 #include <moefold/ops/head_exchange.hpp>

@@ -29,12 +29,14 @@ void twins_agree(double limit, double of_moments, extent_t n, extent_t skip, boo
     if constexpr (std::is_same_v<M, T>) {
       if (one) {
         adamw_update(on.host, step, master.view().span(), grad.view().span(), m.view().span(), v.view().span(), master.view().span());
-        adamw_update(on.device, step, master_d.view().span(), grad_d.in().span(), m_d.view().span(), v_d.view().span(), master_d.view().span());
+        adamw_update(on.device, step, master_d.view().span(), grad_d.in().span(), m_d.view().span(), v_d.view().span(),
+                     master_d.view().span());
         continue;
       }
     }
     adamw_update(on.host, step, master.view().span(), grad.view().span(), m.view().span(), v.view().span(), weights.view().span());
-    adamw_update(on.device, step, master_d.view().span(), grad_d.in().span(), m_d.view().span(), v_d.view().span(), weights_d.view().span());
+    adamw_update(on.device, step, master_d.view().span(), grad_d.in().span(), m_d.view().span(), v_d.view().span(),
+                 weights_d.view().span());
   }
   const auto got = to_host(on.device, master_d);
   CHECK(test::norm_error(got, master) <= limit);

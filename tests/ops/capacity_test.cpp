@@ -166,4 +166,26 @@ TEST_SUITE("ops/capacity") {
                          "moefold: keep_within_capacity needs 2 elements in number to fit its other arguments, given 1", error);
     CHECK_THROWS_AS(keep_within_capacity<double>(e, chosen, {}, places, 1, 1, true, result.view().rows(0, 1)), error);
   }
+  TEST_CASE_TEMPLATE("the bits that a device selects by sort as the host compares", A, float, double) {
+    const A most = std::numeric_limits<A>::infinity(), tiny = std::numeric_limits<A>::denorm_min(),
+            nan = std::numeric_limits<A>::quiet_NaN();
+    const A descending[] = {most, A(3), A(1.5), A(1), tiny, A(0), -tiny, A(-1), A(-1.5), -most, nan};
+    for (std::size_t a = 0; a < std::size(descending); ++a)
+      for (std::size_t b = 0; b < std::size(descending); ++b)
+        CHECK((detail::keep_bits(descending[a]) < detail::keep_bits(descending[b])) == (a < b));
+    CHECK(detail::keep_bits(A(-0.0)) == detail::keep_bits(A(0)));
+    CHECK(detail::keep_bits(-nan) == detail::keep_bits(nan));
+  }
+  TEST_CASE("dropped pairs are counted, those of padding are not") {
+    host_context context;
+    const numbers expert{-1, 2, -1, -1, 0, 1};
+    const std::vector<std::uint8_t> padding{0, 1, 0};
+    std::int64_t pairs = 99;
+    const view<const std::int32_t> given(expert.data(), {3, 2});
+    count_dropped(host_exec(context), given, {}, {&pairs, {1}});
+    CHECK(pairs == 3);
+    count_dropped(host_exec(context), given, std::span(padding), {&pairs, {1}});
+    CHECK(pairs == 1);
+    CHECK_THROWS_AS(count_dropped(host_exec(context), given, std::span(padding).first(2), {&pairs, {1}}), error);
+  }
 }

@@ -5,9 +5,9 @@
 
 using namespace moefold;
 using test::poisoned;
+using test::random_tensor;
 using test::same_bits;
 using test::shifted;
-using test::random_tensor;
 using test::to_host;
 
 namespace {

@@ -5,9 +5,9 @@
 
 using namespace moefold;
 using test::poisoned;
+using test::random_tensor;
 using test::same_bits;
 using test::shifted;
-using test::random_tensor;
 using test::to_device;
 using test::to_host;
 
@@ -21,7 +21,8 @@ void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   using A = accumulate_t<T>;
   const test::both_execs on;
   const shape s{rows, width};
-  const auto x = random_tensor<T>(s, 1, 3.0), other = random_tensor<T>(s, 2), gain = random_tensor<T>({width}, 3), dy = random_tensor<T>(s, 4);
+  const auto x = random_tensor<T>(s, 1, 3.0), other = random_tensor<T>(s, 2), gain = random_tensor<T>({width}, 3),
+             dy = random_tensor<T>(s, 4);
   const auto start = random_tensor<float>({width}, 5);
   const double sums = double(std::numeric_limits<A>::epsilon()) * 100;
 

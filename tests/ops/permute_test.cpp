@@ -63,6 +63,7 @@ TEST_SUITE("ops/permute") {
           CHECK(counts == p.counts);
           for (std::size_t s = 0; s < p.index.size(); ++s)
             if (p.index[s] < 0) CHECK(p.row_of_slot[s] == -1);
+          for (extent_t r = p.rows; r < n * k; ++r) CHECK(p.slot_of_row[std::size_t(r)] == -1);
         }
   }
   TEST_CASE("rows too many for the cache are the same rows") {
@@ -252,5 +253,19 @@ TEST_SUITE("ops/permute") {
     tensor<float> x({4, 2}), out({1, 2});
     CHECK_THROWS_AS(gather_rows(e, x, row, out.view()), error);
     CHECK_THROWS_AS(permute_rows(e, x, row, 1, out.view()), error);
+  }
+  TEST_CASE("the inverse may be given with the rows, fillers included; another one is refused") {
+    host_context context;
+    const host_exec e(context);
+    const permutation p(e, 6, 2, 3, true);
+    const padded_permutation q(e, p.index, 3, 1, 12);
+    const auto x = random_tensor<float>({6, 5}, 1);
+    tensor<float> with({36, 5}, 7), without({36, 5}, 8);
+    permute_rows(e, x, q.slot_of_row.view().span(), 2, with.view(), q.row_of_slot.view());
+    permute_rows(e, x, q.slot_of_row.view().span(), 2, without.view());
+    CHECK(std::equal(with.begin(), with.end(), without.begin()));
+    tensor<float> rows({p.rows, 5});
+    CHECK_THROWS_AS(permute_rows(e, x, p.slots(), 2, rows.view(), q.row_of_slot.view()), error);
+    CHECK_THROWS_AS(permute_rows(e, x, p.slots(), 2, rows.view(), p.row_of_slot.view().rows(0, 5)), error);
   }
 }

@@ -255,4 +255,51 @@ TEST_SUITE("ops/route") {
     CHECK_THROWS_WITH_AS(route_backward<double>(e, rule, weight, logits, expert.view(), weight, padding, {}, 0, dlogits.view()),
                          "moefold: route_backward needs a padding flag for each of 2 tokens, or none, given 3", error);
   }
+  TEST_CASE("forward in one call is its parts: choices, weights, counts by sequence, what scores alone would choose, sums") {
+    host_context context;
+    const host_exec e(context);
+    const extent_t n = 9, experts = 8, batch = 2;
+    const auto logits = random_tensor<double>({n, experts}, 1), bias = random_tensor<double>({experts}, 2);
+    std::vector<std::uint8_t> padding(9, 0);
+    padding[4] = 1;
+    for (const score_function score : functions)
+      for (const bool corrected : {false, true}) {
+        const route_rule rule = corrected ? grouped(score, 2, 4, 2) : rule_of(score, 2);
+        tensor<std::int32_t> expert({n, 2});
+        tensor<double> weight({n, 2}), scores({n, experts}), score_sum({batch, experts}), squares({1});
+        tensor<std::int64_t> counts({batch, experts + 1}, 99), aux({experts}, 99);
+        const view<const double> biased = corrected ? view<const double>(bias.view()) : view<const double>{};
+        route_forward<double>(e, rule, {logits.view(), biased, std::span<const std::uint8_t>(padding), batch},
+                              {expert.view(), weight.view(), counts.view(), aux.view(), score_sum.view(), squares.view(), scores.view()});
+
+        tensor<double> own({n, experts}), value({n, 2}), plain({n, experts}), sum({batch, experts});
+        tensor<std::int32_t> best({n, 2});
+        choosing_scores<double>(e, rule, logits, biased.span(), own.view());
+        CHECK(std::equal(own.begin(), own.end(), scores.begin()));
+        top_k(e, own, 2, best.view(), value.view());
+        CHECK(std::equal(best.begin(), best.end(), expert.begin()));
+        route_weights(e, rule, logits, expert.view(), value.view());
+        CHECK(std::equal(value.begin(), value.end(), weight.begin()));
+        std::vector<std::int64_t> own_counts(counts.size(), 0), own_aux(aux.size(), 0);
+        choosing_scores<double>(e, rule_of(score, 2), logits, {}, plain.view());
+        top_k(e, plain, 2, best.view(), value.view());
+        for (extent_t t = 0; t < n; ++t) {
+          if (padding[std::size_t(t)]) continue;
+          ++own_counts[std::size_t(t % 2 * (experts + 1) + experts)];
+          for (extent_t j = 0; j < 2; ++j)
+            ++own_counts[std::size_t(t % 2 * (experts + 1) + expert.view()(t, j))], ++own_aux[std::size_t(best.view()(t, j))];
+        }
+        CHECK(std::equal(counts.begin(), counts.end(), own_counts.begin()));
+        CHECK(std::equal(aux.begin(), aux.end(), own_aux.begin()));
+        CHECK(squares[0] == aux_sums<double>(e, rule, logits, padding, sum.view()));
+        CHECK(std::equal(sum.begin(), sum.end(), score_sum.begin()));
+      }
+    tensor<std::int32_t> expert({n, 2});
+    tensor<double> weight({n, 2});
+    tensor<std::int64_t> counts({1, experts});
+    CHECK_THROWS_AS(route_forward<double>(e, rule_of(functions[0], 2), {logits.view()}, {expert.view(), weight.view(), counts.view()}),
+                    error);
+    CHECK_THROWS_AS(
+        route_forward<double>(e, grouped(functions[0], 2, 3, 1), {logits.view()}, {expert.view(), weight.view(), counts.view()}), error);
+  }
 }

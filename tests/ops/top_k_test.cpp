@@ -67,4 +67,10 @@ TEST_SUITE("ops/top_k") {
     tensor<std::int32_t> index({1, 3});
     CHECK_THROWS_AS(top_k(host_exec(context), scores, 3, index, value.view()), error);
   }
+  TEST_CASE("columns have one order: by score, then by column, NaN last, no column behind all") {
+    const double nan = std::numeric_limits<double>::quiet_NaN(), none = -std::numeric_limits<double>::infinity();
+    const detail::ranked<double> sorted[] = {{2, 5}, {1, 0}, {1, 7}, {0, 3}, {-0.0, 4}, {none, 1}, {nan, 2}, {nan, 6}, {9, -1}};
+    for (std::size_t a = 0; a < std::size(sorted); ++a)
+      for (std::size_t b = 0; b < std::size(sorted); ++b) CHECK(sorted[a].before(sorted[b]) == (a < b));
+  }
 }

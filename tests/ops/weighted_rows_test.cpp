@@ -184,4 +184,17 @@ TEST_SUITE("ops/weighted_rows") {
     for (std::size_t i = 0; i < y.size(); ++i) wrong += y[i].bits != bf16(2 * float(x[i])).bits;  // both slots hold the token
     CHECK(wrong == 0);
   }
+  TEST_CASE_TEMPLATE("packing rows and weights side by side is scattering them in order", T, float, bf16) {
+    host_context context;
+    const host_exec e(context);
+    const auto rows = random_tensor<T>({4, 3}, 1);
+    const auto weight = random_tensor<accumulate_t<T>>({4}, 2);
+    tensor<std::int32_t> order({4});
+    for (std::size_t r = 0; r < 4; ++r) order[r] = std::int32_t(r);
+    tensor<T> packed({4, 3 + wide_lanes<T>}), scattered({4, 3 + wide_lanes<T>});
+    pack_weighted(e, rows, weight, packed.view());
+    scatter_weighted(e, rows, weight, order.view().span(), scattered.view());
+    CHECK(std::memcmp(packed.data(), scattered.data(), packed.size() * sizeof(T)) == 0);
+    CHECK_THROWS_AS(pack_weighted(e, rows, weight, packed.view().rows(0, 3)), error);
+  }
 }

@@ -144,6 +144,45 @@ inline std::vector<fault> parse_faults(std::string_view text) {
   return plan;
 }
 
+/// From and to memory of an exec, for a lie to be made of the truth. For a device: comm/chaos.cuh.
+inline void read_bytes(host_exec, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+inline void write_bytes(host_exec, void* to, const void* from, std::size_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, bytes);
+}
+
+namespace detail {
+
+template <class T, class Exec>
+std::vector<T> numbers_at(Exec e, std::span<const T> there) {
+  std::vector<T> here(there.size());
+  read_bytes(e, here.data(), there.data(), there.size_bytes());
+  return here;
+}
+/// Memory of the exec, lent by its scratch for one call.
+template <class Exec>
+class borrowed {
+ public:
+  explicit borrowed(Exec e) : e_(e), mark_(e.scratch().mark()) {}
+  ~borrowed() { e_.scratch().release(mark_); }
+  borrowed(const borrowed&) = delete;
+  borrowed& operator=(const borrowed&) = delete;
+
+  template <class T>
+  std::span<T> copy_of(const std::vector<T>& here) const {
+    const std::span<T> there(reinterpret_cast<T*>(e_.scratch().take(here.size() * sizeof(T))), here.size());
+    write_bytes(e_, there.data(), here.data(), there.size_bytes());
+    return there;
+  }
+
+ private:
+  Exec e_;
+  typename memory_stack<typename Exec::memory>::mark_t mark_;
+};
+
+}  // namespace detail
+
 /// The communicator C with the faults of a plan. The plan outlives it; communicators split from it follow the same plan.
 template <class C>
 class chaos {
@@ -308,15 +347,16 @@ class chaos {
     if (f->action == action_t::dtype)
       return lie<std::conditional_t<std::is_same_v<T, float>, std::int32_t, float>>(e, in, out, by, 0, call);
     if (f->action == action_t::count) return lie<T>(e, in, out, by, f->change, call);
-    std::vector<T> sent(in.begin(), in.end());
     if (f->phase == phase_t::after) {
       ticket done = call(in, out, 0);
       done.wait(e);
-      flip(out);
+      flip(e, out);
       return done;
     }
-    flip(std::span<T>(sent));
-    if (op == operation::broadcast) flip(out);  // it sends from where it receives
+    const detail::borrowed<Exec> memory(e);
+    const std::span<T> sent = memory.copy_of(detail::numbers_at(e, in));
+    flip(e, sent);
+    if (op == operation::broadcast) flip(e, out);  // it sends from where it receives
     ticket done = call(op == operation::broadcast ? in : std::span<const T>(sent), out, 0);
     done.wait(e);
     return done;
@@ -328,15 +368,21 @@ class chaos {
       require<config_error>(wanted >= 0, "moefold: fault plan: count:", change, " of a call with ", size, " elements; make it smaller");
       return std::size_t(wanted);
     };
-    const std::vector<U> sent(grown(in.size(), by.in));
-    std::vector<U> received(grown(out.size(), by.out));
-    ticket done = call(std::span<const U>(sent), std::span<U>(received), change);
+    const detail::borrowed<Exec> memory(e);
+    const std::span<const U> sent = memory.copy_of(std::vector<U>(grown(in.size(), by.in)));
+    const std::span<U> received = memory.copy_of(std::vector<U>(grown(out.size(), by.out)));
+    ticket done = call(sent, received, change);
     done.wait(e);  // before its memory goes
     return done;
   }
-  template <class T>
-  static void flip(std::span<T> data) {
-    if (!data.empty()) reinterpret_cast<unsigned char&>(data[data.size() / 2]) ^= 1u;
+  template <class Exec, class T>
+  static void flip(Exec e, std::span<T> data) {
+    if (data.empty()) return;
+    const auto place = std::as_writable_bytes(data.subspan(data.size() / 2)).first(1);
+    std::byte changed{};
+    read_bytes(e, &changed, place.data(), 1);
+    changed ^= std::byte(1);
+    write_bytes(e, place.data(), &changed, 1);
   }
   std::span<const std::size_t> changed(std::span<const std::size_t> counts, int which, int change) {
     if (change == 0) return counts;

@@ -87,6 +87,17 @@ constexpr auto span_of(Range& range) {
 template <class Range>
 using element_of = std::remove_cv_t<std::remove_pointer_t<decltype(std::data(std::declval<Range&>()))>>;
 
+namespace detail {
+template <class In, class Out>
+struct same_elements {
+  static_assert(std::is_same_v<element_of<const In>, element_of<Out>>, "moefold: in and out of one operation have the same element type");
+  using type = element_of<Out>;
+};
+}  // namespace detail
+/// The element type of an operation.
+template <class In, class Out>
+using same_element = typename detail::same_elements<In, Out>::type;
+
 template <class C, class Exec, class T>
 concept communicator_of = std::move_constructible<C> && requires(C& c, const C& k, Exec e, std::span<const T> in, std::span<T> out,
                                                                  std::span<const std::size_t> counts, int i, typename C::ticket t) {

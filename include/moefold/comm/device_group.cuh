@@ -51,10 +51,10 @@ __device__ inline void combine_at(const combined_ranks<T>& r, std::size_t at) {
 }
 
 /// An out may be the in of any rank: each element is read from all ranks before it is written, by one thread.
-template <combine_tuning Tune, int Lanes, class Op, class T>
-__global__ void __launch_bounds__(Tune.threads) combine_ranks(const __grid_constant__ combined_ranks<T> r, std::size_t count) {
-  const std::size_t packs = count / Lanes, begin = std::size_t(blockIdx.x) * Tune.threads + threadIdx.x;
-  const std::size_t stride = std::size_t(gridDim.x) * Tune.threads;
+template <int Threads, int Lanes, class Op, class T>
+__global__ void __launch_bounds__(Threads) combine_ranks(const __grid_constant__ combined_ranks<T> r, std::size_t count) {
+  const std::size_t packs = count / Lanes, begin = std::size_t(blockIdx.x) * Threads + threadIdx.x;
+  const std::size_t stride = std::size_t(gridDim.x) * Threads;
   for (std::size_t i = begin; i < packs; i += stride) combine_at<Lanes, Op>(r, i * Lanes);
   if (packs * Lanes + begin < count) combine_at<1, Op>(r, packs * Lanes + begin);
 }
@@ -68,7 +68,7 @@ void combine(cuda_exec e, const char* op, Op, const combined_ranks<T>& r, std::s
   for (int o = 0; o < r.outs; ++o) aligned = aligned && packs(0, r.out[o]);
   const auto start = [&]<int Lanes>(std::integral_constant<int, Lanes>) {
     const std::size_t per_block = std::size_t(Tune.threads) * Lanes, blocks = count / per_block + (count % per_block != 0);
-    launch(e, op, kernel::combine_ranks<Tune, Lanes, Op, T>, unsigned(std::min(blocks, std::size_t(Tune.most_blocks))),
+    launch(e, op, kernel::combine_ranks<Tune.threads, Lanes, Op, T>, unsigned(std::min(blocks, std::size_t(Tune.most_blocks))),
            unsigned(Tune.threads), 0, r, count);
   };
   if (aligned)
@@ -97,7 +97,7 @@ struct device_post {
 /// The ranks of one communicator.
 class device_group {
  public:
-  struct alignas(64) member {  // of one rank; used by the thread that calls the communicator
+  struct alignas(64) member {               // of one rank; used by the thread that calls the communicator
     std::optional<cuda_event> ready, done;  // made at its first operation, on its device
     std::atomic<int> device{-1};
     bool reached = false;  // the peers' devices, by this rank's
@@ -110,8 +110,8 @@ class device_group {
   member& started(int rank, int device) {
     member& m = of(rank);
     if (m.ready) return m;
-    require(int(members_.size()) <= most_device_ranks, "moefold: a communicator of ", members_.size(), " ranks over device memory; at most ",
-            most_device_ranks, ", use processes with NCCL beyond");
+    require(int(members_.size()) <= most_device_ranks, "moefold: a communicator of ", members_.size(),
+            " ranks over device memory; at most ", most_device_ranks, ", use processes with NCCL beyond");
     m.ready.emplace(), m.done.emplace();
     m.device.store(device, std::memory_order_seq_cst);
     return m;
@@ -122,8 +122,8 @@ class device_group {
     if (device == device_of_peer) return;
     int can = 0;
     cuda_check(cudaDeviceCanAccessPeer(&can, device, device_of_peer), "cudaDeviceCanAccessPeer(", device, ", ", device_of_peer, ")");
-    require(can != 0, "moefold: rank ", rank, " is on device ", device, ", which cannot reach memory of device ", device_of_peer, " (rank ", peer,
-            "); put thread ranks on devices that reach each other, or use processes with NCCL");
+    require(can != 0, "moefold: rank ", rank, " is on device ", device, ", which cannot reach memory of device ", device_of_peer, " (rank ",
+            peer, "); put thread ranks on devices that reach each other, or use processes with NCCL");
     const cudaError_t enabled = cudaDeviceEnablePeerAccess(device_of_peer, 0);
     if (enabled == cudaErrorPeerAccessAlreadyEnabled)
       (void)cudaGetLastError();

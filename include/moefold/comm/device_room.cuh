@@ -31,13 +31,15 @@ struct device_room {
   /// The sender's half; `from` may change when e's stream has come past it.
   void fill(cuda_exec e, const void* from, std::size_t bytes) {
     if (emptied) emptied->before(e.stream);
-    if (bytes > 0) cuda_check(cudaMemcpyAsync(data, from, bytes, cudaMemcpyDeviceToDevice, e.stream), "keeping a message of ", bytes, " bytes");
+    if (bytes > 0)
+      cuda_check(cudaMemcpyAsync(data, from, bytes, cudaMemcpyDeviceToDevice, e.stream), "keeping a message of ", bytes, " bytes");
     filled.record(e.stream);
   }
   /// The receiver's half.
   void empty(cuda_exec e, void* to, std::size_t bytes) {
     filled.before(e.stream);
-    if (bytes > 0) cuda_check(cudaMemcpyAsync(to, data, bytes, cudaMemcpyDeviceToDevice, e.stream), "taking a message of ", bytes, " bytes");
+    if (bytes > 0)
+      cuda_check(cudaMemcpyAsync(to, data, bytes, cudaMemcpyDeviceToDevice, e.stream), "taking a message of ", bytes, " bytes");
     if (!emptied) emptied.emplace();
     emptied->record(e.stream);
   }

@@ -97,7 +97,8 @@ class device_thread_comm {
     return run(e, what, [=](const side& s) {
       s.exchange(what, source.data(), to.data(), [&](const auto& peer) {
         const auto [first, count] = combined_slice<T>(source.size(), s.size(), s.rank());
-        s.combine<T>(op, peer, first, count, [&, first = first](combined_ranks<T>& r) { r.out[r.outs++] = static_cast<T*>(peer(root).out) + first; });
+        s.combine<T>(op, peer, first, count,
+                     [&, first = first](combined_ranks<T>& r) { r.out[r.outs++] = static_cast<T*>(peer(root).out) + first; });
       });
     });
   }
@@ -127,7 +128,8 @@ class device_thread_comm {
     const signature what = of_device({operation::all_gather, dtype_of<T>, "", -1, source.size()});
     return run(e, what, [=](const side& s) {
       s.exchange(what, source.data(), nullptr, [&](const auto& peer) {
-        s.each_rank([&](int r) { s.copy(what.op, to.subspan(std::size_t(r) * source.size(), source.size()), static_cast<const T*>(peer(r).in)); });
+        s.each_rank(
+            [&](int r) { s.copy(what.op, to.subspan(std::size_t(r) * source.size(), source.size()), static_cast<const T*>(peer(r).in)); });
       });
     });
   }
@@ -295,9 +297,6 @@ class device_thread_comm {
   }
 
  private:
-  template <class In, class Out>
-  using same_element = thread_comm::same_element<In, Out>;
-
   static signature of_device(signature what) {
     what.device = true;
     return what;
@@ -362,8 +361,8 @@ class device_thread_comm {
     template <class T>
     void copy(operation op, std::span<T> to, const T* from) const {
       if (!to.empty() && to.data() != from)
-        cuda_check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToDevice, e.stream), name_of(op), " of ", to.size_bytes(),
-                   " bytes on ", c.label().view(), ", rank ", rank());
+        cuda_check(cudaMemcpyAsync(to.data(), from, to.size_bytes(), cudaMemcpyDeviceToDevice, e.stream), name_of(op), " of ",
+                   to.size_bytes(), " bytes on ", c.label().view(), ", rank ", rank());
     }
     /// Adds elements first .. first + count of all ranks, in rank order; where(table) says where to.
     template <class T, class Op, class Where>

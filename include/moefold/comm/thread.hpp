@@ -342,13 +342,6 @@ class thread_comm {
   struct slice {
     std::size_t first, count;
   };
-  template <class In, class Out>
-  struct same {
-    static_assert(std::is_same_v<element_of<const In>, element_of<Out>>, "moefold: in and out of one operation have the same element type");
-    using type = element_of<Out>;
-  };
-  template <class In, class Out>
-  using same_element = typename same<In, Out>::type;
 
   thread_world& world() const { return group_->world(); }
   int world_rank() const { return group_->world_rank(rank_); }

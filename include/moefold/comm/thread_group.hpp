@@ -300,7 +300,8 @@ class thread_group final : public thread_world::member {
                  sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
                           " waits for it in ", describe(what), " on ", label_.view()));
   }
-  static std::string described(const signature& s) { return describe(s) + (s.device ? ", in device memory" : ""); }
+  /// Of a disagreement with `other`: where the data lies is said only if that differs.
+  static std::string described(const signature& s, bool mixed) { return describe(s) + (mixed && s.device ? ", in device memory" : ""); }
   std::string list(const std::vector<int>& ranks) const {
     std::string text;
     for (int r : ranks) text += sentence(text.empty() ? "" : ", ", world_rank(r));
@@ -344,8 +345,11 @@ inline void thread_group::compare(int rank, std::uint64_t seq) {
     }
     std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
     std::string text = sentence("ranks disagree on ", label_.view(), ": ");
+    bool mixed = false;
+    for (const rank_state& r : ranks_) mixed = mixed || r.posts[seq % 2].what.device != base.device;
     for (const auto& camp : camps)
-      text += sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front(), seq).what), " (ranks ", list(camp), ")");
+      text +=
+          sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front(), seq).what, mixed), " (ranks ", list(camp), ")");
     const int culprit = camps.back().front();
     fail_with<signature_mismatch>(rank,
                                   blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
@@ -439,8 +443,9 @@ inline void thread_group::report_deadlock(int receiver, int peer, int reporter) 
 inline void thread_group::report_letter(int rank, int peer, const signature& sent, const signature& wanted) {
   fail_with<signature_mismatch>(
       rank, blame(rank, wanted,
-                  sentence("ranks disagree on ", label_.view(), ": ", described(sent), " (rank ", world_rank(peer), ") but ",
-                           described(wanted), " (rank ", world_rank(rank), "); give both the same type and count")));
+                  sentence("ranks disagree on ", label_.view(), ": ", described(sent, sent.device != wanted.device), " (rank ",
+                           world_rank(peer), ") but ", described(wanted, sent.device != wanted.device), " (rank ", world_rank(rank),
+                           "); give both the same type and count")));
 }
 
 inline void thread_group::time_out(int rank, const signature& what, int peer) {

@@ -10,7 +10,7 @@
 
 namespace moefold {
 
-enum class fault_kind : int { none, token, label, expert, row, slot, capacity, offset };
+enum class fault_kind : int { none, token, label, expert, row, slot, capacity, offset, position };
 
 /// The first complaint since the host last looked; `kind` is written last.
 struct device_fault {
@@ -69,6 +69,9 @@ class device_faults {
       case fault_kind::offset:
         require(false, "moefold: offset ", f.given, " of group ", f.place, " does not ascend from 0 to the ", f.limit,
                 " rows; pass groups + 1 offsets, the last of them the number of rows");
+        break;
+      case fault_kind::position:
+        require(false, "moefold: rope needs positions of at least 0, given ", f.given, " at index ", f.place);
         break;
       default:
         require(false, "moefold: expert ", f.place, " has ", f.given, " rows, more than the ", f.limit,

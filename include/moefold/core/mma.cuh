@@ -49,14 +49,18 @@ __device__ inline void mma_m16n8k16(float (&d)[4], const unsigned (&a)[4], const
   };
   const int lane = int(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
   const auto half = [](unsigned both, int which) { return std::bit_cast<float>(which ? both & 0xffff0000u : both << 16); };
-  for (int i = 0; i < 4; ++i) {  // lane i of a row or column holds four of its sixteen elements
-    const of_a row = __shfl_sync(whole_warp, of_a{{a[0], a[1], a[2], a[3]}}, 4 * g + i);
+  emulator::block& here = *emulator::block::current();  // a shuffle of which every lane sees all values, until the next but one
+  of_a row[4];
+  const auto* const rows = here.meet(emulator::collective::shuffle, whole_warp, of_a{{a[0], a[1], a[2], a[3]}});
+  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], rows[4 * g + i], sizeof row[i]);
+  const auto* const columns = here.meet(emulator::collective::shuffle, whole_warp, of_b{{b[0], b[1]}});
+  for (int i = 0; i < 4; ++i)  // lane i of a row or column holds four of its sixteen elements
     for (int c = 0; c < 2; ++c) {
-      const of_b column = __shfl_sync(whole_warp, of_b{{b[0], b[1]}}, 4 * (2 * t + c) + i);
+      of_b column;
+      std::memcpy(&column, columns[4 * (2 * t + c) + i], sizeof column);
       for (int r = 0; r < 2; ++r)
-        for (int k = 0; k < 4; ++k) d[2 * r + c] += half(row.part[r + 2 * (k / 2)], k % 2) * half(column.part[k / 2], k % 2);
+        for (int k = 0; k < 4; ++k) d[2 * r + c] += half(row[i].part[r + 2 * (k / 2)], k % 2) * half(column.part[k / 2], k % 2);
     }
-  }
 #else
   asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
@@ -70,9 +74,11 @@ template <bool Transposed>
 __device__ inline void load_matrices(unsigned (&to)[4], const bf16* row) {
 #if defined(MOEFOLD_EMULATED)
   const int lane = int(threadIdx.x) % warp_lanes, g = lane / 4, t = lane % 4;
+  const auto* const rows = emulator::block::current()->meet(emulator::collective::shuffle, whole_warp, row);
   for (int m = 0; m < 4; ++m)
     for (int i = 0; i < 2; ++i) {
-      const bf16* const from = __shfl_sync(whole_warp, row, 8 * m + (Transposed ? 2 * t + i : g));
+      const bf16* from = nullptr;
+      std::memcpy(&from, rows[8 * m + (Transposed ? 2 * t + i : g)], sizeof from);
       const unsigned bits = from[Transposed ? g : 2 * t + i].bits;
       to[m] = i == 0 ? bits : to[m] | bits << 16;
     }

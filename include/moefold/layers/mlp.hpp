@@ -10,6 +10,7 @@
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/elementwise.hpp>
+#include <moefold/ops/gate.hpp>
 
 namespace moefold {
 
@@ -61,13 +62,7 @@ struct mlp_layer {
     const view<T> partial = partial_rows<T, Exec>(*tp, z, local);
     weights.down.forward(e, act, partial);
     sum_and_scatter_rows<T>(e, *tp, partial, z);
-    if (!scaled()) return;
-    const T* const w = weights.output.value.data();
-    for (extent_t t = 0; t < n; ++t) {
-      const T* const row = x.data() + t * hidden;
-      s.opening(t) = logistic(lane_sum<A>(hidden, [=](extent_t h) { return A(row[h]) * A(w[h]); }));
-      for (extent_t h = 0; h < hidden; ++h) y(t, h) = T(s.opening(t) * A(z(t, h)));
-    }
+    if (scaled()) row_gate_forward(e, x, weights.output.value, view<const T>(z), s.opening, y);
   }
 
   /// dy [n, H] -> dx [n, H], assigned; weight gradients are accumulated. Collective over tp.
@@ -76,10 +71,11 @@ struct mlp_layer {
     const extent_t n = dy.extent(0), hidden = dy.extent(1), tokens = n * tp->size(), width = weights.up.weight.value.extent(0);
     scratch local(e);
     view<const T> dz = dy;
+    view<A> slope;  // of the gate
     if (scaled()) {
       const view<T> scaled_dy = local.template take<T>(n, hidden);
-      for (extent_t t = 0; t < n; ++t)
-        for (extent_t h = 0; h < hidden; ++h) scaled_dy(t, h) = T(s.opening(t) * A(dy(t, h)));
+      slope = local.template take<A>(n);
+      row_gate_backward(e, dy, s.z, s.opening, scaled_dy, slope);
       dz = scaled_dy;
     }
     const view<const T> dall = gather_rows_of_group<T>(e, *tp, dz, local), all = gather_rows_of_group<T>(e, *tp, s.x, local);
@@ -97,18 +93,7 @@ struct mlp_layer {
     }
     weights.up.backward(e, view<const T>(dup), all, partial, T(gated() ? 1 : 0));
     sum_and_scatter_rows<T>(e, *tp, partial, dx);
-    if (!scaled()) return;
-    const T* const w = weights.output.value.data();
-    auto* const dw = weights.output.gradient.data();
-    for (extent_t t = 0; t < n; ++t) {
-      const T *const d = dy.data() + t * hidden, *const z = s.z.data() + t * hidden, *const row = s.x.data() + t * hidden;
-      const A along = lane_sum<A>(hidden, [=](extent_t h) { return A(d[h]) * A(z[h]); });
-      const A slope = along * s.opening(t) * (A(1) - s.opening(t));
-      for (extent_t h = 0; h < hidden; ++h) {
-        dx(t, h) = T(A(dx(t, h)) + slope * A(w[h]));
-        dw[h] += slope * A(row[h]);
-      }
-    }
+    if (scaled()) row_gate_accumulate(e, slope, s.x, weights.output.value, dx, weights.output.gradient);
   }
 
  private:

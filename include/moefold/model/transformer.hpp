@@ -71,7 +71,7 @@ class transformer_stage {
     requires std::same_as<typename E::memory, memory>
   transformer_stage(E e, const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision, memory>& store, group_set<Comm>& groups,
-                    router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
+                    router_states<typename Precision::accumulate, memory>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
                     const recompute_rule& recompute = {}, bool overlap = false, scaling_states<Precision>* scales = nullptr)
       : model_(model), numbers_(activation_shape{model, fold, sequence, 1, facts}), recompute_(recompute), stage_(stage_of(fold, rank)),
         stages_(fold.attention.of(axis_id::pp)) {

@@ -13,9 +13,9 @@ namespace kernel {
 
 /// No __restrict__ on outputs: backward's may be the memory of gate and up, each element read before it is written, by the same thread.
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads) swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up,
-                                                          const accumulate_t<T>* __restrict__ p, T* __restrict__ out, std::int64_t rows,
-                                                          int width) {
+__global__ void __launch_bounds__(Threads)
+    swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out,
+                   std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();
   if (row >= rows) return;
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads) gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p,
-                                                        T* __restrict__ out, std::int64_t rows, int width) {
+__global__ void __launch_bounds__(Threads)
+    gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();
   if (row >= rows) return;
@@ -71,9 +71,8 @@ __global__ void __launch_bounds__(Threads) gelu_forward(const T* __restrict__ up
 }
 
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads)
-    gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* __restrict__ p, T* dup,
-                  accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
+__global__ void __launch_bounds__(Threads) gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* __restrict__ p,
+                                                         T* dup, accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();
   if (row >= rows) return;

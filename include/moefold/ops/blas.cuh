@@ -4,6 +4,7 @@
 //
 //   c [m, n] = op(a) op(b)     row-major          c^T [n, m] = op(b)^T op(a)^T     the same memory, column-major: the library's A is b
 #include <moefold/core/launch.cuh>
+#include <moefold/core/scalar.hpp>
 #include <moefold/core/shape.hpp>
 
 #include <cublasLt.h>

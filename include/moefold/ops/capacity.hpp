@@ -6,7 +6,38 @@
 // The result depends on the set alone, not on the order in which its tokens are listed.
 #include <moefold/ops/permute.hpp>
 
+#include <bit>
+
 namespace moefold {
+
+namespace detail {
+
+/// Bits that sort as weights are kept, the smallest first: largest weight first, both zeros alike, NaN last. What a device selects by.
+template <class A>
+MOEFOLD_HD constexpr auto keep_bits(A weight) {
+  using bits = std::conditional_t<sizeof(A) == 4, std::uint32_t, std::uint64_t>;
+  constexpr bits sign = bits(1) << (8 * sizeof(A) - 1);
+  if (weight != weight) return bits(~bits(0));
+  const bits b = weight == A(0) ? bits(0) : std::bit_cast<bits>(weight);
+  return bits((b & sign) != 0 ? b : ~(b | sign));
+}
+
+inline void require_capacity(view<const std::int32_t> index, std::size_t weights, std::size_t numbers, extent_t capacity, bool by_position,
+                             view<std::int32_t> keep) {
+  const extent_t tokens = rows_of(index), k = cols_of(index), slots = tokens * k;
+  require_matrix("keep_within_capacity", "keep", keep, tokens, k);
+  require_count("keep_within_capacity", "number", numbers, tokens);
+  require(by_position || weights == index.size(), "moefold: keep_within_capacity by weight needs a weight for each of ", slots,
+          " pairs, given ", weights);
+  require(capacity >= 0, "moefold: a capacity is 0 or more rows, given ", capacity);
+}
+inline void require_dropped(view<const std::int32_t> expert, view<const std::uint8_t> padding, view<std::int64_t> pairs) {
+  require(padding.empty() || extent_t(padding.size()) == rows_of(expert), "moefold: count_dropped needs a padding flag for each of ",
+          rows_of(expert), " tokens, or none, given ", padding.size());
+  require_count("count_dropped", "pairs", pairs.size(), 1);
+}
+
+}  // namespace detail
 
 /// Assigns keep [N, k]; an index of -1 stays so. weight may be empty when by_position. O(N k + E). The host's also returns
 /// the pairs that were dropped.
@@ -14,11 +45,7 @@ template <class A>
 extent_t keep_within_capacity(host_exec e, view<const std::int32_t> index, view<const A> weight, view<const std::int32_t> number,
                               extent_t experts, extent_t capacity, bool by_position, view<std::int32_t> keep) {
   const extent_t tokens = rows_of(index), k = cols_of(index), slots = tokens * k;
-  require_matrix("keep_within_capacity", "keep", keep, tokens, k);
-  require_count("keep_within_capacity", "number", number.size(), tokens);
-  require(by_position || weight.size() == index.size(), "moefold: keep_within_capacity by weight needs a weight for each of ", slots,
-          " pairs, given ", weight.size());
-  require(capacity >= 0, "moefold: a capacity is 0 or more rows, given ", capacity);
+  detail::require_capacity(index, weight.size(), number.size(), capacity, by_position, keep);
   scratch<host_exec> local(e);
   const view<std::int64_t> counts = local.take<std::int64_t>(experts);
   const view<std::int32_t> row_of_slot = local.take<std::int32_t>(tokens, k), slot_of_row = local.take<std::int32_t>(slots);
@@ -49,9 +76,7 @@ extent_t keep_within_capacity(host_exec e, view<const std::int32_t> index, view<
 /// pairs [1] = how many slots of expert [n, k] are -1, those of padding (not 0; empty: none) left out. Assigned.
 inline void count_dropped(host_exec, view<const std::int32_t> expert, view<const std::uint8_t> padding, view<std::int64_t> pairs) {
   const extent_t n = rows_of(expert), k = cols_of(expert);
-  require(padding.empty() || extent_t(padding.size()) == n, "moefold: count_dropped needs a padding flag for each of ", n,
-          " tokens, or none, given ", padding.size());
-  require_count("count_dropped", "pairs", pairs.size(), 1);
+  detail::require_dropped(expert, padding, pairs);
   pairs[0] = 0;
   for (extent_t s = 0; s < n * k; ++s) pairs[0] += expert.data()[s] < 0 && (padding.empty() || !padding(s / k));
 }

@@ -44,7 +44,7 @@ __global__ void __launch_bounds__(Threads) split_choices(const T* __restrict__ t
 
 }  // namespace kernel
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void pack_choices(cuda_exec e, input<T> x, view<const std::int32_t> expert, input<accumulate_t<T>> weight, extent_t experts,
                   view<T> tokens) {
   const extent_t n = rows_of(x), hidden = cols_of(x), k = cols_of(expert), width = hidden + choice_lanes<T>(k);
@@ -59,7 +59,7 @@ void pack_choices(cuda_exec e, input<T> x, view<const std::int32_t> expert, inpu
   });
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void split_choices(cuda_exec e, view<T> tokens, extent_t first, extent_t own, view<std::int32_t> index) {
   using U = std::remove_const_t<T>;
   const extent_t n = rows_of(index), k = cols_of(index), width = cols_of(tokens);
@@ -68,7 +68,7 @@ void split_choices(cuda_exec e, view<T> tokens, extent_t first, extent_t own, vi
          0, tokens.data(), width, width - choice_lanes<U>(k), int(k), first, own, index.data(), n * k);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void gather_choices(cuda_exec e, input<T> tokens, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> batch,
                     output<accumulate_t<T>> weight) {
   const extent_t hidden = cols_of(batch), width = hidden + choice_lanes<T>(k), rows = rows_of(batch);
@@ -79,7 +79,7 @@ void gather_choices(cuda_exec e, input<T> tokens, std::span<const std::int32_t> 
                           hidden, nullptr, weight.data(), k);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void combine_choices(cuda_exec e, input<T> dbatch, input<accumulate_t<T>> dweight, view<const std::int32_t> row_of_slot, view<T> rows,
                      output<accumulate_t<T>> dp) {
   using A = accumulate_t<T>;
@@ -93,7 +93,7 @@ void combine_choices(cuda_exec e, input<T> dbatch, input<accumulate_t<T>> dweigh
                            weight);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void split_gradients(cuda_exec e, input<T> rows, view<T> dx, output<accumulate_t<T>> dchoice) {
   const extent_t n = rows_of(dx), hidden = cols_of(dx), k = cols_of(dchoice), width = hidden + choice_gradient_lanes<T>(k);
   require_matrix("split_gradients", "rows", rows, n, width);

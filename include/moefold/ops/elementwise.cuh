@@ -62,7 +62,8 @@ template <element_tuning Tune, class Body, class... Types>
 void each_element(cuda_exec e, const char* op, extent_t count, Body body, const Types*... used) {
   constexpr int lanes = std::min({whole_pack<Types>...});
   if (packs(0, used...))
-    launch(e, op, kernel::each_element<lanes, Tune.threads, Body>, {blocks_for(op, count, lanes * Tune.threads)}, Tune.threads, 0, count, body);
+    launch(e, op, kernel::each_element<lanes, Tune.threads, Body>, {blocks_for(op, count, lanes * Tune.threads)}, Tune.threads, 0, count,
+           body);
   else
     launch(e, op, kernel::each_element<1, Tune.threads, Body>, {blocks_for(op, count, Tune.threads)}, Tune.threads, 0, count, body);
 }
@@ -209,7 +210,8 @@ void cast(cuda_exec e, view<T> in, view<U> out) {
 template <element_tuning Tune = element_tuning{}, class T>
 void sum_of_squares(cuda_exec e, std::span<T> x, view<double> out) {
   require_count("sum_of_squares", "out", out.size(), 1);
-  detail::merge_elements<Tune, std::remove_const_t<T>>(e, "sum_of_squares", x.data(), extent_t(x.size()), detail::square_elements{}, out.data());
+  detail::merge_elements<Tune, std::remove_const_t<T>>(e, "sum_of_squares", x.data(), extent_t(x.size()), detail::square_elements{},
+                                                       out.data());
 }
 template <element_tuning Tune = element_tuning{}, class T>
 void sum_of_squares(cuda_exec e, view<T> x, view<double> out) {

@@ -5,8 +5,8 @@
 //   bf16 x bf16   fp32 accumulation                    bf16 or fp32, rounded once
 //   fp32, fp64    in themselves, never TF32            fp32, fp64
 //   fp32 x bf16   the wide one is rounded to bf16      as bf16 x bf16: gradients of logits meet weights on the tensor cores
-#include <moefold/core/pack.cuh>
 #include <moefold/ops/blas.cuh>
+#include <moefold/ops/elementwise.cuh>
 #include <moefold/ops/gemm.hpp>
 
 namespace moefold {
@@ -23,28 +23,15 @@ __global__ void scale_matrix(T* c, std::int64_t cols, std::int64_t stride, std::
   at = beta == A(0) ? T(A(0)) : T(beta * A(at));
 }
 
-/// An operand in the type that is multiplied.
-template <class From, class To, int Lanes>
-__global__ void cast_operand(const From* __restrict__ from, To* __restrict__ to, std::int64_t packs) {
-  const std::int64_t i = std::int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= packs) return;
-  const pack<From, Lanes> in = load_pack<Lanes>(from + i * Lanes);
-  pack<To, Lanes> out;
-#pragma unroll
-  for (int l = 0; l < Lanes; ++l) out.lane[l] = To(accumulate_t<From>(in.lane[l]));
-  store_pack(to + i * Lanes, out);
-}
-
 }  // namespace kernel
 
 namespace detail {
 
-inline constexpr unsigned element_threads = 256;  // one element, or one pack, each
-
 template <class T>
 void scale_matrix(cuda_exec e, const char* op, extent_t m, extent_t n, accumulate_t<T> beta, T* c, extent_t ldc) {
+  constexpr unsigned threads = 256;  // one element each
   if (m == 0 || n == 0 || beta == accumulate_t<T>(1)) return;
-  launch(e, op, kernel::scale_matrix<T>, blocks_for(op, m * n, element_threads), element_threads, 0, c, n, ldc, m * n, beta);
+  launch(e, op, kernel::scale_matrix<T>, blocks_for(op, m * n, threads), threads, 0, c, n, ldc, m * n, beta);
 }
 
 /// The type in which two operands are multiplied: bf16 where one of them is, else the wider.
@@ -54,17 +41,13 @@ using operand_t = std::conditional_t<std::is_same_v<X, bf16> || std::is_same_v<W
 
 /// `count` elements in To: the matrix itself where it is of To already.
 template <class To, class From>
-const To* operand(cuda_exec e, const char* op, const From* from, extent_t count, scratch<cuda_exec>& local) {
+const To* operand(cuda_exec e, const From* from, extent_t count, scratch<cuda_exec>& local) {
   if constexpr (std::is_same_v<To, From>) {
     return from;
   } else {
-    constexpr int lanes = int(16 / std::max(sizeof(From), sizeof(To)));
-    To* const to = local.take<To>(count).data();
-    const bool whole = count % lanes == 0 && reinterpret_cast<std::uintptr_t>(from) % 16 == 0;
-    const extent_t packs = whole ? count / lanes : count;
-    launch(e, op, whole ? kernel::cast_operand<From, To, lanes> : kernel::cast_operand<From, To, 1>, blocks_for(op, packs, element_threads),
-           element_threads, 0, from, to, packs);
-    return to;
+    const view<To> to = local.take<To>(count);
+    cast(e, view<const From>(from, {count}), to);
+    return to.data();
   }
 }
 
@@ -90,8 +73,8 @@ void gemm_packed(cuda_exec e, const char* op, bool ta, bool tb, extent_t m, exte
                  accumulate_t<Y> beta, Y* c) {
   using O = operand_t<X, W>;
   scratch<cuda_exec> local(e);
-  const O* const left = operand<O>(e, op, a, m * k, local);
-  const O* const right = operand<O>(e, op, b, k * n, local);
+  const O* const left = operand<O>(e, a, m * k, local);
+  const O* const right = operand<O>(e, b, k * n, local);
   gemm_strided(e, ta, tb, m, n, k, accumulate_t<Y>(1), left, ta ? m : k, right, tb ? k : n, beta, c, n, op);
 }
 

@@ -184,7 +184,7 @@ void build_padded_permutation(cuda_exec e, view<const std::int32_t> index, exten
 }
 
 /// With row_of_slot a token is read once and written to the rows of its slots; without it every row reads its token.
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void permute_rows(cuda_exec e, input<T> x, std::span<const std::int32_t> slot_of_row, extent_t k, view<T> out,
                   view<const std::int32_t> row_of_slot = {}) {
   const detail::row_list from(x), to(out);
@@ -197,7 +197,7 @@ void permute_rows(cuda_exec e, input<T> x, std::span<const std::int32_t> slot_of
   detail::spread<T, Tune>(e, "permute_rows", in, from.rows, nullptr, slot_of_row, row_of_slot, k, rows, width);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void combine_rows(cuda_exec e, input<T> rows, view<const std::int32_t> row_of_slot, view<T> y) {
   const detail::row_list from(rows), to(y);
   require_matrix("combine_rows", "row_of_slot", row_of_slot, to.rows, cols_of(row_of_slot));
@@ -205,14 +205,14 @@ void combine_rows(cuda_exec e, input<T> rows, view<const std::int32_t> row_of_sl
   detail::combine<T, Tune>(e, "combine_rows", {rows.data(), from.width}, from.rows, row_of_slot, {y.data(), to.width}, to.width, {});
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void gather_rows(cuda_exec e, input<T> in, std::span<const std::int32_t> row, view<T> out) {
   const detail::row_list from(in), to(out);
   detail::require_rows("gather_rows", "out", to, extent_t(row.size()), from.width);
   detail::gather<T, Tune>(e, "gather_rows", {in.data(), from.width}, row, 1, from.rows, false, {out.data(), from.width}, from.width);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void scatter_rows(cuda_exec e, input<T> in, std::span<const std::int32_t> row, view<T> out) {
   const detail::row_list from(in), to(out);
   detail::require_rows("scatter_rows", "in", from, extent_t(row.size()), to.width);

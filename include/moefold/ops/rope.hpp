@@ -12,6 +12,21 @@
 
 namespace moefold {
 
+/// By how much pair i of a head of `width` elements turns per position.
+MOEFOLD_HD inline double rope_frequency(extent_t i, extent_t width, double theta) {
+  return std::pow(theta, -2.0 * double(i) / double(width));
+}
+
+/// Elements i and i + d/2 of a head, turned.
+template <class A>
+struct rope_pair {
+  A low, high;
+};
+template <class A>
+MOEFOLD_HD inline rope_pair<A> rope_turned(A low, A high, A cosine, A sine) {
+  return {low * cosine - high * sine, high * cosine + low * sine};
+}
+
 namespace detail {
 
 template <class T>
@@ -39,7 +54,7 @@ void rope_turn(host_exec e, view<T> x, std::span<const std::int32_t> position, d
       cosine[i] = std::remove_reference_t<decltype(*cosine)>(re), sine[i] = std::remove_reference_t<decltype(*sine)>(im);
     }
   };
-  for (extent_t i = 0; i < half; ++i) frequency[i] = std::pow(theta, -2.0 * double(i) / double(width));
+  for (extent_t i = 0; i < half; ++i) frequency[i] = rope_frequency(i, width, theta);
   table(0, fine), table(1, fine + 2 * half);
   for (std::int32_t b = 2; b < stride; ++b)
     turn(fine + 2 * half * (b - 1), fine + 2 * half, fine + 2 * half * b, fine + 2 * half * b + half);
@@ -56,9 +71,8 @@ void rope_turn(host_exec e, view<T> x, std::span<const std::int32_t> position, d
       T* MOEFOLD_RESTRICT const low = x.data() + (t * copies + head) * width;
       T* MOEFOLD_RESTRICT const high = low + half;
       for (extent_t i = 0; i < half; ++i) {
-        const A a = A(low[i]), b = A(high[i]);
-        low[i] = T(a * c[i] - b * s[i]);
-        high[i] = T(b * c[i] + a * s[i]);
+        const rope_pair<A> turned = rope_turned(A(low[i]), A(high[i]), c[i], s[i]);
+        low[i] = T(turned.low), high[i] = T(turned.high);
       }
     }
   }

@@ -1,6 +1,6 @@
 #pragma once
 // The router after its matrix product, row by row: choose k experts of a token by its logits and weigh them; and the way back, where the gradients
-// of weights, balance losses and z-loss meet in one pass. The mathematics of one row is shared with the CUDA twin.
+// of weights, balance losses and z-loss meet in one pass. The CUDA twin gives a row to a warp.
 //
 //   choosing score    softmax: the logits; sigmoid: s + bias. Groups: only the best g of G groups (sum of their best k / g) may be chosen from
 //   order             descending choosing score, ties to the lowest expert, among groups to the lowest group; NaN last
@@ -28,7 +28,7 @@ namespace detail {
 
 /// Leaves the best g groups of a row of choosing scores as they are and makes the others -inf. kept [g], value [max(k / g, g)]: workspace.
 template <class A>
-MOEFOLD_HD inline void mask_groups(const route_rule& rule, extent_t experts, A* score, A* group_score, std::int32_t* kept, A* value) {
+inline void mask_groups(const route_rule& rule, extent_t experts, A* score, A* group_score, std::int32_t* kept, A* value) {
   const extent_t each = experts / rule.groups, best = rule.top_k / rule.chosen_groups;
   for (extent_t g = 0; g < rule.groups; ++g) {
     best_of(score + g * each, each, best, kept, value);
@@ -46,7 +46,7 @@ MOEFOLD_HD inline void mask_groups(const route_rule& rule, extent_t experts, A* 
 
 /// Weights of the chosen experts from a row of logits.
 template <class A>
-MOEFOLD_HD inline void weigh(const route_rule& rule, const A* logit, extent_t experts, const std::int32_t* expert, A* weight) {
+inline void weigh(const route_rule& rule, const A* logit, extent_t experts, const std::int32_t* expert, A* weight) {
   const extent_t k = rule.top_k;
   const A scale = A(rule.scale);
   A sum = A(0);
@@ -71,7 +71,7 @@ MOEFOLD_HD inline void weigh(const route_rule& rule, const A* logit, extent_t ex
 
 /// a [E] from a row of logits; returns logsumexp(logits).
 template <class A>
-MOEFOLD_HD inline A aux_scores(const route_rule& rule, const A* logit, extent_t experts, A* a) {
+inline A aux_scores(const route_rule& rule, const A* logit, extent_t experts, A* a) {
   const A top = lane_max<A>(experts, [=](extent_t c) { return logit[c]; });
   for (extent_t c = 0; c < experts; ++c) a[c] = exp_of(logit[c] - top);
   const A sum = lane_sum<A>(experts, [=](extent_t c) { return a[c]; });

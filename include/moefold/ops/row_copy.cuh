@@ -12,7 +12,7 @@
 
 namespace moefold {
 
-struct row_tuning {
+struct row_copy_tuning {
   int threads = 256;  // more spill on sm_90 where k rows are added
   int each = 8;       // packs of one thread: 4 KiB of a row for a warp
 };
@@ -203,7 +203,7 @@ __global__ void __launch_bounds__(Threads, 3)
 namespace detail {
 
 /// launch_rows<T>(e, op, rows, width, {what is moved}, [&](auto lanes, row_tiles tiles, dim3 blocks) { .. }): in the widest packs that fit.
-template <class T, row_tuning Tune, class F>
+template <class T, row_copy_tuning Tune, class F>
 void with_row_tiles(const char* op, extent_t rows, extent_t width, row_lanes lanes, F f) {
   lanes.add<T>(width);
   lanes.choose<T>([&](auto n) {
@@ -224,7 +224,7 @@ row_lanes lanes_of(Rows... rows) {
 }
 
 /// to[r] = from[index[r] / k] for r below index.size(); `limit` is beyond the largest index.
-template <class T, row_tuning Tune>
+template <class T, row_copy_tuning Tune>
 void gather(cuda_exec e, const char* op, strided_rows<const T> from, std::span<const std::int32_t> index, extent_t k, extent_t limit,
             bool fillers, strided_rows<T> to, extent_t width, const accumulate_t<T>* weight_in = nullptr,
             accumulate_t<T>* weight_out = nullptr, extent_t weight_place = 0) {
@@ -235,7 +235,7 @@ void gather(cuda_exec e, const char* op, strided_rows<const T> from, std::span<c
 }
 
 /// to[index[r]] = from[r] for r below rows; a null index is r itself.
-template <class T, row_tuning Tune>
+template <class T, row_copy_tuning Tune>
 void scatter(cuda_exec e, const char* op, strided_rows<const T> from, extent_t rows, const std::int32_t* index, extent_t limit,
              strided_rows<T> to, extent_t width, const accumulate_t<T>* weight_in = nullptr) {
   with_row_tiles<T, Tune>(op, rows, width, lanes_of(from, to), [&](auto lanes, row_tiles tiles, dim3 blocks) {
@@ -245,7 +245,7 @@ void scatter(cuda_exec e, const char* op, strided_rows<const T> from, extent_t r
 }
 
 /// The row of every slot gets the slot's token, and weight [n, k] behind it; the others zeros.
-template <class T, row_tuning Tune>
+template <class T, row_copy_tuning Tune>
 void spread(cuda_exec e, const char* op, strided_rows<const T> x, extent_t tokens, const accumulate_t<T>* weight,
             std::span<const std::int32_t> slot_of_row, view<const std::int32_t> row_of_slot, extent_t k, strided_rows<T> out,
             extent_t width) {
@@ -260,7 +260,7 @@ void spread(cuda_exec e, const char* op, strided_rows<const T> x, extent_t token
   });
 }
 
-template <class T, row_tuning Tune>
+template <class T, row_copy_tuning Tune>
 void combine(cuda_exec e, const char* op, strided_rows<const T> rows, extent_t limit, view<const std::int32_t> row_of_slot,
              strided_rows<T> y, extent_t width, kernel::slot_weights<accumulate_t<T>> weight) {
   with_row_tiles<T, Tune>(op, rows_of(row_of_slot), width, lanes_of(rows, y), [&](auto lanes, row_tiles tiles, dim3 blocks) {

@@ -16,6 +16,18 @@ MOEFOLD_HD constexpr bool ranks_before(A a, A b) {
   return a > b || (b != b && a == a);
 }
 
+/// A column and its score in the one order of all columns: by score, then by column. A negative index is no column, and behind all.
+template <class A>
+struct ranked {
+  A value = A(0);
+  std::int32_t index = -1;
+
+  MOEFOLD_HD constexpr bool before(const ranked& other) const {
+    if (index < 0 || other.index < 0) return other.index < 0 && index >= 0;
+    return ranks_before(value, other.value) || (!ranks_before(other.value, value) && index < other.index);
+  }
+};
+
 /// The best k of `score`, best first, ties to the lowest index: insertion into the sorted list of the best so far.
 template <class A>
 MOEFOLD_HD inline void best_of(const A* score, extent_t width, extent_t k, std::int32_t* best, A* held) {

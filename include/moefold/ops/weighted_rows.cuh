@@ -8,7 +8,7 @@
 
 namespace moefold {
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void permute_weighted(cuda_exec e, input<T> x, input<accumulate_t<T>> weight, std::span<const std::int32_t> slot_of_row, view<T> out,
                       view<const std::int32_t> row_of_slot = {}) {
   const extent_t width = cols_of(x), k = cols_of(weight);
@@ -20,7 +20,7 @@ void permute_weighted(cuda_exec e, input<T> x, input<accumulate_t<T>> weight, st
                           {out.data(), width + wide_lanes<T>}, width);
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void pack_weighted(cuda_exec e, input<T> rows, input<accumulate_t<T>> weight, view<T> packed) {
   const extent_t width = cols_of(rows), stride = width + wide_lanes<T>;
   detail::require_weighted("pack_weighted", packed, width);
@@ -30,7 +30,7 @@ void pack_weighted(cuda_exec e, input<T> rows, input<accumulate_t<T>> weight, vi
                            weight.data());
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void gather_weighted(cuda_exec e, input<T> in, std::span<const std::int32_t> row, view<T> x, output<accumulate_t<T>> weight) {
   const extent_t width = cols_of(x);
   detail::require_weighted("gather_weighted", in, width);
@@ -40,7 +40,7 @@ void gather_weighted(cuda_exec e, input<T> in, std::span<const std::int32_t> row
                           nullptr, weight.data());
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void scatter_weighted(cuda_exec e, input<T> x, input<accumulate_t<T>> weight, std::span<const std::int32_t> row, view<T> out) {
   const extent_t width = cols_of(x);
   detail::require_weighted("scatter_weighted", out, width);
@@ -50,7 +50,7 @@ void scatter_weighted(cuda_exec e, input<T> x, input<accumulate_t<T>> weight, st
                            {out.data(), width + wide_lanes<T>}, width, weight.data());
 }
 
-template <row_tuning Tune = row_tuning{}, class T>
+template <class T, row_copy_tuning Tune = row_copy_tuning{}>
 void combine_weighted(cuda_exec e, input<T> rows, view<const std::int32_t> row_of_slot, view<T> y, output<accumulate_t<T>> weight) {
   const extent_t width = cols_of(y), n = rows_of(y), k = cols_of(row_of_slot);
   detail::require_weighted("combine_weighted", rows, width);

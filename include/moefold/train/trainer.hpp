@@ -107,6 +107,7 @@ class basic_trainer {
 
   /// Forward and backward of all micro-batches, and the reduced gradients. Parameters are untouched. Collective over the world.
   step_result compute() {
+    states_.publish(exec_);
     store_.zero_gradients(exec_);
     scales_.begin();
     fill(exec_, numbers_.all(), 0.0);
@@ -184,6 +185,7 @@ class basic_trainer {
     const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
     if (batches == 0) return std::nullopt;
     const traffic_log before = log_;
+    states_.publish(exec_);
     const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
     const std::vector<schedule_step> steps = forward_only::steps_over(stage_.chunks(), stage, stages, int(batches_.size()));
     double sums[2] = {0, 0};
@@ -215,7 +217,7 @@ class basic_trainer {
     return mean;
   }
   /// What the routers remember between steps: biases and shares.
-  router_states<typename precision::accumulate>& routers() { return states_; }
+  router_states<typename precision::accumulate, memory_type>& routers() { return states_; }
   /// What products with 8-bit inputs remember between steps: the largest magnitudes of their tensors.
   scaling_states<precision>& scales() { return scales_; }
   /// What this rank sent so far, by axis and operation.
@@ -369,7 +371,7 @@ class basic_trainer {
   communicator_type world_;
   group_set<communicator_type> groups_;
   parameter_store<precision, memory_type> store_;
-  router_states<typename precision::accumulate> states_;
+  router_states<typename precision::accumulate, memory_type> states_;
   scaling_states<precision> scales_;
   stage_type stage_;
   optimizer_type optimizer_;
