@@ -133,7 +133,8 @@ class all_gather_dispatcher {
     if (padded) return;
     scratch local(e);
     const view<std::int64_t> own = local.template take<std::int64_t>(1);
-    const view<std::int64_t> all = local.template take<std::int64_t>(etp + ep * etp), inner = all.rows(0, etp), outer = all.rows(etp, ep * etp);
+    const view<std::int64_t> all = local.template take<std::int64_t>(etp + ep * etp), inner = all.rows(0, etp),
+                             outer = all.rows(etp, ep * etp);
     fill(e, own, n);
     etp_->all_gather(e, std::span<const std::int64_t>(own.span()), inner.span()).wait(e);
     ep_->all_gather(e, std::span<const std::int64_t>(inner.span()), outer.span()).wait(e);

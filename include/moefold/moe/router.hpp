@@ -88,8 +88,8 @@ struct router_layer {
     scratch local(e);
     const view<A> dlogits = local.template take<A>(n, experts);
     const bool losses = !s.pull.empty();
-    route_backward(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding,
-                      balance.any_load() ? s.pull : view<A>{}, losses ? balance.z * s.where.loss_weight : 0, dlogits);
+    route_backward(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding, balance.any_load() ? s.pull : view<A>{},
+                   losses ? balance.z * s.where.loss_weight : 0, dlogits);
     weight_gradient(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient);
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
     const view<A> part = local.template take<A>(s.x.shape());
@@ -124,9 +124,9 @@ struct router_layer {
   /// Of (seed, step, layer, global token, element): the same in every mapping, and in backward.
   jitter_rule factors(const saved& s) const {
     const batch_place& place = s.where.place;
-    return {random_stream(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
-                          hash_of("router.jitter") + std::uint64_t(s.layer)),
-            jitter, place.first_sample, place.batch, place.part};
+    return {
+        random_stream(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u, hash_of("router.jitter") + std::uint64_t(s.layer)),
+        jitter, place.first_sample, place.batch, place.part};
   }
 
   /// Margins, record, replay and even choices, off the fast path: on the host, which waits for the scores, and sends back what it has changed.
