@@ -125,7 +125,7 @@ TEST_SUITE("ops/flash") {
     twins_agree<bf16, float>(awkward[1], 1e-5);  // odd: the plain kernels
   }
   TEST_CASE("every width of the kernels, up to a head_dim of 256") {
-    for (const extent_t d : {64, 72, 128, 136, 256}) {
+    for (const extent_t d : {72, 128, 256}) {
       CAPTURE(d);
       twins_agree<bf16, bf16>({"width", 1, 2, 1, d, count_up(70), count_up(70)}, 2e-2);
     }
@@ -157,8 +157,10 @@ TEST_SUITE("ops/flash") {
       auto lse_b = test::random_tensor<A>(per_row, 4);
       constexpr A none = -std::numeric_limits<A>::infinity();
       lse_a[0] = lse_b[1] = lse_a[2] = lse_b[2] = none;
-      auto out_d = test::to_device(out_a), lse_d = test::to_device(lse_a);
-      const auto out_b_d = test::to_device(out_b), lse_b_d = test::to_device(lse_b);
+      auto out_d = test::to_device(out_a);
+      auto lse_d = test::to_device(lse_a);
+      const auto out_b_d = test::to_device(out_b);
+      const auto lse_b_d = test::to_device(lse_b);
       flash_merge(x.host, out_a.view(), lse_a, out_b, lse_b);
       flash_merge(x.device, out_d.view(), lse_d, out_b_d, lse_b_d);
       CHECK(test::norm_error(test::to_host(x.device, out_d), out_a) < close_to_host(T{}));

@@ -26,8 +26,15 @@ unsigned flash_grid(const char* op, const flash_call<T>& c, int blocks) {
   return blocks_for(op, extent_t(blocks) * c.shape.k_heads * c.shape.batch, 1);
 }
 
-/// The tuning of the kernels of flash_rows.cuh.
+/// The tuning of the kernels of flash_rows.cuh, and the widths they are compiled for: most for float, which a run without bf16 uses.
 inline constexpr int flash_own_rows = 4, flash_row_warps = 4;
+template <class T, class F>
+void with_width_of_rows(extent_t d, F f) {
+  if constexpr (std::is_same_v<T, float>)
+    with_width<64, 128, 256>(d, f);
+  else
+    with_width<64, 256>(d, f);
+}
 
 }  // namespace detail
 
@@ -44,12 +51,12 @@ void flash_forward_to(cuda_exec e, view<const T> q, view<const T> k, view<const 
   if constexpr (std::is_same_v<T, bf16>)
     if (detail::on_tensor_cores(c, out.data()))
       return detail::with_width<64, 128, 256>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
-        constexpr int M = D > 128 ? 1 : Tune.tiles, keys = D > 128 ? Tune.step / 2 : Tune.step, own = Tune.warps * M * 16;
+        constexpr int M = D > 128 ? 1 : Tune.tiles, keys = D > 64 ? Tune.step / 2 : Tune.step, own = Tune.warps * M * 16;
         const auto blocks = detail::blocks_of(op, e, c, own, keys, local);
         launch(e, op, kernel::flash_forward_mma<Out, D, Tune.warps, M, keys>, detail::flash_grid(op, c, blocks.row_count),
                unsigned(Tune.warps * warp_lanes), std::size_t(own + 2 * keys) * (D + 8) * sizeof(bf16), c, blocks, out.data(), lse.data());
       });
-  detail::with_width<32, 64, 128, 256>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
+  detail::with_width_of_rows<T>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
     using rows = kernel::flash_rows<T, D, detail::flash_own_rows, detail::flash_row_warps>;
     const auto blocks = detail::blocks_of(op, e, c, rows::own, rows::tile, local);
     launch(e, op, kernel::flash_forward_rows<T, Out, D, detail::flash_own_rows, detail::flash_row_warps>,
@@ -143,7 +150,7 @@ void flash_backward_to(cuda_exec e, view<const T> dout, view<const T> q, view<co
   if constexpr (std::is_same_v<T, bf16>)
     if (detail::on_tensor_cores(c, dout.data(), dq.data(), dk.data(), dv.data()))
       return detail::with_width<64, 128, 256>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
-        constexpr int step = D > 128 ? Tune.step / 2 : Tune.step, own = Tune.warps * 16, columns = D > 128 ? 128 : D;
+        constexpr int step = D > 64 ? Tune.step / 2 : Tune.step, own = Tune.warps * 16, columns = D > 128 ? 128 : D;
         constexpr std::size_t shared = std::size_t(2 * own + 4 * step) * (D + 8) * sizeof(bf16);
         const auto blocks = detail::blocks_of(op, e, c, own, step, local);
         const auto turned = own == step ? blocks : detail::blocks_of(op, e, c, step, own, local);
@@ -153,7 +160,7 @@ void flash_backward_to(cuda_exec e, view<const T> dout, view<const T> q, view<co
                dim3(detail::flash_grid(op, c, turned.key_count), unsigned(D / columns)), unsigned(Tune.warps * warp_lanes),
                shared + 4 * step * sizeof(float), c, turned, dout.data(), lse.data(), mean.data(), dk.data(), dv.data());
       });
-  detail::with_width<32, 64, 128, 256>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
+  detail::with_width_of_rows<T>(c.shape.d, [&]<int D>(std::integral_constant<int, D>) {
     constexpr int own = detail::flash_own_rows, warps = detail::flash_row_warps;
     using rows = kernel::flash_rows<T, D, own, warps>;
     const bool packed = packs(c.shape.d, dout.data()) && c.packed;

@@ -52,6 +52,7 @@ struct flash_call {
     const int i = r / int(shape.group);
     return {first ? first[i * shape.batch + b] : low, q_at[i]};
   }
+  __device__ bool sees(flash_range sight, int j) const { return j < keys() && k_at[j] >= sight.low && k_at[j] <= sight.high; }
 };
 
 /// Made by blocks_of below.

@@ -18,7 +18,7 @@ struct flash_tuning {
   int warps = 4;  // of 16 tiles rows each
   int tiles =
       2;  // forward, up to a head_dim of 128: 32 rows per warp halve what shared memory must deliver; sums and scores fill the registers
-  int step = 64;  // keys or queries that arrive at once, up to a head_dim of 128
+  int step = 64;  // keys or queries that arrive at once, up to a head_dim of 64; half of it beyond, so that nothing spills
 };
 
 namespace kernel {
@@ -33,6 +33,7 @@ struct flash_mma {
   template <class Place>
   __device__ static void load(bf16* to, int count, int d, const bf16* valid, Place place) {
     constexpr int packs = D / 8;
+#pragma unroll 1  // sums and scores leave no registers for more addresses
     for (int i = int(threadIdx.x); i < count * packs; i += threads) {
       const int r = i / packs, c = i % packs * 8;
       const bf16* const from = place(r);
@@ -117,7 +118,7 @@ __device__ inline float quad_merge(float x, Merge merge) {
 }
 
 template <class Out, int D, int Warps, int M, int Keys>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_forward_mma(detail::flash_call<bf16> c, detail::flash_blocks blocks, Out* out, float* lse) {
   using mma = flash_mma<D, Warps>;
   constexpr int own = Warps * M * 16;
@@ -137,13 +138,11 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
   int j = next(0);
   if (j < blocks.key_count) load_keys(c.k, k_tile, j);
   copy_async_commit();
-  detail::flash_range sight[M][2];
   float top[M][2], weight[M][2], sum[M][D / 8][4] = {};  // top: of the scores before scaling; weight: this lane's part
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      sight[m][half] = c.sight(own_row + m * 16 + half * 8, at.b), top[m][half] = none, weight[m][half] = 0;
+    for (int half = 0; half < 2; ++half) top[m][half] = none, weight[m][half] = 0;
 
   while (j < blocks.key_count) {
     copy_async_wait<0>();
@@ -159,17 +158,15 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
 
     if (blocks.seen(at.b, block, j) != detail::flash_seen::all || (j + 1) * Keys > c.keys()) {
 #pragma unroll
-      for (int n = 0; n < Keys / 8; ++n)
+      for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          const int key = j * Keys + n * 8 + 2 * t + i;
-          const bool real = key < c.keys();
-          const std::int32_t key_at = real ? c.k_at[key] : 0;
+        for (int half = 0; half < 2; ++half) {
+          const detail::flash_range sight = c.sight(own_row + m * 16 + half * 8, at.b);
 #pragma unroll
-          for (int m = 0; m < M; ++m)
+          for (int n = 0; n < Keys / 8; ++n)
 #pragma unroll
-            for (int half = 0; half < 2; ++half)
-              if (!real || key_at < sight[m][half].low || key_at > sight[m][half].high) s[m][n][2 * half + i] = none;
+            for (int i = 0; i < 2; ++i)
+              if (const int key = j * Keys + n * 8 + 2 * t + i; !c.sees(sight, key)) s[m][n][2 * half + i] = none;
         }
     }
 #pragma unroll
@@ -215,7 +212,7 @@ __device__ inline float flash_shift2(float lse) {
 }
 
 template <class Out, int D, int Warps, int Keys>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_dq_mma(detail::flash_call<bf16> c, detail::flash_blocks blocks, const bf16* dout, const float* lse, const float* mean, Out* dq) {
   using mma = flash_mma<D, Warps>;
   constexpr int own = Warps * 16, tile = Keys * mma::stride;
@@ -261,13 +258,11 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
         const int key = j * Keys + n * 8 + 2 * t + i;
-        const bool real = !masked || key < c.keys();
-        const std::int32_t key_at = masked && real ? c.k_at[key] : 0;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float& x = s[0][n][2 * half + i];
           x = exp2_of(x * scale - shift[half]) * (dprob[0][n][2 * half + i] - middle[half]);
-          if (masked && (!real || key_at < sight[half].low || key_at > sight[half].high)) x = 0;
+          if (masked && !c.sees(sight[half], key)) x = 0;
         }
       }
     mma::template scores_by_rows<1, Keys, D>(sum, s, keys);
@@ -283,7 +278,7 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
 
 /// Of the columns of dk and dv a block makes C, from blockIdx.y * C on: for all 256 the registers would not do.
 template <class Out, int D, int Warps, int C, int Rows>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_dkv_mma(detail::flash_call<bf16> c, detail::flash_blocks blocks, const bf16* dout, const float* lse, const float* mean, Out* dk,
                   Out* dv) {
   using mma = flash_mma<D, Warps>;

@@ -88,7 +88,7 @@ struct flash_rows {
 };
 
 template <class T, class Out, int D, int Rows, int Warps>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_forward_rows(detail::flash_call<T> c, detail::flash_blocks blocks, Out* out, accumulate_t<T>* lse) {
   using A = accumulate_t<T>;
   using rows = flash_rows<T, D, Rows, Warps>;
@@ -112,10 +112,9 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
     __syncthreads();
     A s[Rows];
     rows::dots(s, q_rows + warp * Rows * D, tile);
-    const std::int32_t key_at = key < c.keys() ? c.k_at[key] : 0;
 #pragma unroll
     for (int r = 0; r < Rows; ++r) {
-      const A score = key < c.keys() && key_at >= sight[r].low && key_at <= sight[r].high ? s[r] * c.scale : none;
+      const A score = c.sees(sight[r], key) ? s[r] * c.scale : none;
       const A most = warp_max(score), higher = top[r] < most ? most : top[r], shift = higher > none ? higher : A(0);
       const A shrink = exp_of(top[r] - shift);
       s[r] = exp_of(score - shift);
@@ -144,7 +143,7 @@ MOEFOLD_HD inline A flash_shift(A lse) {
 }
 
 template <class T, class Out, int D, int Rows, int Warps>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_dq_rows(detail::flash_call<T> c, detail::flash_blocks blocks, const T* dout, bool packed, const accumulate_t<T>* lse,
                   const accumulate_t<T>* mean, Out* dq) {
   using A = accumulate_t<T>;
@@ -178,12 +177,8 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
     rows::load(tile, rows::stride, rows::tile, d, packed, [&](int r) { return c.k_row(c.k, j * rows::tile + r, at); });
     __syncthreads();
     rows::dots(s, q_rows + warp * Rows * D, tile);
-    const std::int32_t key_at = key < c.keys() ? c.k_at[key] : 0;
 #pragma unroll
-    for (int r = 0; r < Rows; ++r)
-      s[r] = key < c.keys() && key_at >= sight[r].low && key_at <= sight[r].high
-               ? exp_of(s[r] * c.scale - shift[r]) * (dprob[r] - middle[r])
-               : A(0);
+    for (int r = 0; r < Rows; ++r) s[r] = c.sees(sight[r], key) ? exp_of(s[r] * c.scale - shift[r]) * (dprob[r] - middle[r]) : A(0);
     rows::add_products(sum, s, room, tile);
   }
 #pragma unroll
@@ -192,7 +187,7 @@ __global__ void __launch_bounds__(Warps* warp_lanes)
 }
 
 template <class T, class Out, int D, int Rows, int Warps>
-__global__ void __launch_bounds__(Warps* warp_lanes)
+__global__ void __launch_bounds__(Warps* warp_lanes, 1)
     flash_dkv_rows(detail::flash_call<T> c, detail::flash_blocks blocks, const T* dout, bool packed, const accumulate_t<T>* lse,
                    const accumulate_t<T>* mean, Out* dk, Out* dv) {
   using A = accumulate_t<T>;
