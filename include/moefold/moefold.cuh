@@ -49,4 +49,5 @@
 #include <moefold/ops/weighted_rows.cuh>
 #include <moefold/optim/finite.cuh>
 #include <moefold/tensor/copy.cuh>
+#include <moefold/train/ranks.cuh>
 #include <moefold/train/trainer.cuh>
