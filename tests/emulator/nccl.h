@@ -225,7 +225,7 @@ inline void take_part(nccl_ranks& comm, int rank, std::vector<issued_part>& part
     }
     m.done = true;
   }
-  for (;;) {
+  for (unsigned tries = 0;; ++tries) {
     const auto open = std::find_if(parts.begin(), parts.end(), [](const issued_part& p) { return !p.where->done; });
     if (open == parts.end() || comm.ranks[std::size_t(rank)].aborted) return;
     std::vector<std::pair<std::shared_ptr<stream_state>, std::uint64_t>> behind;
@@ -234,7 +234,10 @@ inline void take_part(nccl_ranks& comm, int rank, std::vector<issued_part>& part
         if (!p.where->done && s.needed && !s.arrived && s.stream) behind.emplace_back(s.stream, s.place);
     lock.unlock();
     for (const auto& [stream, place] : behind) work_on(*stream, place);
-    std::this_thread::yield();
+    if (tries < 100)
+      std::this_thread::yield();
+    else
+      std::this_thread::sleep_for(std::chrono::microseconds(20));
     lock.lock();
   }
 }
