@@ -3,40 +3,6 @@
 // comm/nccl.cuh is included by name.
 #include <moefold/moefold.hpp>
 
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/chaos.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
-#include <moefold/comm/chaos.cuh>
-#include <moefold/comm/device_group.cuh>
-#include <moefold/comm/device_room.cuh>
-#include <moefold/comm/self.cuh>
-#include <moefold/comm/thread.cuh>
 #include <moefold/comm/chaos.cuh>
 #include <moefold/comm/device_group.cuh>
 #include <moefold/comm/device_room.cuh>
@@ -83,4 +49,5 @@
 #include <moefold/ops/weighted_rows.cuh>
 #include <moefold/optim/finite.cuh>
 #include <moefold/tensor/copy.cuh>
+#include <moefold/train/ranks.cuh>
 #include <moefold/train/trainer.cuh>

@@ -42,6 +42,7 @@
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
+#include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/chaos.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/failure.hpp>
@@ -157,6 +158,7 @@
 #include <moefold/train/moe_record.hpp>
 #include <moefold/train/program.hpp>
 #include <moefold/train/progress.hpp>
+#include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/spike.hpp>
 #include <moefold/train/trainer.hpp>

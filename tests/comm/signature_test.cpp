@@ -23,6 +23,7 @@ TEST_SUITE("comm/signature") {
     CHECK_FALSE(base == signature{operation::reduce, dtype::fp32, "sum", 2, 8, 3});
     CHECK_FALSE(base == signature{operation::reduce, dtype::fp32, "sum", 1, 9, 3});
     CHECK_FALSE(base == signature{operation::reduce, dtype::fp32, "sum", 1, 8, 4});
+    CHECK_FALSE(base == signature{operation::reduce, dtype::fp32, "sum", 1, 8, 3, true});
   }
   TEST_CASE("counts must be one per rank and add up, without overflow") {
     const std::vector<std::size_t> counts{3, 0, 5};

@@ -66,4 +66,23 @@ TEST_SUITE("comm/thread_group") {
     auto later = group_of(world);  // made after the failure: revoked from birth
     CHECK_THROWS_AS(enter(*later, 0, {operation::barrier}), comm_revoked);
   }
+  TEST_CASE("what is kept beside a group is made once, for all its ranks, and ends with the last who holds it") {
+    struct counted {
+      std::shared_ptr<int> alive = std::make_shared<int>(0);
+      int ranks;
+      explicit counted(int n) : ranks(n) {}
+    };
+    auto group = group_of(std::make_shared<thread_world>(3));
+    std::vector<std::shared_ptr<counted>> seen(3);
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < 3; ++r) threads.emplace_back([&, r] { seen[r] = group->beside<counted>(); });
+    for (std::thread& t : threads) t.join();
+    CHECK((seen[0] == seen[1] && seen[1] == seen[2]));
+    CHECK(seen[0]->ranks == 3);
+    const std::weak_ptr<int> alive = seen[0]->alive;
+    group.reset();
+    CHECK_FALSE(alive.expired());
+    seen.clear();
+    CHECK(alive.expired());
+  }
 }

@@ -43,7 +43,7 @@ bool all_are(const std::vector<T>& v, T wanted) {
 
 TEST_SUITE("comm/thread") {
   TEST_CASE("thread ranks over device memory are a communicator, whatever their number") {
-    for (int ranks : {1, 2, 3, 4}) {
+    for (int ranks : {1, 2, 4}) {
       CAPTURE(ranks);
       on_device(ranks, [&](device_thread_comm& world, const auto& at) {
         if (ranks == 2)
@@ -242,6 +242,19 @@ TEST_SUITE("comm/thread") {
         world.all_reduce(at.e, on_device, on_device, moefold::max{});
         CHECK(all_are(at.get(on_device), i));
       }
+    });
+  }
+  TEST_CASE("ranks on several devices of one process are a communicator, apart too") {
+    int devices = 0;
+    cuda_check(cudaGetDeviceCount(&devices), "counting devices");
+    if (devices < 2) return;
+    run_device_threads(3, [](device_thread_comm& world) {
+      cuda_context context(world.rank() % 2);
+      const test::in_device_memory at{cuda_exec(context)};
+      check_communicator<float>(world, at);
+      device_thread_comm beside = world.apart("beside");
+      check_communicator<float>(beside, at);
+      at.e.wait();
     });
   }
   TEST_CASE("a recorded one counts what the rule says") {

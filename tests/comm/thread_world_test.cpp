@@ -63,4 +63,10 @@ TEST_SUITE("comm/thread_world") {
     CHECK(m.closed == 1);
     world.remove(m);
   }
+  TEST_CASE("what a rank keeps beside its world is made once, by what it was first asked with") {
+    thread_world world(2);
+    world.beside<int>(0, 7) = 8;
+    CHECK(world.beside<int>(0, 9) == 8);
+    CHECK(world.beside<int>(1, 9) == 9);
+  }
 }

@@ -5,7 +5,7 @@
 
 using namespace moefold;
 
-namespace kernel {
+namespace moefold::kernel {
 
 /// d [16, 8] = a [16, 16] b, where b is [16, 8] or, Transposed false, its transpose [8, 16]: both lie in shared memory with rows 24 elements apart.
 template <bool Transposed>
@@ -37,7 +37,7 @@ __global__ void numbers(float* out) {
   out[2] = exp2_of(-std::numeric_limits<float>::infinity()), out[3] = exp2_of(3.5f);
 }
 
-}  // namespace kernel
+}  // namespace moefold::kernel
 
 TEST_SUITE("core/mma") {
   TEST_CASE("a product of fragments is the product of the matrices, whichever way the right one lies") {

@@ -71,10 +71,6 @@ inline cudaError_t result(cudaError_t r) {
   if (r != cudaSuccess && r != cudaErrorNotReady) last_error() = r;
   return r;
 }
-inline int& device_of_thread() {
-  static thread_local int device = 0;
-  return device;
-}
 inline int devices() {
   static const char* const text = std::getenv("MOEFOLD_EMULATOR_DEVICES");
   return text ? std::atoi(text) : 2;

@@ -15,7 +15,13 @@
 
 namespace emulator {
 
+inline int& device_of_thread() {
+  static thread_local int device = 0;
+  return device;
+}
+
 struct stream_state {
+  const int device = device_of_thread();
   std::mutex running;  // held while one piece of work runs
   std::mutex guard;    // of the queue
   std::deque<std::function<void()>> queue;
@@ -63,7 +69,7 @@ inline counters& counted() {
   return all;
 }
 
-/// All streams there are: what a wait for the device waits for.
+/// All streams there are; a wait for the calling thread's device waits for those of that device.
 class stream_list {
  public:
   static stream_list& get() {
@@ -84,7 +90,8 @@ class stream_list {
       const std::lock_guard lock(mutex_);
       now.assign(all_.begin(), all_.end());
     }
-    for (const auto& s : now) s->advance(s->place());
+    for (const auto& s : now)
+      if (s->device == device_of_thread()) s->advance(s->place());
   }
 
  private:

@@ -58,7 +58,8 @@ TEST_SUITE("ops/balance") {
     for (extent_t b = 0; b < B; ++b)
       for (extent_t x = 0; x < E; ++x) {
         const double ratio = double(E) / k, here = double(counts.view()(b, x)), whole = double(first[x]);
-        const double terms[] = {0.5 * whole / 4, b == 0 ? 0.25 * here / 4 : 0, 2 * previous[std::size_t(x)], 3.0 * k * double(so_far[x]) / 16};
+        const double terms[] = {0.5 * whole / 4, b == 0 ? 0.25 * here / 4 : 0, 2 * previous[std::size_t(x)],
+                                3.0 * k * double(so_far[x]) / 16};
         for (int i = 0; i < 4; ++i) expected[i] += ratio * terms[i] * scores.view()(b, x);
         CHECK(pull.view()(b, x) == doctest::Approx(0.7 * ratio * (terms[0] + terms[1] + terms[2] + terms[3])).epsilon(1e-14));
       }

@@ -61,8 +61,9 @@ TEST_SUITE("ops/exchange_order") {
                       std::count_if(sorted.rows.begin(), sorted.rows.end(), [=](auto& row) { return std::get<0>(row) < x; }));
               for (std::size_t row = 0; row < sorted.rows.size(); ++row) {  // the first row of an (expert, source) of mine
                 const auto [x, r, q, place] = sorted.rows[row];
-                if (q != me || (row > 0 && std::tuple(x, r, q) == std::tuple(std::get<0>(sorted.rows[row - 1]), std::get<1>(sorted.rows[row - 1]),
-                                                                             std::get<2>(sorted.rows[row - 1]))))
+                if (q != me ||
+                    (row > 0 && std::tuple(x, r, q) == std::tuple(std::get<0>(sorted.rows[row - 1]), std::get<1>(sorted.rows[row - 1]),
+                                                                  std::get<2>(sorted.rows[row - 1]))))
                   continue;
                 CHECK(first.view()(x, r) == (etp == 1 ? std::int64_t(row) : place - before_me));
               }
@@ -119,9 +120,10 @@ TEST_SUITE("ops/exchange_order") {
     const tensor<std::int64_t> counts({1, 2, 2}, 1);
     tensor<std::int64_t> offsets({3}), first({2, 2}), sizes({5});
     tensor<std::int32_t> few({3});
-    CHECK_THROWS_WITH_AS(exchange_order(e, counts, 0, offsets, first, few), doctest::Contains("needs 4 elements in exchange_of_batch"), error);
-    CHECK_THROWS_WITH_AS(exchange_order(e, counts, 1, offsets, first, few), doctest::Contains("has 1 etp ranks, given rank 1"), error);
-    CHECK_THROWS_WITH_AS(exchange_sizes(e, counts.view().rows(0, 1).as({4}), counts, 0, offsets), doctest::Contains("needs 5 elements in sizes"),
+    CHECK_THROWS_WITH_AS(exchange_order(e, counts, 0, offsets, first, few), doctest::Contains("needs 4 elements in exchange_of_batch"),
                          error);
+    CHECK_THROWS_WITH_AS(exchange_order(e, counts, 1, offsets, first, few), doctest::Contains("has 1 etp ranks, given rank 1"), error);
+    CHECK_THROWS_WITH_AS(exchange_sizes(e, counts.view().rows(0, 1).as({4}), counts, 0, offsets),
+                         doctest::Contains("needs 5 elements in sizes"), error);
   }
 }

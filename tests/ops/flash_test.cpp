@@ -170,6 +170,46 @@ TEST_SUITE("ops/flash") {
     CHECK(test::largest_error(given.out, expected.out) < 1e-2);  // the scores themselves carry 1e-3
     CHECK(test::largest_error(given.lse, expected.lse) < 1e-5);
   }
+  TEST_CASE("whether a block of queries sees a block of keys is what its pairs say, for all small ranges") {
+    using detail::flash_seen;
+    int kinds[3] = {};
+    for (std::int32_t q = 0; q < 4; ++q)
+      for (std::int32_t q_high = q; q_high < 4; ++q_high)
+        for (std::int32_t k = 0; k < 4; ++k)
+          for (std::int32_t k_high = k; k_high < 4; ++k_high)
+            for (std::int32_t first = 0; first < 4; ++first)
+              for (std::int32_t first_high = first; first_high < 4; ++first_high) {
+                int pairs = 0, visible = 0;
+                for (std::int32_t i = q; i <= q_high; ++i)
+                  for (std::int32_t j = k; j <= k_high; ++j)
+                    for (std::int32_t from = first; from <= first_high; ++from) ++pairs, visible += from <= j && j <= i;
+                const flash_seen given = detail::flash_visible({q, q_high}, {k, k_high}, {first, first_high});
+                ++kinds[int(given)];
+                if (given == flash_seen::none) CHECK(visible == 0);
+                if (given == flash_seen::all) CHECK(visible == pairs);
+                if (visible == pairs) CHECK(given == flash_seen::all);
+              }
+    for (const int count : kinds) CHECK(count > 0);
+  }
+  TEST_CASE("every block of a launch has work of its own, the last block of every head first; offsets are those of the tensors") {
+    const detail::flash_shape s("test", {5, 3, 4, 2}, {7, 3, 2, 2}, {7, 3, 2, 2}, 5, 7, 0);
+    const unsigned blocks = 4;
+    for (unsigned index = 0; index < blocks * 6; ++index) {
+      const auto at = s.place_of(index, blocks);
+      CHECK(at.block == blocks - 1 - index % blocks);
+      CHECK(at.b * 2 + at.head == index / blocks);
+      CHECK(at.head < 2);
+    }
+    const tensor<float> q({5, 3, 4, 2}, 0.0f), k({7, 3, 2, 2}, 0.0f), lse({3, 4, 5}, 0.0f);
+    for (extent_t b = 0; b < 3; ++b)
+      for (extent_t head = 0; head < 2; ++head) {
+        for (int r = 0; r < s.rows(); ++r) {
+          CHECK(q.data() + s.row_offset(r, b, head) == &q.view()(r / 2, b, head * 2 + r % 2, 0));
+          CHECK(lse.data() + s.lse_offset(r, b, head) == &lse.view()(b, head * 2 + r % 2, r / 2));
+        }
+        for (extent_t j = 0; j < 7; ++j) CHECK(k.data() + s.k_offset(j, b, head) == &k.view()(j, b, head, 0));
+      }
+  }
   TEST_CASE("scratch does not grow with the number of keys, and shapes that do not fit are named") {
     host_context context;
     const host_exec e(context);

@@ -107,4 +107,18 @@ TEST_SUITE("ops/gemm") {
         gemm_nt(e.device, a, b, c.view()),
         "moefold: gemm_nt needs b [4, 3] to fit its other arguments, given [4, 5]; pass a view of that many rows and columns", error);
   }
+  TEST_CASE("what cuBLASLt refuses is told with the operation, the types and the shape") {
+    test::both_execs e;
+    test::device_tensor<bf16> a({4, 5}), b({5, 6});
+    test::device_tensor<float> c({4, 6});
+    std::string text;
+    try {
+      gemm_strided(e.device, false, false, 4, 6, 5, 1.0f, a.data(), 5, b.data(), 6, 0.0f, c.data(), 2);  // rows of c overlap
+    } catch (const blas_error& refused) {
+      text = refused.what();
+    }
+    CAPTURE(text);
+    CHECK(text.find("moefold: cuBLASLt ") == 0);
+    CHECK(text.find("gemm_strided of bf16 [4, 5] x [5, 6] -> fp32") != std::string::npos);
+  }
 }

@@ -42,7 +42,7 @@ TEST_SUITE("ops/grouped_tiles") {
         for (std::int64_t tile = 1; tile <= 5; ++tile)
           for_offsets(groups, rows, [&](const std::vector<std::int64_t>& offsets) {
             std::vector<int> seen(std::size_t(rows), 0);
-            for (std::int64_t number = 0; number < row_tiles(rows, groups, tile); ++number) {
+            for (std::int64_t number = 0; number < row_tile_numbers(rows, groups, tile); ++number) {
               const auto g = std::size_t(group_of_row_tile(offsets.data(), groups, tile, number));
               const std::int64_t first = offsets[g] + (number - offsets[g] / tile - std::int64_t(g)) * tile;
               REQUIRE(first >= offsets[g]);

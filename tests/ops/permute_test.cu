@@ -137,6 +137,19 @@ TEST_SUITE("ops/permute") {
         CHECK(back.error(on) == 0);
       }
   }
+  TEST_CASE_TEMPLATE("rows are added in slot order, whatever their number, and some dropped", T, bf16, float) {
+    both_execs on;
+    for (extent_t k = 1; k <= 9; ++k) {
+      CAPTURE(k);
+      tensor<std::int32_t> order({2, k});
+      for (extent_t s = 0; s < 2 * k; ++s) order[std::size_t(s)] = s % 7 == 3 ? -1 : std::int32_t((s * 5 + 2) % (2 * k));
+      const auto order_d = to_device(order);
+      pair_of<T> rows({2 * k, 40}, std::uint64_t(k), false), y({2, 40}, false);
+      combine_rows(on.host, rows.host, order.view(), y.host.view());
+      combine_rows(on.device, rows.device(), order_d.view(), y.device());
+      CHECK(y.error(on) <= (std::is_same_v<T, float> ? 1e-6 : 1e-2));
+    }
+  }
   TEST_CASE_TEMPLATE("fillers become zeros, by token and by row", T, bf16, float) {
     both_execs on;
     const extent_t n = 300, experts = 3, each = 301, width = 24;

@@ -5,6 +5,7 @@
 #include <moefold/mesh/group.hpp>
 #include <moefold/mesh/slice.hpp>
 #include <moefold/moe/moe.hpp>
+#include <moefold/tensor/copy.hpp>
 
 #include "close.hpp"
 #include "oracle_moe.hpp"
@@ -181,6 +182,23 @@ struct cut_parameter {
     if (value.empty()) return {};
     return {{value.data(), slice.extent}, {gradient.data(), slice.extent}};
   }
+  /// The same in memory of e; fetch() brings its gradient back.
+  template <class Exec, class Arena>
+  parameter<Precision, Placement> get(Exec e, Arena& memory) {
+    if (value.empty()) return {};
+    using T = typename Precision::storage;
+    using R = typename Precision::reduce;
+    const view<T> there = memory.template take<T>(slice.extent);
+    accumulated = memory.template take<R>(slice.extent);
+    upload(e, get().value, there);
+    upload(e, view<const R>(get().gradient), accumulated);
+    return {there, accumulated};
+  }
+  template <class Exec>
+  void fetch(Exec e) {
+    if (!value.empty()) download(e, view<const typename Precision::reduce>(accumulated), get().gradient);
+  }
+  view<typename Precision::reduce> accumulated{};
   void add_to(std::vector<double>& sum) const {
     if (value.empty()) return;
     sum.resize(std::size_t(slice.global.size()), 0.0);
@@ -195,10 +213,33 @@ struct moe_outcome {
   double dropped = 0;
 };
 
-/// What all ranks of the layout together compute. Comm: thread_comm or packed_comm.
-template <class Precision, class Layer, class Comm>
-void run_rank(Comm& world, const layout& l, const moe_problem& p, moe_outcome& out, std::mutex& guard, host_context& context, arena& keep,
-              bool twice) {
+inline moe_outcome nothing_yet(const layout& l, const moe_problem& p) {
+  const std::vector<double> rows(std::size_t(p.tokens * p.what.model.hidden), 0.0);
+  return {std::vector(std::size_t(l.dp), rows),
+          std::vector(std::size_t(l.dp), rows),
+          {},
+          std::vector<double>(std::size_t(p.what.model.experts), 0.0),
+          std::vector<double>(balance_kinds, 0.0)};
+}
+
+/// A copy of x in memory of e.
+template <class Exec, class T>
+view<T> copy_on(Exec e, view<const T> x, basic_arena<typename Exec::memory>& memory) {
+  const view<T> there = memory.template take<T>(x.shape());
+  upload(e, x, there);
+  return there;
+}
+template <class Exec, class T>
+tensor<T> copy_from(Exec e, view<T> x) {
+  tensor<T> here(x.shape());
+  download(e, view<const T>(x), here.view());
+  return here;
+}
+
+/// What all ranks of the layout together compute, in memory of e. Comm: thread_comm or packed_comm, or of a device.
+template <class Precision, class Layer, class Exec, class Comm>
+void run_rank(Exec e, Comm& world, const layout& l, const moe_problem& p, moe_outcome& out, std::mutex& guard,
+              basic_arena<typename Exec::memory>& keep, bool twice) {
   const model_shape& m = p.what.model;
   const folding_extents fold = l.fold();
   const extent_t rank = world.rank();
@@ -218,28 +259,33 @@ void run_rank(Comm& world, const layout& l, const moe_problem& p, moe_outcome& o
   cut_parameter<Precision, expert_columns> down(w.down, {E, H, F}, fold, rank);
   cut_parameter<Precision, rows_over_tp> shared_gate(w.shared_gate, {S, H}, fold, rank), shared_up(w.shared_up, {S, H}, fold, rank);
   cut_parameter<Precision, columns_over_tp> shared_down(w.shared_down, {H, S}, fold, rank);
+  basic_arena<typename Exec::memory> inputs;
+  const auto there = [&](auto& parameter) { return parameter.get(e, inputs); };
   moe_weights<Precision> weights{
-      router.get(), gate.get(), up.get(), down.get(), {{shared_gate.get()}, {shared_up.get()}, {shared_down.get()}, output.get()}};
+      there(router), there(gate), there(up), there(down), {{there(shared_gate)}, {there(shared_up)}, {there(shared_down)}, there(output)}};
 
-  tensor<std::int64_t> running({1, E}, 0);
-  const std::vector<A> previous(p.previous.begin(), p.previous.end()), bias(w.bias.begin(), w.bias.end());
-  router_state<A> state{{}, std::span<const double>(p.previous), running.view()};
-  if (m.expert_bias) state.bias = std::span<const A>(bias);
+  const tensor<std::int64_t> none({1, E}, 0);
+  const std::vector<A> bias(w.bias.begin(), w.bias.end());
+  router_state<A> state{{}, copy_on(e, view<const double>(p.previous), inputs), copy_on(e, none.view(), inputs)};
+  if (m.expert_bias) state.bias = copy_on(e, view<const A>(std::span<const A>(bias)), inputs);
   const Layer layer(m, weights, {&ep, &etp, &tp, &sequence, &all}, state, p.what.facts);
 
   const batch_place place = p.place(at[axis_id::dp], {p.sequence, l.cp, at[axis_id::cp], l.tp, at[axis_id::tp]});
   const extent_t n = p.tokens / (l.tp * l.cp);
   const auto all_x = p.x(at[axis_id::dp]), all_dy = p.dy(at[axis_id::dp]);
   const std::vector<std::uint8_t> all_padding = p.padding(at[axis_id::dp]);
-  tensor<T> x({n, H}), dy({n, H}), y({n, H}, T(-1)), dx({n, H}, T(-1));
+  tensor<T> own_x({n, H}), own_dy({n, H});
+  const tensor<T> unwritten({n, H}, T(-1));
   std::vector<std::uint8_t> padding;
   for (extent_t i = 0; i < n; ++i) {
     padding.push_back(all_padding[std::size_t(place.number(i))]);
     for (extent_t h = 0; h < H; ++h)
-      x.view()(i, h) = T(all_x.view()(place.number(i), h)), dy.view()(i, h) = T(all_dy.view()(place.number(i), h));
+      own_x.view()(i, h) = T(all_x.view()(place.number(i), h)), own_dy.view()(i, h) = T(all_dy.view()(place.number(i), h));
   }
-  const host_exec e(context);
-  const routing_context where{.place = place, .padding = padding, .loss_weight = p.loss_weight, .seed = p.seed};
+  const view<const T> x = copy_on(e, view<const T>(own_x), inputs), dy = copy_on(e, view<const T>(own_dy), inputs);
+  const view<T> y = copy_on(e, unwritten.view(), inputs), dx = copy_on(e, unwritten.view(), inputs);
+  const view<std::uint8_t> flags = copy_on(e, view<const std::uint8_t>(std::span<const std::uint8_t>(padding)), inputs);
+  const routing_context where{.place = place, .padding = flags.span(), .loss_weight = p.loss_weight, .seed = p.seed};
   typename Layer::saved saved;
   keep.clear();
   layer.forward(e, x, y, keep, saved, 1, where);
@@ -248,22 +294,27 @@ void run_rank(Comm& world, const layout& l, const moe_problem& p, moe_outcome& o
     layer.forward(e, x, y, keep, saved, 1, where);
   }
   layer.backward(e, dy, dx, saved);
+  const tensor<T> own_y = copy_from(e, y), own_dx = copy_from(e, dx);
+  const tensor<std::int64_t> load = copy_from(e, saved.router.load), dropped = copy_from(e, saved.dropped);
+  const tensor<double> losses = copy_from(e, saved.router.losses);
+  router.fetch(e), gate.fetch(e), up.fetch(e), down.fetch(e);
+  shared_gate.fetch(e), shared_up.fetch(e), shared_down.fetch(e), output.fetch(e);
 
   std::scoped_lock lock(guard);
   auto& all_y = out.y[std::size_t(at[axis_id::dp])];
   auto& all_dx = out.dx[std::size_t(at[axis_id::dp])];
   for (extent_t i = 0; i < n; ++i)
     for (extent_t h = 0; h < H; ++h) {
-      all_y[std::size_t(place.number(i) * H + h)] = double(y.view()(i, h));
-      all_dx[std::size_t(place.number(i) * H + h)] = double(dx.view()(i, h));
+      all_y[std::size_t(place.number(i) * H + h)] = double(own_y.view()(i, h));
+      all_dx[std::size_t(place.number(i) * H + h)] = double(own_dx.view()(i, h));
     }
   router.add_to(out.gradients["router"]), gate.add_to(out.gradients["gate"]), up.add_to(out.gradients["up"]),
       down.add_to(out.gradients["down"]);
   shared_gate.add_to(out.gradients["shared_gate"]), shared_up.add_to(out.gradients["shared_up"]);
   shared_down.add_to(out.gradients["shared_down"]), output.add_to(out.gradients["shared_switch"]);
-  for (std::size_t i = 0; i < std::size_t(E); ++i) out.load[i] += double(saved.router.load[i]);
-  for (std::size_t i = 0; i < balance_kinds; ++i) out.losses[i] += saved.router.losses.empty() ? 0 : saved.router.losses[i];
-  out.dropped += saved.dropped.empty() ? 0 : double(saved.dropped[0]);
+  for (std::size_t i = 0; i < std::size_t(E); ++i) out.load[i] += double(load[i]);
+  for (std::size_t i = 0; i < losses.size(); ++i) out.losses[i] += losses[i];
+  for (const std::int64_t pairs : dropped) out.dropped += double(pairs);
 }
 
 /// To fp64 rounding elementwise, or, with a limit, by norm.
@@ -321,21 +372,14 @@ void check_moe_layer(const char* name, const std::vector<layout>& where = layout
   for (const layout& l : where) {
     CAPTURE(l.name());
     std::vector<moe_outcome> outcomes;
-    for (const moe_problem& p : problems) {
-      const std::vector<double> nothing(std::size_t(p.tokens * p.what.model.hidden), 0.0);
-      outcomes.push_back({std::vector(std::size_t(l.dp), nothing),
-                          std::vector(std::size_t(l.dp), nothing),
-                          {},
-                          std::vector<double>(std::size_t(p.what.model.experts), 0.0),
-                          std::vector<double>(balance_kinds, 0.0)});
-    }
+    for (const moe_problem& p : problems) outcomes.push_back(nothing_yet(l, p));
     std::mutex guard;
     run_threads(int(l.world()), [&](thread_comm& threads) {
       Comm world(std::move(threads));
       host_context context;
       arena keep;
       for (std::size_t i = 0; i < problems.size(); ++i)
-        run_rank<fp64, layer>(world, l, problems[i], outcomes[i], guard, context, keep, i % 3 == 0);
+        run_rank<fp64, layer>(host_exec(context), world, l, problems[i], outcomes[i], guard, keep, i % 3 == 0);
     });
     for (std::size_t i = 0; i < problems.size(); ++i, ++runs) {
       CAPTURE(problems[i].what.name());
@@ -377,21 +421,14 @@ void check_moe_layer_in_bf16(const char* name) {
     const layout& l = layouts()[at];
     CAPTURE(l.name());
     std::vector<moe_outcome> outcomes;
-    for (const moe_problem& p : problems) {
-      const std::vector<double> nothing(std::size_t(p.tokens * p.what.model.hidden), 0.0);
-      outcomes.push_back({std::vector(std::size_t(l.dp), nothing),
-                          std::vector(std::size_t(l.dp), nothing),
-                          {},
-                          std::vector<double>(std::size_t(p.what.model.experts), 0.0),
-                          std::vector<double>(balance_kinds, 0.0)});
-    }
+    for (const moe_problem& p : problems) outcomes.push_back(nothing_yet(l, p));
     std::mutex guard;
     run_threads(int(l.world()), [&](thread_comm& threads) {
       Comm world(std::move(threads));
       host_context context;
       arena keep;
       for (std::size_t i = 0; i < problems.size(); ++i)
-        run_rank<mixed_bf16, layer>(world, l, problems[i], outcomes[i], guard, context, keep, false);
+        run_rank<mixed_bf16, layer>(host_exec(context), world, l, problems[i], outcomes[i], guard, keep, false);
     });
     for (std::size_t i = 0; i < problems.size(); ++i, ++runs) {
       CAPTURE(problems[i].what.name());

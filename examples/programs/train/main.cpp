@@ -1,10 +1,11 @@
-// train: trains one of the built-in runs on text files, ranks as threads. All it does is in moefold/train/program.hpp.
+// train: trains one of the built-in runs on text files, ranks as threads on the host or on CUDA devices. All it does is in moefold/train/program.hpp.
 #include "runs.hpp"
 
 #include <CLI/CLI.hpp>
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 
 namespace {
@@ -31,15 +32,19 @@ std::vector<std::string> own_sources() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads."};
+  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices."};
   moefold::program_options options;
   options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
   options.commit = MOEFOLD_COMMIT;
   options.train.stop = &stop;
   bool list = false;
+  std::string device = "host";
   const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 62);
   app.add_option("--run", options.run, "which run (see --list)")->capture_default_str();
   app.add_flag("--list", list, "list the runs that were built in, and stop");
+  app.add_option("--device", device, "what ranks compute on: host, or cuda (in bf16, unless the run says otherwise)")
+      ->check(CLI::IsMember({"host", "cuda"}))
+      ->capture_default_str();
   app.add_option("--ranks", options.ranks, "ranks, for runs with a dyn extent")->check(at_least_one);
   app.add_option("--steps", options.train.steps, "training steps")->check(at_least_one)->capture_default_str();
   app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
@@ -86,7 +91,25 @@ int main(int argc, char** argv) {
     if (options.data.empty()) options.data = own_sources();
     std::signal(SIGINT, on_interrupt);
     moefold::terminal_sink log;
-    return run->second.train(options, log);
+    const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
+    if (me.size > 1) {  // a launcher started us: one rank per process
+      moefold::require<moefold::config_error>(
+          device == "cuda", "moefold: ", moefold::name_of(me.by), " started ", me.size,
+          " processes, and ranks as processes compute on devices; give --device cuda, or start one process "
+          "with --ranks ",
+          me.size);
+      moefold::require<moefold::config_error>(
+          run->second.as_process != nullptr, "moefold: ", moefold::name_of(me.by), " started ", me.size,
+          " processes, and this program was built without NCCL; build it where NCCL is found, or start one "
+          "process with --ranks ",
+          me.size);
+      return run->second.as_process(options, log, me);
+    }
+    run_entry::train_function* const train = device == "cuda" ? run->second.on_cuda : run->second.on_host;
+    moefold::require<moefold::config_error>(train != nullptr,
+                                            "moefold: this program was built without CUDA; build it with cmake --workflow "
+                                            "--preset gpu-train, or leave out --device cuda");
+    return train(options, log);
   } catch (const moefold::config_error& wrong) {
     std::fprintf(stderr, "train: %s\n", wrong.what());
     return 2;

@@ -10,7 +10,10 @@
 //      +- comm_revoked        any call on a communicator whose failure this rank has been told of before
 #include <moefold/comm/communicator.hpp>
 
+#include <algorithm>
 #include <chrono>
+#include <cmath>
+#include <cstdlib>
 #include <string>
 #include <utility>
 
@@ -52,5 +55,20 @@ class comm_revoked : public comm_error {
  public:
   using comm_error::comm_error;
 };
+
+/// MOEFOLD_TIMEOUT_FACTOR: every deadline is multiplied by it.
+inline double timeout_factor() {
+  const char* text = std::getenv("MOEFOLD_TIMEOUT_FACTOR");
+  if (text == nullptr || *text == '\0') return 1;
+  char* end = nullptr;
+  const double factor = std::strtod(text, &end);
+  require<config_error>(*end == '\0' && std::isfinite(factor) && factor > 0, "moefold: MOEFOLD_TIMEOUT_FACTOR is \"", text,
+                        "\"; give a number above 0, such as 2");
+  return factor;
+}
+inline std::chrono::nanoseconds scaled(std::chrono::nanoseconds time, double factor) {
+  const double longest = 1e17;  // three years: beyond it the clock's arithmetic would overflow
+  return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
+}
 
 }  // namespace moefold

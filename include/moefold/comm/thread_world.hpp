@@ -11,8 +11,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-#include <cstdlib>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -230,20 +228,6 @@ class thread_world {
     require<config_error>(ranks >= 1, "moefold: a world of ", ranks, " ranks; give at least 1");
     return std::size_t(ranks);
   }
-  static double timeout_factor() {
-    const char* text = std::getenv("MOEFOLD_TIMEOUT_FACTOR");
-    if (text == nullptr || *text == '\0') return 1;
-    char* end = nullptr;
-    const double factor = std::strtod(text, &end);
-    require<config_error>(*end == '\0' && std::isfinite(factor) && factor > 0, "moefold: MOEFOLD_TIMEOUT_FACTOR is \"", text,
-                          "\"; give a number above 0, such as 2");
-    return factor;
-  }
-  static std::chrono::nanoseconds scaled(std::chrono::nanoseconds time, double factor) {
-    const double longest = 1e17;  // three years: beyond it the clock's arithmetic would overflow
-    return std::chrono::nanoseconds(std::int64_t(std::min(double(time.count()) * factor, longest)));
-  }
-
   // Some 50 us, several times what waking a sleeper takes: with less, ranks that slept once are late for each other and sleep again.
   static constexpr int most_spins = 2000;
 

@@ -12,7 +12,9 @@
 
 #include <bit>
 #include <cmath>
-#include <cstring>
+#if defined(MOEFOLD_EMULATED)
+#include <async_copy.h>
+#endif
 
 namespace moefold {
 
@@ -102,10 +104,7 @@ template <int Bytes>
 __device__ inline void copy_async(void* to_shared, const void* from, bool real) {
   static_assert(Bytes == 4 || Bytes == 16);
 #if defined(MOEFOLD_EMULATED)
-  if (real)
-    std::memcpy(to_shared, from, Bytes);
-  else
-    std::memset(to_shared, 0, Bytes);
+  emulator::async_copies::own().begin(to_shared, from, Bytes, real);
 #else
   const unsigned at = unsigned(__cvta_generic_to_shared(to_shared));
   if constexpr (Bytes == 16)
@@ -116,14 +115,18 @@ __device__ inline void copy_async(void* to_shared, const void* from, bool real) 
 }
 /// Ends a group of this thread's copies.
 __device__ inline void copy_async_commit() {
-#if !defined(MOEFOLD_EMULATED)
+#if defined(MOEFOLD_EMULATED)
+  emulator::async_copies::own().end_group();
+#else
   asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
 }
 /// Waits until at most `Pending` groups of this thread are on their way; a barrier must follow before other threads read.
 template <int Pending>
 __device__ inline void copy_async_wait() {
-#if !defined(MOEFOLD_EMULATED)
+#if defined(MOEFOLD_EMULATED)
+  emulator::async_copies::own().wait(Pending);
+#else
   asm volatile("cp.async.wait_group %0;" ::"n"(Pending) : "memory");
 #endif
 }

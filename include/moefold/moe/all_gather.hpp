@@ -60,7 +60,7 @@ class all_gather_dispatcher {
 
     scratch local(e);
     const view<T> mine = local.template take<T>(n, hidden + choice_lanes<T>(k));
-    pack_choices<T>(e, x, choice.expert, choice.weight, experts_, mine);
+    pack_choices(e, x, choice.expert, choice.weight, experts_, mine);
     const view<const T> tokens = gather(e, view<const T>(mine), t, local, meanwhile);
 
     const view<std::int32_t> index = local.template take<std::int32_t>(all, k);
@@ -82,7 +82,7 @@ class all_gather_dispatcher {
 
     t.batch = keep.template take<T>(t.slot_of_row.extent(0), hidden);
     t.weight = keep.template take<A>(t.slot_of_row.extent(0));
-    gather_choices<T>(e, tokens, t.slot_of_row.span(), k, t.batch, t.weight);
+    gather_choices(e, tokens, t.slot_of_row.span(), k, t.batch, t.weight);
     return t;
   }
 
@@ -116,9 +116,9 @@ class all_gather_dispatcher {
     scratch local(e);
     const view<T> all = local.template take<T>(t.row_of_slot.extent(0), width), mine = local.template take<T>(n, width);
     const view<A> dp = local.template take<A>(lanes == 1 ? 0 : all.extent(0), top_k_);
-    combine_choices<T>(e, dbatch, dweight, t.row_of_slot, all, dp);
+    combine_choices(e, dbatch, dweight, t.row_of_slot, all, dp);
     reduce(e, view<const T>(all), mine, t, local);
-    split_gradients<T>(e, view<const T>(mine), dx, dchoice);
+    split_gradients(e, view<const T>(mine), dx, dchoice);
     if constexpr (lanes > 1) reduce(e, view<const A>(dp), dchoice, t, local);
   }
 
@@ -133,7 +133,8 @@ class all_gather_dispatcher {
     if (padded) return;
     scratch local(e);
     const view<std::int64_t> own = local.template take<std::int64_t>(1);
-    const view<std::int64_t> all = local.template take<std::int64_t>(etp + ep * etp), inner = all.rows(0, etp), outer = all.rows(etp, ep * etp);
+    const view<std::int64_t> all = local.template take<std::int64_t>(etp + ep * etp), inner = all.rows(0, etp),
+                             outer = all.rows(etp, ep * etp);
     fill(e, own, n);
     etp_->all_gather(e, std::span<const std::int64_t>(own.span()), inner.span()).wait(e);
     ep_->all_gather(e, std::span<const std::int64_t>(inner.span()), outer.span()).wait(e);

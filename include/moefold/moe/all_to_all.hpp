@@ -174,7 +174,7 @@ class all_to_all_dispatcher {
     } else {
       if (lanes > 1 && !direct) {
         const view<T> packed = local.template take<T>(rows.extent(0), hidden + lanes);
-        pack_weighted<T>(e, rows, weight, packed);
+        pack_weighted(e, rows, weight, packed);
         rows = packed;
       }
       combine_weighted(e, exchange(e, rows, t.received, t.sent, local), t.row_of_slot, dx, dchoice);

@@ -57,8 +57,8 @@ class router_states {
   router_states(const model_shape& model, const balance_losses& balance, extent_t micro_batches)
       : bias_({model.expert_bias ? model.layers : 0, model.experts}, A(0)),
         previous_({balance.global > 0 ? model.layers : 0, model.experts}, double(model.top_k) / double(model.experts)),
-        running_({balance.global_running > 0 ? model.layers : 0, micro_batches, model.experts}), shown_bias_(bias_), shown_previous_(previous_),
-        top_k_(model.top_k), step_(balance.bias_step) {
+        running_({balance.global_running > 0 ? model.layers : 0, micro_batches, model.experts}), shown_bias_(bias_),
+        shown_previous_(previous_), top_k_(model.top_k), step_(balance.bias_step) {
     if constexpr (std::is_same_v<Memory, host_memory>) std::fill(running_.begin(), running_.end(), 0);  // every step writes before it reads
   }
 

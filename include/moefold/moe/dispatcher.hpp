@@ -39,7 +39,8 @@ std::span<const std::size_t> elements_of_rows(view<const std::size_t> rows, exte
 template <class D, class Exec>
 concept dispatcher = requires(const D& d, Exec e, view<const typename D::value_type> in, view<typename D::value_type> out,
                               const routing<typename D::weight_type>& r, view<const typename D::weight_type> dweight,
-                              view<typename D::weight_type> dchoice, basic_arena<typename Exec::memory>& keep, const typename D::ticket& t, idle meanwhile) {
+                              view<typename D::weight_type> dchoice, basic_arena<typename Exec::memory>& keep, const typename D::ticket& t,
+                              idle meanwhile) {
   { D::kind } -> std::convertible_to<dispatch_kind>;
   { d.dispatch(e, in, r, keep, meanwhile) } -> std::same_as<typename D::ticket>;
   d.combine(e, in, out, t);

@@ -35,10 +35,10 @@ struct grouped_experts {
   [[no_unique_address]] expert_inputs<Precision> inputs{};
 
   struct saved {
-    view<const T> x;       // [R, H], the ticket's
-    view<const A> weight;  // [R], the ticket's
+    view<const T> x;                        // [R, H], the ticket's
+    view<const A> weight;                   // [R], the ticket's
     std::span<const std::int64_t> offsets;  // [local experts + 1], the ticket's, memory of the exec
-    view<T> gate, up, act;  // [R, F/ETP]; act only where it is kept
+    view<T> gate, up, act;                  // [R, F/ETP]; act only where it is kept
   };
 
   bool gated() const { return activation == activation_function::swiglu; }

@@ -38,8 +38,8 @@ class moe_layer {
 
   struct saved {
     typename router_layer<Precision>::saved router;
-    routing<A> kept;                 // the choices that were not dropped
-    view<std::int64_t> dropped{};    // [1] pairs of tokens that are not padding; empty: nothing can be dropped
+    routing<A> kept;               // the choices that were not dropped
+    view<std::int64_t> dropped{};  // [1] pairs of tokens that are not padding; empty: nothing can be dropped
     typename dispatcher_type::ticket ticket;
     typename experts_type::saved experts;
     typename mlp_layer<Precision, Comm>::saved shared;

@@ -62,11 +62,11 @@ struct router_layer {
     route_outputs<A> out{s.choice.expert, s.choice.weight, local.template take<std::int64_t>(batch, experts + 1)};
     if (losses) out.score_sum = local.template take<double>(batch, experts), out.squares = local.template take<double>(1);
     if (where.tap) out.scores = local.template take<A>(n, experts);
-    route_forward<A>(e, rule, {s.logits, state.bias, padding, batch}, out);
+    route_forward(e, rule, {s.logits, state.bias, padding, batch}, out);
     const bool forced = where.tap && where.tap->forces(where.place.step);
     if (where.tap) follow(e, *where.tap, layer, where.place, view<const A>(out.scores), s.choice.expert);
     if (forced) {
-      route_weights<A>(e, rule, s.logits, s.choice.expert, s.choice.weight);
+      route_weights(e, rule, s.logits, s.choice.expert, s.choice.weight);
       count_choices(e, s.choice.expert, padding, out.counts);
     }
     view<std::int64_t> seen = out.counts;  // by the losses: what was done, or else what the scores alone would do
@@ -88,8 +88,8 @@ struct router_layer {
     scratch local(e);
     const view<A> dlogits = local.template take<A>(n, experts);
     const bool losses = !s.pull.empty();
-    route_backward<A>(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding,
-                      balance.any_load() ? s.pull : view<A>{}, losses ? balance.z * s.where.loss_weight : 0, dlogits);
+    route_backward(e, rule, dweight, s.logits, s.choice.expert, s.choice.weight, s.where.padding, balance.any_load() ? s.pull : view<A>{},
+                   losses ? balance.z * s.where.loss_weight : 0, dlogits);
     weight_gradient(e, view<const A>(dlogits), jittered(e, s.x, s, local), weight.gradient);
     if (jitter == 0 || !s.where.training) return gemm_nn(e, view<const A>(dlogits), weight.value, dx, T(1));
     const view<A> part = local.template take<A>(s.x.shape());
@@ -110,7 +110,7 @@ struct router_layer {
     const extent_t n = logits.extent(0), experts = logits.extent(1);
     const route_outputs<A> out{local.template take<std::int32_t>(n, rule.top_k), local.template take<A>(n, rule.top_k),
                                local.template take<std::int64_t>(batch, experts + 1)};
-    route_forward<A>(e, free, {logits, {}, padding, batch}, out);
+    route_forward(e, free, {logits, {}, padding, batch}, out);
     return out.counts;
   }
 
@@ -124,9 +124,9 @@ struct router_layer {
   /// Of (seed, step, layer, global token, element): the same in every mapping, and in backward.
   jitter_rule factors(const saved& s) const {
     const batch_place& place = s.where.place;
-    return {random_stream(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u,
-                          hash_of("router.jitter") + std::uint64_t(s.layer)),
-            jitter, place.first_sample, place.batch, place.part};
+    return {
+        random_stream(s.where.seed + std::uint64_t(place.step) * 0x9e3779b97f4a7c15u, hash_of("router.jitter") + std::uint64_t(s.layer)),
+        jitter, place.first_sample, place.batch, place.part};
   }
 
   /// Margins, record, replay and even choices, off the fast path: on the host, which waits for the scores, and sends back what it has changed.

@@ -72,7 +72,7 @@ routing<A> keep_pairs(Exec e, const token_rule& rule, const routing<A>& choice, 
   const view<std::int32_t> number = local.template take<std::int32_t>(tokens);
   if (ranks == 1) {
     count_up(e, number);  // local order is token order
-    keep_within_capacity<A>(e, choice.expert, choice.weight, number, experts, capacity, rule.by_position, kept.expert);
+    keep_within_capacity(e, choice.expert, view<const A>(choice.weight), number, experts, capacity, rule.by_position, kept.expert);
     return kept;
   }
   require(place.part.sequence * place.batch == tokens, "moefold: full-sequence dropping over ", ranks, " ranks of ", n,
@@ -85,7 +85,7 @@ routing<A> keep_pairs(Exec e, const token_rule& rule, const routing<A>& choice, 
   if (!rule.by_position) sequence->all_gather(e, std::span<const A>(choice.weight.span()), weight.span()).wait(e);
   const view<std::int32_t> index = local.template take<std::int32_t>(tokens, k), result = local.template take<std::int32_t>(tokens, k);
   split_numbers(e, all, number, index);
-  keep_within_capacity<A>(e, index, weight, number, experts, capacity, rule.by_position, result);
+  keep_within_capacity(e, index, view<const A>(weight), number, experts, capacity, rule.by_position, result);
   copy(e, view<const std::int32_t>(result.rows(sequence->rank() * n, n)), kept.expert);
   return kept;
 }

@@ -13,7 +13,7 @@ namespace kernel {
 
 /// No __restrict__ on outputs: backward's may be the memory of gate and up, each element read before it is written, by the same thread.
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     swiglu_forward(const T* __restrict__ gate, const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out,
                    std::int64_t rows, int width) {
   using A = accumulate_t<T>;
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     swiglu_backward(const T* __restrict__ dout, const T* gate, const T* up, const accumulate_t<T>* __restrict__ p, T* dgate, T* dup,
                     accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     gelu_forward(const T* __restrict__ up, const accumulate_t<T>* __restrict__ p, T* __restrict__ out, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();
@@ -71,7 +71,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads) gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* __restrict__ p,
+__global__ void __launch_bounds__(Threads, 2) gelu_backward(const T* __restrict__ dout, const T* up, const accumulate_t<T>* __restrict__ p,
                                                          T* dup, accumulate_t<T>* __restrict__ dp, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();

@@ -13,8 +13,8 @@ struct balance_tuning {
 namespace kernel {
 
 template <int Threads>
-__global__ void __launch_bounds__(Threads)
-    sum_sequences(const std::int64_t* __restrict__ counts, extent_t batch, extent_t columns, std::int64_t* __restrict__ load, extent_t experts) {
+__global__ void __launch_bounds__(Threads) sum_sequences(const std::int64_t* __restrict__ counts, extent_t batch, extent_t columns,
+                                                         std::int64_t* __restrict__ load, extent_t experts) {
   for (extent_t x = threadIdx.x; x < experts; x += Threads) {
     std::int64_t sum = 0;
     for (extent_t b = 0; b < batch; ++b) sum += counts[b * columns + x];
@@ -61,9 +61,8 @@ __global__ void __launch_bounds__(Threads)
     for (extent_t b = 0; b < batch; ++b) whole += double(in.counts[b * columns + x]);
     const double previous = in.previous ? in.previous[x] : k / double(experts), running = in.running ? double(in.running[x]) : 0;
     for (extent_t b = 0; b < batch; ++b) {
-      const detail::load_terms terms =
-          detail::load_terms_of(balance, k, whole, tokens, double(in.counts[b * columns + x]), double(in.counts[b * columns + experts]),
-                                previous, running, chosen);
+      const detail::load_terms terms = detail::load_terms_of(balance, k, whole, tokens, double(in.counts[b * columns + x]),
+                                                             double(in.counts[b * columns + experts]), previous, running, chosen);
       const double score = in.score_sum[b * experts + x];
       for (int i = 0; i < 4; ++i) sums[i] += ratio * terms.of[i] * score;
       pull[b * experts + x] = A(in.loss_weight * ratio * terms.all());

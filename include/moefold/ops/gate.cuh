@@ -11,7 +11,7 @@ namespace kernel {
 
 /// y may be the memory of z.
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads) row_gate_forward(const T* __restrict__ x, const T* __restrict__ w, const T* z,
+__global__ void __launch_bounds__(Threads, 2) row_gate_forward(const T* __restrict__ x, const T* __restrict__ w, const T* z,
                                                             accumulate_t<T>* __restrict__ opening, T* y, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
   const std::int64_t row = row_of_group<Threads, Group>();
@@ -33,7 +33,7 @@ __global__ void __launch_bounds__(Threads) row_gate_forward(const T* __restrict_
 
 /// dz may be the memory of dy.
 template <class T, int Lanes, int Group, int Threads>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     row_gate_backward(const T* dy, const T* __restrict__ z, const accumulate_t<T>* __restrict__ opening, T* dz,
                       accumulate_t<T>* __restrict__ slope, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(Threads)
 
 /// Also its block's share of dw.
 template <class T, int Lanes, int Group, int Threads, int Cached>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     row_gate_accumulate(const accumulate_t<T>* __restrict__ slope, const T* __restrict__ x, const T* __restrict__ w, T* __restrict__ dx,
                         accumulate_t<T>* __restrict__ share, std::int64_t rows, int width) {
   using A = accumulate_t<T>;

@@ -14,7 +14,9 @@ namespace moefold {
 enum class grouped_kind { nt, nn, tn };
 
 /// How many numbers row tiles of all groups have, some of them without rows: enough for any offsets from 0 to `rows`.
-MOEFOLD_HD constexpr std::int64_t row_tiles(std::int64_t rows, std::int64_t groups, std::int64_t tile) { return rows / tile + groups; }
+MOEFOLD_HD constexpr std::int64_t row_tile_numbers(std::int64_t rows, std::int64_t groups, std::int64_t tile) {
+  return rows / tile + groups;
+}
 
 /// The group to which row tile `number` belongs. The first number of group g, offsets[g] / tile + g, ascends strictly and leaves a group of
 /// `count` rows at least ceil(count / tile) numbers, so a search by halves finds it without anybody having counted tiles.
@@ -58,7 +60,7 @@ MOEFOLD_HD constexpr std::int64_t tiles_over(std::int64_t extent, std::int64_t t
 constexpr std::int64_t grouped_blocks(grouped_kind kind, const grouped_extents& all, std::int64_t tile_m, std::int64_t tile_n) {
   if (all.rows == 0) return 0;  // a group without rows is left as it was
   if (kind == grouped_kind::tn) return all.groups * tiles_over(all.out, tile_m) * tiles_over(all.in, tile_n);
-  return row_tiles(all.rows, all.groups, tile_m) * tiles_over(kind == grouped_kind::nt ? all.out : all.in, tile_n);
+  return row_tile_numbers(all.rows, all.groups, tile_m) * tiles_over(kind == grouped_kind::nt ? all.out : all.in, tile_n);
 }
 
 /// Row of a group, kept inside the matrix whatever offsets say: wrong ones are reported elsewhere.
@@ -71,7 +73,7 @@ MOEFOLD_HD constexpr grouped_tile tile_of_block(grouped_kind kind, std::int64_t 
                                                 const grouped_extents& all, std::int64_t tile_m, std::int64_t tile_n, std::int64_t band) {
   const std::int64_t columns = kind == grouped_kind::nt ? all.out : all.in, across = tiles_over(columns, tile_n);
   const bool by_weight = kind == grouped_kind::tn;
-  const std::int64_t down = by_weight ? tiles_over(all.out, tile_m) : row_tiles(all.rows, all.groups, tile_m);
+  const std::int64_t down = by_weight ? tiles_over(all.out, tile_m) : row_tile_numbers(all.rows, all.groups, tile_m);
   const tile_place at = in_bands(by_weight ? number % (down * across) : number, down, across, band);
   const std::int64_t g = by_weight ? number / (down * across) : group_of_row_tile(offsets, all.groups, tile_m, at.row);
   const std::int64_t begin = row_within(offsets[g], 0, all.rows), end = row_within(offsets[g + 1], begin, all.rows);

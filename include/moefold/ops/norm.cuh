@@ -12,7 +12,7 @@ namespace kernel {
 
 /// y may be the memory of x, sum that of x or of other: each element is written by the thread that has read it.
 template <class T, int Lanes, int Group, int Threads, int Cached, bool Residual>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     rms_norm_forward(const T* x, const T* other, const T* __restrict__ gain, accumulate_t<T> eps, T* sum, T* y,
                      accumulate_t<T>* __restrict__ rstd, std::int64_t rows, int width) {
   using A = accumulate_t<T>;
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(Threads)
 
 /// Also its block's share of dgain. dx may be the memory of dy.
 template <class T, int Lanes, int Group, int Threads, int Cached>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     rms_norm_backward(const T* dy, const T* __restrict__ x, const T* __restrict__ gain, const accumulate_t<T>* __restrict__ rstd, T* dx,
                       accumulate_t<T>* __restrict__ share, std::int64_t rows, int width) {
   using A = accumulate_t<T>;

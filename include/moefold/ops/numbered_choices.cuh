@@ -12,8 +12,8 @@ struct numbered_choices_tuning {
 namespace kernel {
 
 template <int Threads>
-__global__ void __launch_bounds__(Threads) number_choices(batch_place place, const std::int32_t* __restrict__ expert,
-                                                          std::int32_t* __restrict__ rows, extent_t count, int k) {
+__global__ void __launch_bounds__(Threads)
+    number_choices(batch_place place, const std::int32_t* __restrict__ expert, std::int32_t* __restrict__ rows, extent_t count, int k) {
   const extent_t i = extent_t(blockIdx.x) * Threads + threadIdx.x;
   if (i >= count) return;
   const extent_t token = i / (1 + k);

@@ -11,7 +11,8 @@
 namespace moefold {
 
 struct row_tuning {
-  int threads = 256;  // of a block
+  int threads =
+      256;  // of a block; kernels allow two blocks' registers per multiprocessor: without a bound the compiler spills a few for a third
   int cached =
       4;  // packs of a row that a thread keeps in registers, where an operation goes over a row twice; what is beyond is read again
   int narrow = 4;    // a row of at most so many packs per lane gets a warp, a wider one a block; at most `cached`

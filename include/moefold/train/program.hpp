@@ -1,8 +1,7 @@
 #pragma once
-// What the program `train` does for one run, with ranks as threads: shows the folding and its memory before anything is allocated, checks the
+// What the program `train` does for one run, wherever its ranks live (train/ranks.hpp): shows the folding and its memory before anything is allocated, checks the
 // first losses against a single rank, trains, evaluates, and writes metrics, an expert-load heatmap and the routing. Programs of one's own may call
 // it too.
-#include <moefold/comm/thread.hpp>
 #include <moefold/core/replace_file.hpp>
 #include <moefold/mesh/describe.hpp>
 #include <moefold/moe/routing_file.hpp>
@@ -12,6 +11,7 @@
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/moe_record.hpp>
 #include <moefold/train/progress.hpp>
+#include <moefold/train/ranks.hpp>
 #include <moefold/train/spike.hpp>
 #include <moefold/train/trainer.hpp>
 
@@ -102,18 +102,47 @@ inline named_numbers named(const extents& mesh) {
   return out;
 }
 
-inline void add_bytes_by_axis(const traffic_log& log, named_numbers& bytes) {
-  log.for_each([&](const traffic_log::entry& cell) {
-    const std::string axis(cell.label.view());
-    auto at = std::find_if(bytes.begin(), bytes.end(), [&](const auto& field) { return field.first == axis; });
-    if (at == bytes.end()) at = bytes.insert(bytes.end(), {axis, 0});
-    at->second += std::int64_t(cell.count.bytes);
-  });
-}
+/// What the ranks tell each other of a step for the step line and the metrics: CPU seconds, and bytes sent by axis. Every rank knows the same labels, in
+/// the same order, whatever it has sent.
+class step_sums {
+ public:
+  step_sums() {
+    labels_.emplace_back("world");
+    const auto add = [&](std::string_view name) {
+      if (std::find(labels_.begin(), labels_.end(), comm_label(name)) == labels_.end()) labels_.emplace_back(name);
+    };
+    for (const axis_set axes : group_set<thread_comm>::sets) add(axes.name());
+    add(group_set<thread_comm>::ends.name());
+    sums_.resize(2 + labels_.size());
+  }
+  /// Collective over the world.
+  template <class Comm>
+  void add(host_exec e, Comm& world, double cpu, double collectives, const traffic_log& sent) {
+    sums_[0] = cpu, sums_[1] = collectives;
+    for (std::size_t i = 0; i < labels_.size(); ++i) sums_[2 + i] = double(sent.total(labels_[i]).bytes);
+    world.all_reduce(e, std::span<const double>(sums_), std::span(sums_), sum{}).wait(e);
+  }
+  double share_of_collectives() const { return sums_[0] > 0 ? sums_[1] / sums_[0] : 0; }
+  named_numbers bytes() const {
+    named_numbers by_axis;
+    for (std::size_t i = 0; i < labels_.size(); ++i)
+      if (sums_[2 + i] > 0) by_axis.emplace_back(std::string(labels_[i].view()), std::int64_t(sums_[2 + i]));
+    return by_axis;
+  }
+
+ private:
+  std::vector<comm_label> labels_;
+  std::vector<double> sums_;
+};
+
+/// The types of a run on these ranks.
+template <class Run, class Ranks>
+using policies_on = policies<typename Ranks::template precision<Run>, typename Run::context, typename Run::moe, typename Run::schedule,
+                             typename Run::optimizer>;
 
 /// The first losses of one rank with the same seed, data and batch.
-template <class Run>
-std::vector<double> single_rank_losses(const trainer_options& options, const dataset& data, int steps) {
+template <class Run, class Ranks>
+std::vector<double> single_rank_losses(const Ranks& ranks, const trainer_options& options, const dataset& data, int steps) {
   std::vector<double> losses;
   trainer_options alone = options;
   alone.schedule = &value_of_schedule<one_f_one_b>;  // the run's own, and its layer counts, are made for its stages
@@ -121,8 +150,10 @@ std::vector<double> single_rank_losses(const trainer_options& options, const dat
   routing_tap tap;
   if (options.tap) tap.replay = options.tap->replay, tap.even = options.tap->even;
   alone.tap = &tap;
-  run_threads(1, [&](thread_comm& world) {
-    basic_trainer<policies_of<Run>, thread_comm> trainer(std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
+  ranks.alone([&](typename Ranks::comm_type& world) {
+    alone.device = ranks.device_of(0);
+    basic_trainer<policies_on<Run, Ranks>, typename Ranks::comm_type, typename Ranks::exec_type> trainer(
+        std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
     for (bool stop = false; !stop && int(losses.size()) < steps;) {
       const step_result step = trainer.step();
       losses.push_back(step.loss);
@@ -175,14 +206,16 @@ inline routing_trace trace_of(std::int64_t steps, const model_shape& model, exte
 
 /// Trains Run as the options say, or only draws its schedule, and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
 /// not those of a single rank. Throws config_error for what cannot work.
-template <class Run>
-int run_program(const program_options& options, log_sink& log) {
+template <class Run, class Ranks = host_ranks>
+int run_program(const program_options& options, log_sink& given_log, const Ranks& ranks = {}) {
   using clock = std::chrono::steady_clock;
-  using policies = policies_of<Run>;
-  using precision = typename Run::precision;
+  using comm_type = typename Ranks::comm_type;
+  using precision = typename Ranks::template precision<Run>;
   static_assert(check_run<Run>::ok);
+  silent_sink silent;  // for processes in which rank 0 does not live
+  log_sink& log = ranks.speaks() ? given_log : silent;
   const model_shape& model = Run::model;
-  const extent_t world_size = options.ranks > 0 ? options.ranks : smallest_world<typename Run::fold>();
+  const extent_t world_size = ranks.world(options.ranks, smallest_world<typename Run::fold>());
   const folding_extents fold = folding_of<Run>(world_size);
   check(model, Run::sequence, fold);
   check(options.train, fold);
@@ -201,8 +234,8 @@ int run_program(const program_options& options, log_sink& log) {
   const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts, train.recompute, Run::context::facts};
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
-                    model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ", world_size,
-                    world_size == 1 ? " rank" : " ranks as threads"));
+                    model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ",
+                    ranks.text(world_size)));
   log.line(sentence("moe: ", name_of(facts.dispatch), ", ", describe(facts.tokens), "; balance losses: ", describe(facts.balance),
                     facts.jitter > 0 ? sentence("; jitter ", facts.jitter) : ""));
   log.line(sentence("context: ", Run::context::name, "; pipeline: ", Run::schedule::name, ", layers ", describe(fold.layers),
@@ -231,19 +264,21 @@ int run_program(const program_options& options, log_sink& log) {
     log.line(sentence("routing: ", stored->trace.steps(), " steps replayed from ", options.replay_routing, ", then the router's own"));
   }
   std::optional<routing_trace> recorded;
+  require<config_error>(Ranks::one_process || (options.record_routing.empty() && options.replay_routing.empty()),
+                        "moefold: routing is recorded and replayed where all ranks see the same memory; run with ranks as threads");
   if (!options.record_routing.empty()) {
     recorded.emplace(detail::trace_of(options.train.steps, model, Run::sequence, options.train.global_batch));
     write_routing(options.record_routing, detail::trace_of(1, model, 1, 1),
                   model.experts);  // a path that cannot be written is known before the run
   }
   std::optional<load_heatmap> heatmap;
-  if (!options.heatmap.empty()) heatmap.emplace(options.run).write(options.heatmap);
+  if (ranks.speaks() && !options.heatmap.empty()) heatmap.emplace(options.run).write(options.heatmap);
   routing_tap tap;
   tap.record = recorded ? &*recorded : nullptr, tap.replay = stored ? &stored->trace : nullptr, tap.even = options.even_routing;
   train.tap = &tap;
 
   std::optional<metrics_writer> metrics;
-  if (!options.metrics.empty())
+  if (ranks.speaks() && !options.metrics.empty())
     metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe),
                                                 precision::name, MOEFOLD_VERSION, options.commit, compiler_name()});
 
@@ -258,27 +293,31 @@ int run_program(const program_options& options, log_sink& log) {
   std::vector<double> alone, together;
   if (compare) {
     log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
-    alone = detail::single_rank_losses<Run>(train, data, compared);
+    alone = detail::single_rank_losses<Run>(ranks, train, data, compared);
   } else if (fold.world() > 1) {
     log.line("not compared with a single rank: " + incomparable);
   }
   bool trusted = true;
 
-  struct cpu_times {
-    alignas(64) std::atomic<double> total{0}, collectives{0};
-  };
-  std::vector<cpu_times> cpu(static_cast<std::size_t>(world_size));
-  std::array<std::vector<traffic_log>, 2>
-      sent_by;  // of every rank, for metrics; two, so that a fast rank overwrites nothing that is still read
-  if (metrics) sent_by.fill(std::vector<traffic_log>(cpu.size()));
   const auto begin = clock::now();
-  const auto train_rank = [&](thread_comm& world) {
-    const std::size_t rank = std::size_t(world.rank());
+  const auto train_rank = [&](comm_type& world) {
+    const int rank = world.rank();
     routing_tap own = tap;  // margins are noted by each rank for itself
     trainer_options mine = train;
     mine.tap = recorded || stored || options.even_routing ? &own : nullptr;
-    basic_trainer<policies, thread_comm> trainer(std::move(world), model, Run::sequence, fold, mine, data);
-    const double cpu_before = detail::thread_cpu_seconds(), comm_before = trainer.world().cpu_seconds();
+    mine.device = ranks.device_of(rank);
+    basic_trainer<detail::policies_on<Run, Ranks>, comm_type, typename Ranks::exec_type> trainer(std::move(world), model, Run::sequence,
+                                                                                                 fold, mine, data);
+    host_context context;
+    const host_exec host(context);
+    detail::step_sums sums;
+    const auto in_collectives = [&] {  // CPU seconds, where the communicator counts them
+      if constexpr (requires { trainer.world().cpu_seconds(); })
+        return trainer.world().cpu_seconds();
+      else
+        return 0.0;
+    };
+    const double cpu_before = detail::thread_cpu_seconds(), comm_before = in_collectives();
     step_result last;
     progress live(options.train.steps);
     spike_watch spikes;
@@ -290,23 +329,14 @@ int run_program(const program_options& options, log_sink& log) {
       last = trainer.step();
       ++done;
       const double seconds = std::chrono::duration<double>(clock::now() - from).count();
-      cpu[rank].total.store(detail::thread_cpu_seconds() - cpu_before, std::memory_order_relaxed);
-      cpu[rank].collectives.store(trainer.world().cpu_seconds() - comm_before, std::memory_order_relaxed);
+      sums.add(host, trainer.world().inner(), detail::thread_cpu_seconds() - cpu_before,  // not recorded
+               in_collectives() - comm_before, trainer.traffic() - sent);
       std::optional<double> now;
       const bool due = options.evaluate_every > 0 && done % options.evaluate_every == 0;
       if (due || done == options.train.steps || last.stop) now = trainer.evaluate();
       if (now) held_out = now;
-      if (metrics) {
-        sent_by[std::size_t(done % 2)][rank] = trainer.traffic() - sent;
-        trainer.world().inner().barrier(trainer.exec()).wait(trainer.exec());  // not recorded
-      }
       if (rank != 0) continue;
 
-      double all = 0, inside = 0;
-      for (const cpu_times& c : cpu) {
-        all += c.total.load(std::memory_order_relaxed);
-        inside += c.collectives.load(std::memory_order_relaxed);
-      }
       step_record record;
       record.step = done;
       record.loss = last.loss;
@@ -316,12 +346,12 @@ int run_program(const program_options& options, log_sink& log) {
       record.tokens_per_second = double(last.tokens) / seconds;
       record.seconds = seconds;
       add_moe(record, trainer, last, metrics.has_value());
-      record.comm_cpu_share = all > 0 ? inside / all : 0;
+      record.comm_cpu_share = sums.share_of_collectives();
       record.eval_loss = now;
       if (heatmap) heatmap->add(done, trainer.load());
       if (heatmap && now) heatmap->write(options.heatmap);
       if (metrics) {
-        for (const traffic_log& log_of_rank : sent_by[std::size_t(done % 2)]) detail::add_bytes_by_axis(log_of_rank, record.comm_bytes);
+        record.comm_bytes = sums.bytes();
         metrics->write(record);
       }
       log.status(live.line(record));
@@ -349,7 +379,7 @@ int run_program(const program_options& options, log_sink& log) {
     log.line(closing_sentence(last.loss, entropy));
   };
   try {
-    run_threads(int(world_size), train_rank);
+    ranks.run(world_size, train_rank);
   } catch (...) {
     try {  // what was seen until then may tell why
       if (heatmap) heatmap->write(options.heatmap);

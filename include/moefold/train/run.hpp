@@ -25,7 +25,8 @@ struct run_defaults {
   static constexpr model_shape model{};
   static constexpr extent_t sequence = 256;  // tokens
   using fold = folding<mesh<dp<dyn>>, mesh<edp<dyn>>>;
-  using precision = fp32;
+  using precision = fp32;               // on the host
+  using device_precision = mixed_bf16;  // on a GPU
   using context = cp_all_gather;
   using moe = balanced_moe;
   using schedule = one_f_one_b;
