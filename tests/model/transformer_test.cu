@@ -116,23 +116,19 @@ using ax = axis_id;
 }  // namespace
 
 TEST_SUITE("model/transformer") {
-  TEST_CASE_TEMPLATE("loss, counts and every gradient of a whole model are the host's, whatever the context policy", Context, cp_all_gather,
-                     cp_ring, cp_all_to_all) {
-    twins_agree<fp64, Context>(1e-10);
-    twins_agree<fp64, Context>(1e-10, small, make_folding({{ax::cp, 2}}, {{ax::ep, 2}}));
-  }
-  TEST_CASE("over heads and sequence at once, with tp beside, they are the host's") {
+  TEST_CASE("loss, counts and every gradient of a whole model are the host's, and so they are over heads and sequence at once") {
+    twins_agree<fp64, cp_combined<2>>(1e-10);
+    twins_agree<fp64, cp_combined<2>>(1e-10, small, make_folding({{ax::cp, 2}}, {{ax::ep, 2}}));  // heads only
     twins_agree<fp64, cp_combined<2>>(1e-10, small, make_folding({{ax::cp, 4}}, {{ax::etp, 2}, {ax::ep, 2}}));
-    twins_agree<fp64, cp_all_to_all>(1e-10, small, make_folding({{ax::tp, 2}, {ax::cp, 2}}, {{ax::ep, 4}}));
   }
   TEST_CASE("in fp32 they are the host's, with balance losses, by gathering, recomputed and with a split backward") {
-    twins_agree<fp32, cp_ring, balanced>(1e-4);
-    twins_agree<fp32, cp_ring, balanced>(1e-4, small, make_folding({{ax::tp, 2}}, {{ax::ep, 2}}), recompute_full);
-    twins_agree<fp32, cp_ring, balanced>(1e-4, small, make_folding({{ax::cp, 2}}, {{ax::etp, 2}}), {}, true);
+    twins_agree<fp32, cp_all_gather, balanced>(1e-4);
+    twins_agree<fp32, cp_all_gather, balanced>(1e-4, small, make_folding({{ax::tp, 2}}, {{ax::ep, 2}}), recompute_full);
+    twins_agree<fp32, cp_all_gather, balanced>(1e-4, small, make_folding({{ax::cp, 2}}, {{ax::etp, 2}}), {}, true);
   }
   TEST_CASE("gelu, grouped queries and tied embeddings are the host's") {
     model_shape m = small;
     m.activation = activation_function::gelu, m.kv_heads = 2, m.tied_embeddings = true, m.shared_gate = false;
-    twins_agree<fp64, cp_all_gather>(1e-10, m);
+    twins_agree<fp64, cp_combined<2>>(1e-10, m);
   }
 }
