@@ -8,7 +8,7 @@ trap 'rm -rf "$work"' EXIT
 failed=0
 fail() { echo "FAILED: $1"; failed=1; }
 
-head -c 60000 /dev/zero | tr "\0" "a" >"$work/letters"
+cat "$(dirname "$0")"/../../include/moefold/core/*.hpp | head -c 60000 >"$work/letters"
 
 "$train" --device cuda --dry-run >"$work/dry" || fail "--device cuda --dry-run failed"
 grep -qE "bf16; [0-9]+ ranks? (as threads )?on [0-9]+ devices? \(" "$work/dry" || fail "--dry-run does not name precision and device"
