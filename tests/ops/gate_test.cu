@@ -13,7 +13,7 @@ using test::to_host;
 
 namespace {
 
-template <class T>
+template <class T, row_tuning Tune = row_tuning{}>
 void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   CAPTURE(rows);
   CAPTURE(width);
@@ -33,10 +33,10 @@ void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   shifted x_d(x, skip), w_d(w, skip), z_d(z, skip), dy_d(dy, skip), dx_d(dx_start, skip), dx_again(dx_start, skip);
   shifted<T> y_d(s, skip), dz_d(s, skip);
   auto opening_d = poisoned<A>({rows}), slope_d = poisoned<A>({rows}), dw_d = to_device(dw_start), dw_again = to_device(dw_start);
-  row_gate_forward(on.device, x_d, w_d, z_d, opening_d, y_d.view());
-  row_gate_backward(on.device, dy_d, z_d, opening_d, dz_d.view(), slope_d);
-  row_gate_accumulate(on.device, slope_d, x_d, w_d, dx_d.view(), dw_d.view());
-  row_gate_accumulate(on.device, slope_d, x_d, w_d, dx_again.view(), dw_again.view());
+  row_gate_forward<Tune>(on.device, x_d, w_d, z_d, opening_d, y_d.view());
+  row_gate_backward<Tune>(on.device, dy_d, z_d, opening_d, dz_d.view(), slope_d);
+  row_gate_accumulate<Tune>(on.device, slope_d, x_d, w_d, dx_d.view(), dw_d.view());
+  row_gate_accumulate<Tune>(on.device, slope_d, x_d, w_d, dx_again.view(), dw_again.view());
   CHECK(test::norm_error(to_host(on.device, y_d), y) <= limit);
   CHECK(test::norm_error(to_host(on.device, dz_d), dz) <= limit);
   CHECK(test::norm_error(to_host(on.device, dx_d), dx) <= limit);
@@ -47,7 +47,7 @@ void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   CHECK(same_bits(to_host(on.device, dx_again), to_host(on.device, dx_d)));
   CHECK(same_bits(to_host(on.device, dw_again), to_host(on.device, dw_d)));
 
-  row_gate_forward(on.device, x_d, w_d, z_d, opening_d, z_d.view());  // in place
+  row_gate_forward<Tune>(on.device, x_d, w_d, z_d, opening_d, z_d.view());  // in place
   CHECK(same_bits(to_host(on.device, z_d), to_host(on.device, y_d)));
 }
 
@@ -63,5 +63,10 @@ TEST_SUITE("ops/gate") {
         twins_agree<float>(1e-5, s[0], s[1], skip);
         twins_agree<bf16>(2e-2, s[0], s[1], skip);
       }
+  }
+  TEST_CASE("few blocks, few registers: rows wider than a block keeps add up too") {
+    constexpr row_tuning little{64, 1, 1, 3};
+    for (const extent_t width : {40, 135, 700})
+      for (const extent_t skip : {0, 1}) twins_agree<float, little>(1e-5, 20, width, skip);
   }
 }

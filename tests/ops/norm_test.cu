@@ -13,7 +13,7 @@ using test::to_host;
 
 namespace {
 
-template <class T>
+template <class T, row_tuning Tune = row_tuning{}>
 void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   CAPTURE(rows);
   CAPTURE(width);
@@ -37,9 +37,9 @@ void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   shifted<T> y_d(s, skip), sum_d(s, skip), normed_d(s, skip), dx_d(s, skip);
   auto rstd_d = poisoned<A>({rows}), rstd_of_sum_d = poisoned<A>({rows});
   auto dgain_d = to_device(start), again_d = to_device(start);
-  rms_norm_forward(on.device, x_d, gain_d, 1e-5, y_d.view(), rstd_d);
-  residual_rms_norm_forward(on.device, x_d, other_d, gain_d, 1e-5, sum_d.view(), normed_d, rstd_of_sum_d);
-  rms_norm_backward(on.device, dy_d, x_d, gain_d, rstd_d, dx_d.view(), dgain_d.view());
+  rms_norm_forward<Tune>(on.device, x_d, gain_d, 1e-5, y_d.view(), rstd_d);
+  residual_rms_norm_forward<Tune>(on.device, x_d, other_d, gain_d, 1e-5, sum_d.view(), normed_d, rstd_of_sum_d);
+  rms_norm_backward<Tune>(on.device, dy_d, x_d, gain_d, rstd_d, dx_d.view(), dgain_d.view());
   const auto slope = to_host(on.device, dx_d);
   CHECK(test::norm_error(to_host(on.device, y_d), y) <= limit);
   CHECK(test::norm_error(to_host(on.device, rstd_d), rstd) <= sums);
@@ -50,8 +50,8 @@ void twins_agree(double limit, extent_t rows, extent_t width, extent_t skip) {
   CHECK(test::norm_error(to_host(on.device, dgain_d), dgain) <= 1e-5);
 
   // Again, in place: the same bits.
-  rms_norm_backward(on.device, dy_d, x_d, gain_d, rstd_d, dy_d.view(), again_d.view());
-  residual_rms_norm_forward(on.device, x_d, other_d, gain_d, 1e-5, x_d.view(), normed_d, rstd_of_sum_d);
+  rms_norm_backward<Tune>(on.device, dy_d, x_d, gain_d, rstd_d, dy_d.view(), again_d.view());
+  residual_rms_norm_forward<Tune>(on.device, x_d, other_d, gain_d, 1e-5, x_d.view(), normed_d, rstd_of_sum_d);
   CHECK(same_bits(to_host(on.device, dy_d), slope));
   CHECK(same_bits(to_host(on.device, again_d), to_host(on.device, dgain_d)));
   CHECK(same_bits(to_host(on.device, x_d), sum));
@@ -76,5 +76,13 @@ TEST_SUITE("ops/norm") {
     const extent_t rows = test::emulated ? 600 : 5000;
     twins_agree<float>(1e-5, rows * 8, 5, 0);
     twins_agree<bf16>(2e-2, rows, 264, 1);  // scalar: a block per row
+  }
+  TEST_CASE("few blocks, few registers: rows wider than a block keeps add up too") {
+    constexpr row_tuning little{64, 1, 1, 3};
+    for (const extent_t width : {40, 135, 700})
+      for (const extent_t skip : {0, 1}) {
+        twins_agree<double, little>(1e-12, 20, width, skip);
+        twins_agree<bf16, little>(2e-2, 20, width, skip);
+      }
   }
 }
