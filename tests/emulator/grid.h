@@ -1,7 +1,8 @@
 #pragma once
 // A grid of blocks on the host: block after block, the threads of a block as fibers. Barriers and shuffles are real: whoever arrives waits for the others,
-// and a kernel in which they can never meet ends with an error that says where everybody stands. The order in which threads run changes from round to
-// round (forwards, backwards), so that a result that depends on it differs from the host's.
+// and a kernel in which they can never meet ends with an error that says where everybody stands. A warp runs as far as it comes before the next one does,
+// and the order of warps and lanes changes from round to round (forwards, backwards), so that a result that depends on a missing barrier or on an order
+// differs from the host's.
 #include "fiber.h"
 
 #include <algorithm>
@@ -145,17 +146,8 @@ class block {
     while (live_ > 0 && !failure_) {
       progress_ = false;
       const bool backwards = (++round_ & 1) != 0;
-      for (unsigned i = 0; i < count_ && !failure_; ++i) {
-        kernel_thread& t = *threads_[backwards ? count_ - 1 - i : i];
-        if (t.waits == wait_for::finished || (t.waits == wait_for::block && t.until == generation_) ||
-            (t.waits == wait_for::warp && t.until == t.warp->generation))
-          continue;
-        t.waits = wait_for::nothing;
-        progress_ = true;
-        running_ = &t;
-        threadIdx = t.id;
-        t.stack.resume();
-      }
+      const unsigned all = unsigned(warps_.size());
+      for (unsigned i = 0; i < all && !failure_; ++i) run_warp(backwards ? all - 1 - i : i, backwards);
       if (!progress_ && live_ > 0) {
         running_ = nullptr;
         unsigned at_block = 0, at_warp = 0;
@@ -165,6 +157,24 @@ class block {
             std::logic_error("emulator: block (" + std::to_string(blockIdx.x) + ", " + std::to_string(blockIdx.y) + ", " +
                              std::to_string(blockIdx.z) + ") hangs: " + std::to_string(at_block) + " threads wait in __syncthreads, " +
                              std::to_string(at_warp) + " in a shuffle or vote, " + std::to_string(count_ - live_) + " have exited"));
+      }
+    }
+  }
+  /// As far as it comes without other warps: it may be a barrier ahead of them, or behind.
+  void run_warp(unsigned warp, bool backwards) {
+    const unsigned first = warp * 32, lanes = std::min(32u, count_ - first);
+    for (bool moved = true; moved && !failure_;) {
+      moved = false;
+      for (unsigned i = 0; i < lanes && !failure_; ++i) {
+        kernel_thread& t = *threads_[first + (backwards ? lanes - 1 - i : i)];
+        if (t.waits == wait_for::finished || (t.waits == wait_for::block && t.until == generation_) ||
+            (t.waits == wait_for::warp && t.until == t.warp->generation))
+          continue;
+        t.waits = wait_for::nothing;
+        progress_ = moved = true;
+        running_ = &t;
+        threadIdx = t.id;
+        t.stack.resume();
       }
     }
   }
