@@ -138,8 +138,9 @@ TEST_SUITE("train/trainer") {
   }
   TEST_CASE("in bf16 foldings over device memory stay within a hundredth of one rank on the host") {
     const curve host = on_host<in_bf16>();
-    for (const folding_extents& fold : {make_folding({{ax::tp, 2}}, {{ax::ep, 2}}), make_folding({{ax::cp, 2}, {ax::dp, 2}}, {{ax::etp, 2}, {ax::ep, 2}}),
-                                        make_folding({{ax::tp, 2}, {ax::pp, 2}}, {{ax::ep, 2}, {ax::pp, 2}})}) {
+    for (const folding_extents& fold :
+         {make_folding({{ax::tp, 2}}, {{ax::ep, 2}}), make_folding({{ax::cp, 2}, {ax::dp, 2}}, {{ax::etp, 2}, {ax::ep, 2}}),
+          make_folding({{ax::tp, 2}, {ax::pp, 2}}, {{ax::ep, 2}, {ax::pp, 2}})}) {
       CAPTURE(describe(fold));
       same(on_device<in_bf16>(fold), host, 1e-2);
     }
@@ -170,5 +171,26 @@ TEST_SUITE("train/trainer") {
     trainer.exec().wait();
     cuda_check(cudaMemcpy(entry.value.data(), &bad, sizeof bad, cudaMemcpyHostToDevice), "writing a bad weight");
     CHECK_THROWS_WITH_AS(trainer.step(), doctest::Contains("nan in its gradient"), error);
+  }
+  TEST_CASE(
+      "after the first step a step on the device allocates nothing, and the host waits once per MoE layer and micro-batch, and for the "
+      "numbers of the step") {
+    const dataset data = data_of();
+    how h = usual();
+    basic_trainer<in_fp32, device_self_comm, cuda_exec> trainer(device_self_comm(), h.model, sequence, {}, h.train, data, {}, h.facts);
+    trainer.step();
+    for (int i = 0; i < 2; ++i) {
+      const std::size_t device = device_memory::allocations(), host = host_memory::allocations();
+#if defined(MOEFOLD_EMULATED)
+      const std::size_t waits = emulator::counted().synchronisations;
+#endif
+      trainer.step();
+      CHECK(device_memory::allocations() == device);
+      CHECK(host_memory::allocations() == host);
+#if defined(MOEFOLD_EMULATED)
+      const std::size_t forwards = std::size_t(h.model.layers * h.train.global_batch / h.train.micro_batch);
+      CHECK(emulator::counted().synchronisations - waits == forwards + 3);
+#endif
+    }
   }
 }
