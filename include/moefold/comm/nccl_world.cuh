@@ -188,9 +188,12 @@ class nccl_channel final : nccl_world::member {
     try {
       if (parent != nullptr) parent->settle(calls, call, what, since, world_.options().first_deadline);
       settle(calls, call, what, since, world_.options().first_deadline);
-      const std::lock_guard lock(world_.mutex);
-      calls("ncclCommCount", ncclCommCount(handle_, &size_));
-      calls("ncclCommUserRank", ncclCommUserRank(handle_, &rank_));
+      {
+        const std::lock_guard lock(world_.mutex);
+        calls("ncclCommCount", ncclCommCount(handle_, &size_));
+        calls("ncclCommUserRank", ncclCommUserRank(handle_, &rank_));
+      }
+      settle(calls, calls.name, what, since, world_.options().first_deadline);
     } catch (...) {
       close();
       throw;
