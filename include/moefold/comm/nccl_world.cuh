@@ -142,7 +142,13 @@ class nccl_world {
     std::unique_lock lock(mutex);
     while (!stopping_) {
       wake_.wait_for(lock, options_.look);
-      for (std::size_t i = 0; i < members_.size() && !failed() && !stopping_; ++i) members_[i]->look(clock::now());
+      for (std::size_t i = 0; i < members_.size() && !failed() && !stopping_; ++i) {
+        try {
+          members_[i]->look(clock::now());
+        } catch (const std::exception& broken) {  // the device itself: nothing on it will end any more
+          fail_locked<nccl_error>({rank_, {}, operation::barrier, 0, {}, broken.what()});
+        }
+      }
     }
   }
 
