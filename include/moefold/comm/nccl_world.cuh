@@ -199,7 +199,7 @@ class nccl_channel final : nccl_world::member {
         calls("ncclCommCount", ncclCommCount(handle_, &size_));
         calls("ncclCommUserRank", ncclCommUserRank(handle_, &rank_));
       }
-      settle(calls, calls.name, what, since, world_.options().first_deadline);
+      settle(calls, call, what, since, world_.options().first_deadline);
     } catch (...) {
       close();
       throw;
@@ -338,7 +338,8 @@ class nccl_channel final : nccl_world::member {
     if (handle_ != nullptr) (void)ncclCommAbort(std::exchange(handle_, nullptr));
   }
 
-  /// Waits for what is in flight, unless an exception leaves it behind; then this rank has failed, and its peers' calls will.
+  /// Waits for what is in flight, unless an exception leaves it behind; then this rank has failed, and its peers' calls will. An exception does not
+  /// wait for the peers to come to their own end either, as NCCL's orderly one does among the ranks of a machine.
   void close() noexcept {
     try {
       bool busy = false;
@@ -354,7 +355,7 @@ class nccl_channel final : nccl_world::member {
         }
       }
       if (busy && !world_.failed()) drain();
-      finish();
+      if (std::uncaught_exceptions() == 0) finish();
     } catch (...) {  // the failure is kept, and told by the next call
     }
     {
