@@ -223,7 +223,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   const extent_t dp = fold.attention.of(axis_id::dp);
   const extent_t micro_batches = options.train.global_batch / (dp * options.train.micro_batch);
   if (!options.draw_schedule.empty()) {
-    detail::draw_schedule<typename Run::schedule>(options, fold.attention.of(axis_id::pp), micro_batches, log);
+    if (ranks.speaks()) detail::draw_schedule<typename Run::schedule>(options, fold.attention.of(axis_id::pp), micro_batches, log);
     return 0;
   }
   require<config_error>(options.train.schedule == nullptr, "moefold: a run says its schedule by its type, ", Run::schedule::name,
