@@ -390,7 +390,8 @@ class basic_trainer {
   std::int64_t step_ = 0, updates_ = 0;
 };
 
-/// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not compile.
+/// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not
+/// compile.
 template <class Run, class Comm, class Exec = host_exec>
 class trainer : public basic_trainer<policies_of<Run, Exec>, Comm, Exec> {
   static_assert(check_run<Run>::ok);
