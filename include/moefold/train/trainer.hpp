@@ -241,7 +241,7 @@ class basic_trainer {
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t deferred_peak() const { return runner_->deferred_peak(); }
   std::size_t scratch_peak() const { return execs_.context.scratch.peak(); }
-  /// Host memory of this rank by category, now and at most.
+  /// Memory of this rank by category, the host's and its device's together, now and at most.
   const memory_ledger& memory() const { return ledger_; }
 
  private:
@@ -306,7 +306,7 @@ class basic_trainer {
 
   balance_values balance_sums(extent_t layer) const {
     balance_values sums{};
-    if (layer_.losses >= 0) 
+    if (layer_.losses >= 0)
       std::copy_n(numbers_.last_read().data() + step_header + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
     return sums;
   }
@@ -376,8 +376,8 @@ class basic_trainer {
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
-  read_back<double, memory_type> numbers_;                   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
-  read_back<double, memory_type> held_out_;                  // the loss of an evaluation
+  read_back<double, memory_type> numbers_;   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
+  read_back<double, memory_type> held_out_;  // the loss of an evaluation
   tensor<std::int64_t> load_, aux_load_;                // [layers, E]
   std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
@@ -390,9 +390,10 @@ class basic_trainer {
   std::int64_t step_ = 0, updates_ = 0;
 };
 
-/// The trainer of a run: its types and numbers, on as many ranks as the world has. A run that breaks a rule does not compile.
+/// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not
+/// compile.
 template <class Run, class Comm, class Exec = host_exec>
-class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
+class trainer : public basic_trainer<policies_of<Run, Exec>, Comm, Exec> {
   static_assert(check_run<Run>::ok);
 
  public:
@@ -403,8 +404,8 @@ class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
   // Takes the communicator by reference, so that it is asked for its size before it is moved from.
   trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
           const typename Run::optimizer& optimizer)
-      : basic_trainer<policies_of<Run>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
-                                              optimizer) {}
+      : basic_trainer<policies_of<Run, Exec>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options),
+                                                          data, optimizer) {}
   static trainer_options with_choices_of_run(trainer_options options) {
     if (Run::recompute.any()) options.recompute = Run::recompute;
     return options;
