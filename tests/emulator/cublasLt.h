@@ -21,11 +21,13 @@ enum cublasOperation_t { CUBLAS_OP_N = 0, CUBLAS_OP_T = 1 };
 enum cublasLtMatmulDescAttributes_t { CUBLASLT_MATMUL_DESC_TRANSA = 3, CUBLASLT_MATMUL_DESC_TRANSB = 4 };
 enum cublasLtMatmulPreferenceAttributes_t {
   CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES = 1,
+  CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK = 3,
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES = 5,
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES = 6,
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES = 7,
   CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES = 8
 };
+enum cublasLtReductionScheme_t { CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE = 2, CUBLASLT_REDUCTION_SCHEME_MASK = 7 };
 
 struct cublasLtContext {};
 using cublasLtHandle_t = cublasLtContext*;
@@ -45,6 +47,7 @@ struct cublasLtMatmulDescOpaque_t {
 using cublasLtMatmulDesc_t = cublasLtMatmulDescOpaque_t*;
 struct cublasLtMatmulPreferenceOpaque_t {
   std::uint64_t workspace;
+  std::uint32_t reductions;
   std::uint32_t alignment[4];  // A, B, C, D
 };
 using cublasLtMatmulPreference_t = cublasLtMatmulPreferenceOpaque_t*;
@@ -97,7 +100,7 @@ inline cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t produc
   return CUBLAS_STATUS_SUCCESS;
 }
 inline cublasStatus_t cublasLtMatmulPreferenceInit(cublasLtMatmulPreference_t wish) {
-  *wish = {0, {256, 256, 256, 256}};
+  *wish = {0, CUBLASLT_REDUCTION_SCHEME_MASK, {256, 256, 256, 256}};
   return CUBLAS_STATUS_SUCCESS;
 }
 inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t wish, cublasLtMatmulPreferenceAttributes_t which,
@@ -106,6 +109,8 @@ inline cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPrefere
   if (bytes != (workspace ? 8u : 4u)) return CUBLAS_STATUS_INVALID_VALUE;
   if (workspace)
     std::memcpy(&wish->workspace, value, bytes);
+  else if (which == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK)
+    std::memcpy(&wish->reductions, value, bytes);
   else
     std::memcpy(&wish->alignment[which - CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES], value, bytes);
   return CUBLAS_STATUS_SUCCESS;

@@ -39,7 +39,8 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
-  cudaDevAttrComputeCapabilityMinor = 76
+  cudaDevAttrComputeCapabilityMinor = 76,
+  cudaDevAttrPageableMemoryAccess = 88
 };
 enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
 enum { cudaEventDefault = 0, cudaEventBlockingSync = 1, cudaEventDisableTiming = 2 };
@@ -63,6 +64,11 @@ struct cudaLaunchConfig_t {
 
 namespace emulator {
 
+/// A device like Grace Hopper's: what it copies from pageable memory is not staged.
+inline std::atomic<bool>& reads_pageable_memory() {
+  static std::atomic<bool> yes{false};
+  return yes;
+}
 inline cudaError_t& last_error() {
   static thread_local cudaError_t last = cudaSuccess;
   return last;
@@ -125,6 +131,7 @@ inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, 
     case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = int(emulator::most_shared); break;
     case cudaDevAttrMultiProcessorCount: *value = 4; break;
     case cudaDevAttrComputeCapabilityMajor: *value = 9; break;
+    case cudaDevAttrPageableMemoryAccess: *value = emulator::reads_pageable_memory(); break;
     default: *value = 0;
   }
   return cudaSuccess;
@@ -211,7 +218,7 @@ inline cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes
   if (bytes == 0) return cudaSuccess;
   if (!fits(to, from, kind)) return result(cudaErrorInvalidValue);
   ++counted().copies;
-  if (pageable(from)) {  // staged before the call returns
+  if (pageable(from) && !reads_pageable_memory()) {  // staged before the call returns
     auto staged =
         std::make_shared<std::vector<std::byte>>(static_cast<const std::byte*>(from), static_cast<const std::byte*>(from) + bytes);
     issue(stream, [=] { copy_now(to, staged->data(), bytes); });

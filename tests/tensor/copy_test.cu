@@ -23,6 +23,19 @@ TEST_SUITE("tensor/copy") {
     keep.release(mark);
     CHECK(keep.take_host<int>(5).data() == host);
   }
+#if defined(MOEFOLD_EMULATED)
+  TEST_CASE("the source may change at once where the device reads it in place") {
+    test::both_execs on;
+    auto there = test::poisoned<int>({3});
+    std::vector<int> x{1, 2, 3};
+    emulator::reads_pageable_memory() = true;
+    upload(on.device, view<const int>(x.data(), {3}), there.view());
+    emulator::reads_pageable_memory() = false;
+    x = {0, 0, 0};
+    download(on.device, there.view(), view<int>(x.data(), {3}));
+    CHECK(x == std::vector<int>{1, 2, 3});
+  }
+#endif
   TEST_CASE("copies of different sizes are refused, empty ones do nothing") {
     test::both_execs on;
     auto x = test::poisoned<float>({4});
