@@ -61,11 +61,13 @@ class basic_trainer {
         layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
         world_(std::move(world), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
-        stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap, &scales_),
+        stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
+               &scales_),
         optimizer_(exec_, store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
-        numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1), load_({model.layers, model.experts}, 0),
-        aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)),
-        starts_(std::size_t(sequence)), positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
+        numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1),
+        load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
+        labels_(std::size_t(sequence)), starts_(std::size_t(sequence)),
+        positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
@@ -306,7 +308,7 @@ class basic_trainer {
 
   balance_values balance_sums(extent_t layer) const {
     balance_values sums{};
-    if (layer_.losses >= 0) 
+    if (layer_.losses >= 0)
       std::copy_n(numbers_.last_read().data() + step_header + layer * layer_.count + layer_.losses, balance_kinds, sums.begin());
     return sums;
   }
@@ -376,10 +378,10 @@ class basic_trainer {
   stage_type stage_;
   optimizer_type optimizer_;
   rate_plan rate_;
-  read_back<double, memory_type> numbers_;                   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
-  read_back<double, memory_type> held_out_;                  // the loss of an evaluation
-  tensor<std::int64_t> load_, aux_load_;                // [layers, E]
-  std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
+  read_back<double, memory_type> numbers_;   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
+  read_back<double, memory_type> held_out_;  // the loss of an evaluation
+  tensor<std::int64_t> load_, aux_load_;     // [layers, E]
+  std::int64_t routed_ = 0;                  // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
   std::vector<std::int32_t> positions_;                 // [S], rank after rank of cp
   std::optional<runner<stage_type, communicator_type>> runner_;
@@ -404,7 +406,7 @@ class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
   trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
           const typename Run::optimizer& optimizer)
       : basic_trainer<policies_of<Run>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
-                                              optimizer) {}
+                                                    optimizer) {}
   static trainer_options with_choices_of_run(trainer_options options) {
     if (Run::recompute.any()) options.recompute = Run::recompute;
     return options;
