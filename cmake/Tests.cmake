@@ -127,7 +127,7 @@ if(MOEFOLD_HAS_CUDA)
     string(REPLACE "/" "_" target ${name}_gpu_test)
     add_executable(${target} ${file})
     target_link_libraries(${target} PRIVATE moefold_gpu_test_main)
-    if(name MATCHES "^comm/nccl")
+    if(name MATCHES "/nccl")
       target_link_libraries(${target} PRIVATE moefold::nccl)
     endif()
     # A kernel whose registers spill does not build: the message names it and says how many bytes.

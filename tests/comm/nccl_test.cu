@@ -24,6 +24,8 @@ std::vector<T> filled(std::size_t count, T value) {
 
 }  // namespace
 
+static_assert(communicator<nccl_comm> && communicator<nccl_comm, cuda_exec>);  // over all element types
+
 TEST_SUITE("comm/nccl" * doctest::skip(!test::nccl_is_possible())) {
   TEST_CASE("ranks over NCCL are a communicator over device memory and over host memory") {
     for (int ranks : {1, 2, 3, 4}) {

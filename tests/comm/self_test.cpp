@@ -6,6 +6,8 @@
 
 using namespace moefold;
 
+static_assert(communicator<self_comm>);  // over all element types
+
 TEST_SUITE("comm/self") {
   TEST_CASE("one rank is a communicator") {
     self_comm c;

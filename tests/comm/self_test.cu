@@ -10,6 +10,8 @@ using namespace moefold;
 
 static_assert(communicator<recording<device_self_comm>, cuda_exec> && overlapping<recording<device_self_comm>, cuda_exec>);
 
+static_assert(communicator<device_self_comm> && communicator<device_self_comm, cuda_exec>);  // over all element types
+
 TEST_SUITE("comm/self") {
   TEST_CASE("one rank is a communicator over device memory, and over host memory") {
     device_self_comm c;

@@ -42,6 +42,8 @@ bool mine_in(const basket& from, int peer, int me, int round) {
 
 }  // namespace
 
+static_assert(communicator<thread_comm>);  // over all element types
+
 TEST_SUITE("comm/thread") {
   TEST_CASE("threads are a communicator, whatever their number") {
     for (int ranks : {1, 2, 3, 4, 8}) {

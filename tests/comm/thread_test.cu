@@ -41,6 +41,8 @@ bool all_are(const std::vector<T>& v, T wanted) {
 
 }  // namespace
 
+static_assert(communicator<device_thread_comm> && communicator<device_thread_comm, cuda_exec>);  // over all element types
+
 TEST_SUITE("comm/thread") {
   TEST_CASE("thread ranks over device memory are a communicator, whatever their number") {
     for (int ranks : {1, 2, 4}) {

@@ -45,7 +45,7 @@ struct one_rank {
         layer(test::plain_moe,
               {router.get(on.device, inputs), gate.get(on.device, inputs), up.get(on.device, inputs), down.get(on.device, inputs)},
               {&ep, &etp, &tp, &sequence}, {}, facts) {}
-  batch_place place() const { return problem.place(0, {problem.sequence}); }
+  batch_place place() const { return problem.place(0, sequence_part{problem.sequence}); }
   void forward(const routing_context& where) {
     keep.clear();
     layer.forward(on.device, x.view(), y.view(), keep, saved, 0, where);

@@ -32,8 +32,9 @@ __global__ void two_products(const bf16* a, const bf16* b, int d, float* s_out, 
 }  // namespace moefold::kernel
 
 TEST_SUITE("ops/flash_mma") {
+  // On a GPU not for 256: two strips of sums of that width do not fit into registers; the kernels use one (ops/flash_mma.cuh).
   TEST_CASE_TEMPLATE("scores come out of one product as the next one wants them, for every width", Width, std::integral_constant<int, 64>,
-                     std::integral_constant<int, 128>, std::integral_constant<int, 256>) {
+                     std::integral_constant<int, 128>, std::integral_constant < int, test::emulated ? 256 : 96 >) {
     constexpr int D = Width::value;
     test::both_execs x;
     for (const extent_t d : {extent_t(D), extent_t(D) - 24}) {

@@ -270,7 +270,7 @@ void run_rank(Exec e, Comm& world, const layout& l, const moe_problem& p, moe_ou
   if (m.expert_bias) state.bias = copy_on(e, view<const A>(std::span<const A>(bias)), inputs);
   const Layer layer(m, weights, {&ep, &etp, &tp, &sequence, &all}, state, p.what.facts);
 
-  const batch_place place = p.place(at[axis_id::dp], {p.sequence, l.cp, at[axis_id::cp], l.tp, at[axis_id::tp]});
+  const batch_place place = p.place(at[axis_id::dp], sequence_part{p.sequence, l.cp, at[axis_id::cp], l.tp, at[axis_id::tp]});
   const extent_t n = p.tokens / (l.tp * l.cp);
   const auto all_x = p.x(at[axis_id::dp]), all_dy = p.dy(at[axis_id::dp]);
   const std::vector<std::uint8_t> all_padding = p.padding(at[axis_id::dp]);

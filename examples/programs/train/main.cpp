@@ -1,4 +1,5 @@
-// train: trains one of the built-in runs on text files, ranks as threads on the host or on CUDA devices. All it does is in moefold/train/program.hpp.
+// train: trains one of the built-in runs on text files, ranks as threads on the host or on CUDA devices, or as processes of a
+// launcher with a device each. All it does is in moefold/train/program.hpp.
 #include "runs.hpp"
 
 #include <CLI/CLI.hpp>
@@ -32,7 +33,8 @@ std::vector<std::string> own_sources() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices."};
+  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices, or, "
+               "under torchrun, mpirun or srun, as processes with a device each."};
   moefold::program_options options;
   options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
   options.commit = MOEFOLD_COMMIT;

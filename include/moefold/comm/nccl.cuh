@@ -364,7 +364,8 @@ class nccl_comm {
   std::shared_ptr<nccl_group> group_;
 };
 
-static_assert(communicator<nccl_comm, cuda_exec> && communicator<nccl_comm> && overlapping<nccl_comm> && overlapping<nccl_comm, cuda_exec>);
+static_assert(communicator_of<nccl_comm, cuda_exec, float> && communicator_of<nccl_comm, host_exec, float> && overlapping<nccl_comm> &&
+              overlapping<nccl_comm, cuda_exec>);
 
 /// The world of the processes of a launch (comm/bootstrap.hpp): rank 0's id goes to all by the rendezvous, or, where NCCL_COMM_ID is set, by nobody:
 /// every process makes the same. Make the rank's device current first: cuda_context context(device_of(me.local_rank, devices, visible)).

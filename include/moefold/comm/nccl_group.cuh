@@ -5,9 +5,9 @@
 //   queue 0   even rank -> a higher one       queue 1   even rank -> a lower one        rank r's messages to and from r - 1 and r + 1 lie on four
 //   queue 2   odd rank -> a higher one        queue 3   odd rank -> a lower one         queues: none of them waits for another of them
 // NCCL's send waits for its recv, and operations of one NCCL communicator wait for each other; ours must not, or a pipeline could stand still.
+#include <moefold/comm/device_room.cuh>
 #include <moefold/comm/nccl_world.cuh>
 
-#include <bit>
 #include <deque>
 #include <memory>
 
@@ -54,7 +54,7 @@ class nccl_rooms {
   explicit nccl_rooms(memory_stack<device_memory>& memory) : memory_(memory) {}
 
   room& take(std::size_t bytes) {
-    const std::size_t capacity = std::bit_ceil(std::max<std::size_t>(bytes, 256));
+    const std::size_t capacity = device_rooms::capacity_for(bytes);
     for (room& r : rooms_)
       if (r.capacity == capacity && !r.held && detail::reached(r.free)) return r.held = true, r;
     return rooms_.emplace_back(room{memory_.take(capacity), capacity, true, cuda_event()});

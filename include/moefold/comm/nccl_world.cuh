@@ -142,7 +142,13 @@ class nccl_world {
     std::unique_lock lock(mutex);
     while (!stopping_) {
       wake_.wait_for(lock, options_.look);
-      for (std::size_t i = 0; i < members_.size() && !failed() && !stopping_; ++i) members_[i]->look(clock::now());
+      for (std::size_t i = 0; i < members_.size() && !failed() && !stopping_; ++i) {
+        try {
+          members_[i]->look(clock::now());
+        } catch (const std::exception& broken) {  // the device itself: nothing on it will end any more
+          fail_locked<nccl_error>({rank_, {}, operation::barrier, 0, {}, broken.what()});
+        }
+      }
     }
   }
 
@@ -188,9 +194,12 @@ class nccl_channel final : nccl_world::member {
     try {
       if (parent != nullptr) parent->settle(calls, call, what, since, world_.options().first_deadline);
       settle(calls, call, what, since, world_.options().first_deadline);
-      const std::lock_guard lock(world_.mutex);
-      calls("ncclCommCount", ncclCommCount(handle_, &size_));
-      calls("ncclCommUserRank", ncclCommUserRank(handle_, &rank_));
+      {
+        const std::lock_guard lock(world_.mutex);
+        calls("ncclCommCount", ncclCommCount(handle_, &size_));
+        calls("ncclCommUserRank", ncclCommUserRank(handle_, &rank_));
+      }
+      settle(calls, call, what, since, world_.options().first_deadline);
     } catch (...) {
       close();
       throw;
@@ -329,7 +338,8 @@ class nccl_channel final : nccl_world::member {
     if (handle_ != nullptr) (void)ncclCommAbort(std::exchange(handle_, nullptr));
   }
 
-  /// Waits for what is in flight, unless an exception leaves it behind; then this rank has failed, and its peers' calls will.
+  /// Waits for what is in flight, unless an exception leaves it behind; then this rank has failed, and its peers' calls will. An exception does not
+  /// wait for the peers to come to their own end either, as NCCL's orderly one does among the ranks of a machine.
   void close() noexcept {
     try {
       bool busy = false;
@@ -345,7 +355,7 @@ class nccl_channel final : nccl_world::member {
         }
       }
       if (busy && !world_.failed()) drain();
-      finish();
+      if (std::uncaught_exceptions() == 0) finish();
     } catch (...) {  // the failure is kept, and told by the next call
     }
     {

@@ -169,7 +169,8 @@ class device_self_comm {
   std::vector<message> outbox_;
 };
 
-static_assert(communicator<device_self_comm> && communicator<device_self_comm, cuda_exec> && overlapping<device_self_comm, cuda_exec>);
+static_assert(communicator_of<device_self_comm, host_exec, float> && communicator_of<device_self_comm, cuda_exec, float> &&
+              overlapping<device_self_comm, cuda_exec>);
 static_assert(fetching<device_self_comm> && !fetching<device_self_comm, cuda_exec> && peer_readable<device_self_comm>);
 
 }  // namespace moefold

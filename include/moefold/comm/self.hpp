@@ -123,6 +123,6 @@ class self_comm {
   std::vector<message> outbox_;
 };
 
-static_assert(communicator<self_comm> && peer_readable<self_comm> && fetching<self_comm> && overlapping<self_comm>);
+static_assert(communicator_of<self_comm, host_exec, float> && peer_readable<self_comm> && fetching<self_comm> && overlapping<self_comm>);
 
 }  // namespace moefold

@@ -421,7 +421,8 @@ class device_thread_comm {
   thread_comm host_;  // last: its end waits for the helper, which uses the above
 };
 
-static_assert(communicator<device_thread_comm> && communicator<device_thread_comm, cuda_exec> && hookable<device_thread_comm>);
+static_assert(communicator_of<device_thread_comm, host_exec, float> && communicator_of<device_thread_comm, cuda_exec, float> &&
+              hookable<device_thread_comm>);
 static_assert(overlapping<device_thread_comm> && overlapping<device_thread_comm, cuda_exec>);
 static_assert(fetching<device_thread_comm> && !fetching<device_thread_comm, cuda_exec> && peer_readable<device_thread_comm>);
 

@@ -574,7 +574,8 @@ class thread_comm {
   void* context_ = nullptr;
 };
 
-static_assert(communicator<thread_comm> && peer_readable<thread_comm> && fetching<thread_comm> && hookable<thread_comm>);
+static_assert(communicator_of<thread_comm, host_exec, float> && peer_readable<thread_comm> && fetching<thread_comm> &&
+              hookable<thread_comm>);
 static_assert(overlapping<thread_comm>);
 
 /// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls

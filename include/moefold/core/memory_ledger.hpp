@@ -1,5 +1,5 @@
 #pragma once
-// Who holds how much host memory, and held at most: bytes by category, charged to a ledger that each rank opens for itself. A block remembers where it
+// Who holds how much memory, the host's and a device's alike, and held at most: bytes by category, charged to a ledger that each rank opens for itself. A block remembers where it
 // was charged, so it may be freed later and by another thread, and outlive the ledger.
 //
 //   memory_ledger ledger;                                          parameters        32.6 MiB now     32.6 MiB at most

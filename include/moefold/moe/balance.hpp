@@ -64,7 +64,8 @@ class router_states {
 
   router_state<A> of(extent_t layer) {
     const auto row = [layer](auto& t) { return t.size() > 0 ? t.view().rows(layer, 1) : t.view(); };
-    auto &bias = shown_bias_.of(bias_), &previous = shown_previous_.of(previous_);
+    auto& bias = shown_bias_.of(bias_);
+    auto& previous = shown_previous_.of(previous_);
     router_state<A> state;
     if (bias.size() > 0) state.bias = row(bias).as({bias.extent(1)});
     if (previous.size() > 0) state.previous = row(previous).as({previous.extent(1)});

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(Threads)
 }
 
 template <class T, int Lanes, int Threads>
-__global__ void __launch_bounds__(Threads)
+__global__ void __launch_bounds__(Threads, 2)
     cross_entropy_local(const T* __restrict__ logits, const std::int32_t* __restrict__ labels, std::int64_t first_row, extent_t valid_rows,
                         extent_t width, accumulate_t<T>* __restrict__ stats) {
   using A = accumulate_t<T>;

@@ -68,8 +68,8 @@ namespace kernel {
 
 /// One warp per query and head.
 template <class T, int Lanes, int Threads>
-__global__ void __launch_bounds__(Threads) flash_mean(const T* __restrict__ dout, const T* __restrict__ out,
-                                                      accumulate_t<T>* __restrict__ mean, extent_t sq, extent_t lanes, int d) {
+__global__ void __launch_bounds__(Threads, 2) flash_mean(const T* __restrict__ dout, const T* __restrict__ out,
+                                                         accumulate_t<T>* __restrict__ mean, extent_t sq, extent_t lanes, int d) {
   using A = accumulate_t<T>;
   const extent_t row = extent_t(blockIdx.x) * (Threads / warp_lanes) + int(threadIdx.x) / warp_lanes;
   if (row >= sq * lanes) return;

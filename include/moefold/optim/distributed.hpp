@@ -122,8 +122,8 @@ class distributed_optimizer {
   }
 
   /// Sums every gradient over its replicas; afterwards each reduced element lies on exactly one rank, in own_gradients().
-  /// Returns the sum of squares of this rank's own: on a device the host waits here, and nowhere else in a step. Collective over every replica group, in
-  /// the store's order.
+  /// Returns the sum of squares of this rank's own: on a device the host waits for it here, and for what was found not to be finite. Collective over
+  /// every replica group, in the store's order.
   template <class Exec>
   double reduce(Exec e) {
     const auto in_order = [&](auto&& body) {  // of issue: from the last buffer, where backward begins

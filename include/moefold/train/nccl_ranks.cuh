@@ -10,8 +10,6 @@ class nccl_ranks {
  public:
   using comm_type = nccl_comm;
   using exec_type = cuda_exec;
-  template <class Run>
-  using precision = typename Run::device_precision;
   static constexpr bool one_process = false;
 
   /// Local. Throws config_error where this process sees no device.

@@ -135,11 +135,6 @@ class step_sums {
   std::vector<double> sums_;
 };
 
-/// The types of a run on these ranks.
-template <class Run, class Ranks>
-using policies_on = policies<typename Ranks::template precision<Run>, typename Run::context, typename Run::moe, typename Run::schedule,
-                             typename Run::optimizer>;
-
 /// The first losses of one rank with the same seed, data and batch.
 template <class Run, class Ranks>
 std::vector<double> single_rank_losses(const Ranks& ranks, const trainer_options& options, const dataset& data, int steps) {
@@ -152,7 +147,7 @@ std::vector<double> single_rank_losses(const Ranks& ranks, const trainer_options
   alone.tap = &tap;
   ranks.alone([&](typename Ranks::comm_type& world) {
     alone.device = ranks.device_of(0);
-    basic_trainer<policies_on<Run, Ranks>, typename Ranks::comm_type, typename Ranks::exec_type> trainer(
+    basic_trainer<policies_of<Run, typename Ranks::exec_type>, typename Ranks::comm_type, typename Ranks::exec_type> trainer(
         std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
     for (bool stop = false; !stop && int(losses.size()) < steps;) {
       const step_result step = trainer.step();
@@ -210,7 +205,8 @@ template <class Run, class Ranks = host_ranks>
 int run_program(const program_options& options, log_sink& given_log, const Ranks& ranks = {}) {
   using clock = std::chrono::steady_clock;
   using comm_type = typename Ranks::comm_type;
-  using precision = typename Ranks::template precision<Run>;
+  using exec_type = typename Ranks::exec_type;
+  using precision = precision_on<Run, exec_type>;
   static_assert(check_run<Run>::ok);
   silent_sink silent;  // for processes in which rank 0 does not live
   log_sink& log = ranks.speaks() ? given_log : silent;
@@ -223,7 +219,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   const extent_t dp = fold.attention.of(axis_id::dp);
   const extent_t micro_batches = options.train.global_batch / (dp * options.train.micro_batch);
   if (!options.draw_schedule.empty()) {
-    detail::draw_schedule<typename Run::schedule>(options, fold.attention.of(axis_id::pp), micro_batches, log);
+    if (ranks.speaks()) detail::draw_schedule<typename Run::schedule>(options, fold.attention.of(axis_id::pp), micro_batches, log);
     return 0;
   }
   require<config_error>(options.train.schedule == nullptr, "moefold: a run says its schedule by its type, ", Run::schedule::name,
@@ -306,8 +302,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     trainer_options mine = train;
     mine.tap = recorded || stored || options.even_routing ? &own : nullptr;
     mine.device = ranks.device_of(rank);
-    basic_trainer<detail::policies_on<Run, Ranks>, comm_type, typename Ranks::exec_type> trainer(std::move(world), model, Run::sequence,
-                                                                                                 fold, mine, data);
+    basic_trainer<policies_of<Run, exec_type>, comm_type, exec_type> trainer(std::move(world), model, Run::sequence, fold, mine, data);
     host_context context;
     const host_exec host(context);
     detail::step_sums sums;

@@ -11,8 +11,6 @@ class cuda_ranks {
  public:
   using comm_type = device_thread_comm;
   using exec_type = cuda_exec;
-  template <class Run>
-  using precision = typename Run::device_precision;
   static constexpr bool one_process = true;
 
   /// Throws config_error where there is no device.

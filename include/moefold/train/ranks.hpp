@@ -4,7 +4,7 @@
 //   host_ranks    threads of this process, each computing on the host
 //   cuda_ranks    threads of this process, each on a device, or several on one
 //   nccl_ranks    one rank per process, as torchrun, mpirun or srun started them
-// Each has comm_type, exec_type, precision<Run>; world(asked, smallest); text(world); speaks(), whether rank 0 is in this process; device_of(rank);
+// Each has comm_type, exec_type, one_process; world(asked, smallest); text(world); speaks(), whether rank 0 is in this process; device_of(rank);
 // run(world, f) and alone(f), which call f(comm) on every rank that lives here, or on a world of one.
 #include <moefold/comm/thread.hpp>
 #include <moefold/core/exec.hpp>
@@ -16,8 +16,6 @@ namespace moefold {
 struct host_ranks {
   using comm_type = thread_comm;
   using exec_type = host_exec;
-  template <class Run>
-  using precision = typename Run::precision;
   static constexpr bool one_process = true;  // all ranks see the same memory
 
   extent_t world(extent_t asked, extent_t smallest) const { return asked > 0 ? asked : smallest; }

@@ -5,6 +5,7 @@
 //     using fold = folding<mesh<tp<2>, cp<2>, dp<dyn>, pp<2>>, mesh<etp<1>, ep<4>, edp<dyn>, pp<2>>>;
 //   };
 #include <moefold/attention/policy.hpp>
+#include <moefold/core/exec.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/precision.hpp>
 #include <moefold/core/recompute.hpp>
@@ -53,8 +54,12 @@ struct policies {
   using schedule = Schedule;
   using optimizer = Optimizer;
 };
-template <class Run>
+/// The precision of a run on an exec: the host's, or where Exec works on a device's memory the device's.
+template <class Run, class Exec>
+using precision_on =
+    std::conditional_t<std::is_same_v<typename Exec::memory, host_memory>, typename Run::precision, typename Run::device_precision>;
+template <class Run, class Exec = host_exec>
 using policies_of =
-    policies<typename Run::precision, typename Run::context, typename Run::moe, typename Run::schedule, typename Run::optimizer>;
+    policies<precision_on<Run, Exec>, typename Run::context, typename Run::moe, typename Run::schedule, typename Run::optimizer>;
 
 }  // namespace moefold

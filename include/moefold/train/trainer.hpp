@@ -243,7 +243,7 @@ class basic_trainer {
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t deferred_peak() const { return runner_->deferred_peak(); }
   std::size_t scratch_peak() const { return execs_.context.scratch.peak(); }
-  /// Host memory of this rank by category, now and at most.
+  /// Memory of this rank by category, the host's and its device's together, now and at most.
   const memory_ledger& memory() const { return ledger_; }
 
  private:
@@ -392,9 +392,10 @@ class basic_trainer {
   std::int64_t step_ = 0, updates_ = 0;
 };
 
-/// The trainer of a run: its types and numbers, on as many ranks as the world has. A run that breaks a rule does not compile.
+/// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not
+/// compile.
 template <class Run, class Comm, class Exec = host_exec>
-class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
+class trainer : public basic_trainer<policies_of<Run, Exec>, Comm, Exec> {
   static_assert(check_run<Run>::ok);
 
  public:
@@ -405,8 +406,8 @@ class trainer : public basic_trainer<policies_of<Run>, Comm, Exec> {
   // Takes the communicator by reference, so that it is asked for its size before it is moved from.
   trainer(const folding_extents& fold, Comm& world, const trainer_options& options, const dataset& data,
           const typename Run::optimizer& optimizer)
-      : basic_trainer<policies_of<Run>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options), data,
-                                                    optimizer) {}
+      : basic_trainer<policies_of<Run, Exec>, Comm, Exec>(std::move(world), Run::model, Run::sequence, fold, with_choices_of_run(options),
+                                                          data, optimizer) {}
   static trainer_options with_choices_of_run(trainer_options options) {
     if (Run::recompute.any()) options.recompute = Run::recompute;
     return options;
