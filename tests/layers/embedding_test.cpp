@@ -92,9 +92,10 @@ TEST_SUITE("layers/embedding") {
         std::vector<std::int32_t> bad = ids;
         bad[3] = wrong;
         std::vector<double> y(tokens / 2 * hidden);
-        CHECK_THROWS_WITH_AS(layer.forward(host_exec(context), bad, test::matrix(y, hidden)),
-                             sentence("moefold: token ", wrong, " is outside the vocabulary of 8 (at place 3); use tokens from 0 to below it").c_str(),
-                             error);
+        CHECK_THROWS_WITH_AS(
+            layer.forward(host_exec(context), bad, test::matrix(y, hidden)),
+            sentence("moefold: token ", wrong, " is outside the vocabulary of 8 (at place 3); use tokens from 0 to below it").c_str(),
+            error);
       });
   }
   TEST_CASE("rows that only pad are no tokens, and a vocabulary larger than the table is refused") {

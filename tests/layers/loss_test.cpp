@@ -144,7 +144,8 @@ TEST_SUITE("layers/loss") {
   TEST_CASE("a label that no rank holds is an error, also where it would be a padding row") {
     measured m(5);
     m.labels_now[4] = 5;
-    CHECK_THROWS_WITH_AS(m.on(2), "moefold: label 5 is outside the vocabulary of 5 (at place 4); use labels below it, negative to ignore", error);
+    CHECK_THROWS_WITH_AS(m.on(2), "moefold: label 5 is outside the vocabulary of 5 (at place 4); use labels below it, negative to ignore",
+                         error);
   }
   TEST_CASE("no tokens are a loss of zero") {
     self_comm self;

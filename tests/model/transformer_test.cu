@@ -44,9 +44,8 @@ void run_stage(Exec e, Comm& world, const model_shape& model, const folding_exte
   states.publish(e);
   const stage_type stage(e, model, sequence, fold, rank, store, groups, &states, facts, recompute);
   const coordinate at = coordinate_of(fold.attention, rank);
-  micro_batch b{{0, 0, batch, {sequence, fold.attention.of(axis_id::cp), at[axis_id::cp], fold.attention.of(axis_id::tp), at[axis_id::tp]}},
-                {},
-                {}};
+  micro_batch b{
+      {0, 0, batch, {sequence, fold.attention.of(axis_id::cp), at[axis_id::cp], fold.attention.of(axis_id::tp), at[axis_id::tp]}}, {}, {}};
   for (extent_t i = 0; i < b.place.part.cp_tokens(); ++i)
     for (extent_t s = 0; s < batch; ++s) {
       const extent_t position = b.place.part.position(i), token = (position * position + 5 * s) % 29;
@@ -61,7 +60,8 @@ void run_stage(Exec e, Comm& world, const model_shape& model, const folding_exte
   typename stage_type::saved s;
   basic_arena<typename Exec::memory> again;
   s.batch = &b, s.again = &again;
-  read_back<double, typename Exec::memory> numbers(1 + model.layers * layer_numbers(activation_shape{model, fold, sequence, batch, facts}).count);
+  read_back<double, typename Exec::memory> numbers(1 + model.layers *
+                                                           layer_numbers(activation_shape{model, fold, sequence, batch, facts}).count);
   fill(e, numbers.all(), 0.0);
   stage.forward(e, s, nullptr, numbers.at(0, 1));
   stage.add_numbers(e, s, numbers.at(1, numbers.size() - 1).as({model.layers, (numbers.size() - 1) / model.layers}));

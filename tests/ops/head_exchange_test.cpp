@@ -26,8 +26,8 @@ TEST_SUITE("ops/head_exchange") {
       for (const extent_t tokens : {0, 1, 5})
         for (const extent_t each : {1, 2})
           for (const extent_t dim : {1, 4}) {
-            const auto maps = head_messages(std::array<shape, 3>{shape{tokens, 1, ranks * each * 2, dim}, shape{tokens, 1, ranks * each, dim},
-                                                                 shape{tokens, 1, ranks * each, dim}},
+            const auto maps = head_messages(std::array<shape, 3>{shape{tokens, 1, ranks * each * 2, dim},
+                                                                 shape{tokens, 1, ranks * each, dim}, shape{tokens, 1, ranks * each, dim}},
                                             ranks);
             std::set<extent_t> by_heads, by_sequence;
             extent_t elements = 0;

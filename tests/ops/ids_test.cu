@@ -20,7 +20,8 @@ TEST_SUITE("ops/ids") {
       require_tokens(on.device, there.view(), 64);
       CHECK_THROWS_WITH_AS(
           on.device.wait(),
-          sentence("moefold: token ", wrong, " is outside the vocabulary of 64 (at place 777); use tokens from 0 to below it").c_str(), error);
+          sentence("moefold: token ", wrong, " is outside the vocabulary of 64 (at place 777); use tokens from 0 to below it").c_str(),
+          error);
       CHECK_NOTHROW(on.device.wait());
     }
     require_tokens(on.device, {}, 64);

@@ -34,7 +34,7 @@ class attention_layer {
 
   struct saved {
     view<const T> x;                      // [T/TP, H], the caller's
-    std::span<const std::int32_t> first;  // [S, B], the caller's, in memory of the exec: where documents begin (attention/sequence_map.hpp); empty: nowhere
+    std::span<const std::int32_t> first;  // [S, B], the caller's: where documents begin (attention/sequence_map.hpp); empty: nowhere
     view<T> q, k, v;                      // roped, [S/CP, B, heads or kv over TP, d], or what the context policy has made of them
     view<T> out;                          // [S/CP, B, heads/TP, d]; out and lse only where they are kept
     view<A> lse;                          // [B, heads/TP, S/CP]

@@ -41,7 +41,7 @@ class parameter_store {
 
   /// Local: allocates this rank's share of the model, zeroed. `rank` is the rank in the world of `fold`. bucket: elements from which a buffer
   /// takes no further layer; the same on all ranks; 0: one buffer per set of replicas. e: works on Memory.
-  template <class Exec>
+  template <works_on<Memory> Exec>
   parameter_store(Exec e, const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket) {
     require<config_error>(bucket >= 0, "moefold: a bucket holds 0 elements (no limit) or more (given ", bucket, ")");
     const extent_t stage = stage_of(fold, rank);
@@ -64,8 +64,8 @@ class parameter_store {
     });
   }
 
-  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank, extent_t bucket = default_bucket)
-    requires std::same_as<Memory, host_memory>
+  parameter_store(const model_shape& model, const folding_extents& fold, extent_t rank,
+                  extent_t bucket = default_bucket) requires std::same_as<Memory, host_memory>
       : parameter_store(no_exec{}, model, fold, rank, bucket) {}
 
   std::vector<entry>& entries() { return entries_; }
@@ -98,19 +98,13 @@ class parameter_store {
       }
     }
   }
-  void initialise(std::uint64_t seed)
-    requires std::same_as<Memory, host_memory>
-  {
-    initialise(no_exec{}, seed);
-  }
+  void initialise(std::uint64_t seed) requires std::same_as<Memory, host_memory> { initialise(no_exec{}, seed); }
 
   template <class Exec>
   void zero_gradients(Exec e) {
     for (flat& f : flats_) fill(e, f.gradients.view(), reduce(0));
   }
-  void zero_gradients()
-    requires std::same_as<Memory, host_memory>
-  {
+  void zero_gradients() requires std::same_as<Memory, host_memory> {
     for (flat& f : flats_) std::fill_n(f.gradients.data(), f.gradients.size(), reduce(0));
   }
 
@@ -136,9 +130,9 @@ class parameter_store {
     const extent_t real = of.fact.parameters();  // padding rows come last and stay 0
     for (extent_t i = 0; i < extent_t(to.size()); ++i) {
       const extent_t global = of.slice.global_index(i);
-      to[std::size_t(i)] = global >= real         ? storage(0)
-                           : of.fact.init_std == 0 ? storage(1)
-                                                   : storage(of.fact.init_std * normal.normal(std::uint64_t(global)));
+      to[std::size_t(i)] = global >= real        ? storage(0)
+                         : of.fact.init_std == 0 ? storage(1)
+                                                 : storage(of.fact.init_std * normal.normal(std::uint64_t(global)));
     }
   }
 

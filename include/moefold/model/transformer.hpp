@@ -31,10 +31,7 @@ struct micro_batch {
   /// What the MoE layers of a rank need to know of its own tokens. `padded`: padding, where the exec reads it.
   routing_context context(std::span<const std::uint8_t> padded, routing_tap* tap) const {
     const std::size_t own = std::size_t(place.part.local_tokens() * place.batch), begin = std::size_t(place.part.tp_rank) * own;
-    return {place,       padded.empty() ? padded : padded.subspan(begin, own),
-            loss_weight, index,
-            seed,        training,
-            tap};
+    return {place, padded.empty() ? padded : padded.subspan(begin, own), loss_weight, index, seed, training, tap};
   }
 };
 
@@ -67,8 +64,7 @@ class transformer_stage {
   /// states: what the routers remember between steps; may be left out where neither the model nor a balance loss needs it.
   /// scales: what products with 8-bit inputs remember between steps; left out, they scale by the tensors of the moment.
   /// e: an exec of the stage's type; on the host it may be left out.
-  template <class E>
-    requires std::same_as<typename E::memory, memory>
+  template <works_on<memory> E>
   transformer_stage(E e, const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision, memory>& store, group_set<Comm>& groups,
                     router_states<typename Precision::accumulate, memory>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
@@ -104,7 +100,7 @@ class transformer_stage {
                                      {store.template get<columns_over_tp>(output, l), seen(output, l)}};
       using enum recompute_part;
       attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention),
-                                                               positions_.view());
+                                                       positions_.view());
       if (model.dense(l)) {
         mlp_weights<Precision> m{{}, {store.template get<rows_over_tp>(mlp_up, l)}, {store.template get<columns_over_tp>(mlp_down, l)}, {}};
         if (gated) m.gate = {store.template get<rows_over_tp>(mlp_gate, l)};
@@ -140,8 +136,8 @@ class transformer_stage {
   transformer_stage(const model_shape& model, extent_t sequence, const folding_extents& fold, extent_t rank,
                     parameter_store<Precision>& store, group_set<Comm>& groups,
                     router_states<typename Precision::accumulate>* states = nullptr, const moe_facts& facts = facts_of<MoePolicy>(),
-                    const recompute_rule& recompute = {}, bool overlap = false, scaling_states<Precision>* scales = nullptr)
-    requires std::same_as<memory, host_memory>
+                    const recompute_rule& recompute = {}, bool overlap = false,
+                    scaling_states<Precision>* scales = nullptr) requires works_on<Exec, host_memory>
       : transformer_stage(no_exec{}, model, sequence, fold, rank, store, groups, states, facts, recompute, overlap, scales) {}
 
   int chunks() const { return int(chunks_.size()); }

@@ -38,8 +38,8 @@ constexpr std::array<head_message, N> head_messages(const std::array<shape, N>& 
   std::array<head_message, N> maps{};
   extent_t before = 0;
   for (std::size_t i = 0; i < N; ++i) {
-    require(s[i].rank == 4 && s[i][2] % ranks == 0, "moefold: heads are exchanged among ", ranks, " ranks by tensors [S, B, heads, d], given ",
-            s[i].text(), "; the heads must be a multiple of the ranks");
+    require(s[i].rank == 4 && s[i][2] % ranks == 0, "moefold: heads are exchanged among ", ranks,
+            " ranks by tensors [S, B, heads, d], given ", s[i].text(), "; the heads must be a multiple of the ranks");
     maps[i] = {s[i][0] * s[i][1], s[i][2], s[i][3], ranks, 0, before};
     before += maps[i].elements() / ranks;
   }

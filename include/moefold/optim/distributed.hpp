@@ -46,8 +46,7 @@ class distributed_optimizer {
 
   /// The store and the groups must outlive the optimizer. Collective over every replica group, in the store's order: with overlap each gets a
   /// communicator apart, under its own name.
-  template <class Exec>
-    requires std::same_as<typename Exec::memory, Memory>
+  template <works_on<Memory> Exec>
   distributed_optimizer(Exec e, store_type& store, group_set<Comm>& groups, Optimizer policy = {}, distributed_options options = {})
       : store_(store), policy_(policy), options_(options), squares_(extent_t(store.flats().size())),
         found_(2 * extent_t(store.flats().size())), value_(extent_t(store.flats().size())) {
@@ -101,8 +100,8 @@ class distributed_optimizer {
       if (entry.fact.kind == parameter_kind::embedding && (tied_here || entry.fact.placement.ends))
         shards_[std::size_t(entry.buffer)].late = true;
   }
-  distributed_optimizer(store_type& store, group_set<Comm>& groups, Optimizer policy = {}, distributed_options options = {})
-    requires std::same_as<Memory, host_memory>
+  distributed_optimizer(store_type& store, group_set<Comm>& groups, Optimizer policy = {},
+                        distributed_options options = {}) requires std::same_as<Memory, host_memory>
       : distributed_optimizer(no_exec{}, store, groups, policy, options) {}
 
   /// The gradients of a layer (-1: embedding; the number of layers: final norm and head) are final on this rank: buffers that were waiting for

@@ -12,9 +12,12 @@ struct no_exec {
   using memory = host_memory;
 };
 
-template <class T, class Memory, class Exec>
+/// An exec whose operations work on Memory.
+template <class Exec, class Memory>
+concept works_on = std::is_same_v<typename Exec::memory, Memory>;
+
+template <class T, class Memory, works_on<Memory> Exec>
 tensor<T, Memory> filled(Exec e, const shape& s, T value) {
-  static_assert(std::is_same_v<Memory, typename Exec::memory>, "moefold: memory is filled by an exec that works on it");
   if constexpr (std::is_same_v<Memory, host_memory>) {
     return tensor<T, Memory>(s, value);
   } else {
@@ -24,9 +27,8 @@ tensor<T, Memory> filled(Exec e, const shape& s, T value) {
   }
 }
 
-template <class Memory, class Exec, class T>
+template <class Memory, works_on<Memory> Exec, class T>
 tensor<T, Memory> uploaded(Exec e, std::span<const T> numbers) {
-  static_assert(std::is_same_v<Memory, typename Exec::memory>, "moefold: memory is written by an exec that works on it");
   tensor<T, Memory> made({extent_t(numbers.size())});
   if constexpr (std::is_same_v<Memory, host_memory>)
     std::copy(numbers.begin(), numbers.end(), made.data());

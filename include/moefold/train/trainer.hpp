@@ -61,11 +61,13 @@ class basic_trainer {
         layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
         world_(std::move(world), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
-        stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap, &scales_),
+        stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
+               &scales_),
         optimizer_(exec_, store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
-        numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1), load_({model.layers, model.experts}, 0),
-        aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)), labels_(std::size_t(sequence)),
-        starts_(std::size_t(sequence)), positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
+        numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1),
+        load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
+        labels_(std::size_t(sequence)), starts_(std::size_t(sequence)),
+        positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
     const coordinate here = coordinate_of(fold.attention, world_.rank());
     const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
     part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
@@ -378,8 +380,8 @@ class basic_trainer {
   rate_plan rate_;
   read_back<double, memory_type> numbers_;   // squared norm, loss, stop vote, bad gradients, what the layers counted [layers, count]
   read_back<double, memory_type> held_out_;  // the loss of an evaluation
-  tensor<std::int64_t> load_, aux_load_;                // [layers, E]
-  std::int64_t routed_ = 0;                             // tokens of the last step that are not padding
+  tensor<std::int64_t> load_, aux_load_;     // [layers, E]
+  std::int64_t routed_ = 0;                  // tokens of the last step that are not padding
   std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
   std::vector<std::int32_t> positions_;                 // [S], rank after rank of cp
   std::optional<runner<stage_type, communicator_type>> runner_;
