@@ -146,7 +146,9 @@ class nccl_world {
         try {
           members_[i]->look(clock::now());
         } catch (const std::exception& broken) {  // the device itself: nothing on it will end any more
-          fail_locked<nccl_error>({rank_, {}, operation::barrier, 0, {}, broken.what()});
+          root_cause cause;
+          cause.rank = rank_, cause.message = broken.what();
+          fail_locked<nccl_error>(std::move(cause));
         }
       }
     }
