@@ -1,7 +1,7 @@
 # Every header alone: each .hpp by g++ and by clang, warnings as errors, and without CUDA on the path; each .cuh by nvcc.
 #
 #   headers/<folder>/<compiler>   a CTest entry that names each header of the folder that does not stand alone
-#   header_<folder>_<name>.cu     a generated unit per .cuh in the object library cuda_headers, compiled for every architecture
+#   header_<folder>_<name>.cu     a generated unit for each .cuh without a test of its own, in the object library cuda_headers, for every architecture
 find_program(MOEFOLD_GXX NAMES g++-12 g++-13 g++-14 g++)
 find_program(MOEFOLD_CLANGXX NAMES clang++-14 clang++)
 mark_as_advanced(MOEFOLD_GXX MOEFOLD_CLANGXX)
@@ -33,6 +33,10 @@ if(MOEFOLD_HAS_CUDA)
   endif()
   set(units "")
   foreach(header ${cuda_headers})
+    string(REGEX REPLACE "^moefold/(.*)\\.cuh$" "${PROJECT_SOURCE_DIR}/tests/\\1_test.cu" test ${header})
+    if(EXISTS ${test})  # it includes its header first
+      continue()
+    endif()
     string(MAKE_C_IDENTIFIER ${header} unit)
     file(CONFIGURE OUTPUT header_${unit}.cu CONTENT "#include <${header}>\n")
     list(APPEND units ${CMAKE_CURRENT_BINARY_DIR}/header_${unit}.cu)

@@ -1,5 +1,6 @@
-#include <moefold/core/launch.cuh>
 #include <moefold/core/stream.cuh>
+
+#include <moefold/core/launch.cuh>
 
 #include "../support/device.hpp"
 
