@@ -34,7 +34,8 @@ struct stream_state {
   }
   /// Runs what was issued up to `place`; another thread may help. Work runs once, in order.
   void advance(std::uint64_t place) {
-    const auto start = std::chrono::steady_clock::now();
+    auto since = std::chrono::steady_clock::now();  // when this stream last came on
+    std::uint64_t seen = done.load(std::memory_order_acquire);
     for (unsigned tries = 0; done.load(std::memory_order_acquire) < place; ++tries) {
       if (running.try_lock()) {
         const std::lock_guard lock(running, std::adopt_lock);
@@ -52,7 +53,10 @@ struct stream_state {
         work();
       } else {
         std::this_thread::yield();
-        if ((tries & 0xfff) == 0 && std::chrono::steady_clock::now() - start > std::chrono::seconds(240)) {
+        if ((tries & 0xfff) != 0) continue;
+        const auto now = std::chrono::steady_clock::now();
+        if (const std::uint64_t at = done.load(std::memory_order_acquire); at != seen) seen = at, since = now;
+        if (now - since > std::chrono::seconds(600)) {
           std::fprintf(stderr, "emulator: streams wait for each other in a circle\n");
           std::abort();
         }
