@@ -103,10 +103,6 @@ if(NOT MOEFOLD_HAS_CUDA)  # a file is CUDA or C++ in one build, not both
     moefold_test_entry(${name}_emulated ${name}_emulated_test)
     set_tests_properties(${name}_emulated PROPERTIES LABELS emulated)
   endforeach()
-  if(CMAKE_CXX_FLAGS MATCHES "-fsanitize=address" AND TARGET ops_emulated_test)  # every kernel, with fences around its memory
-    set_tests_properties(ops_emulated PROPERTIES LABELS "emulated;sanitize" TIMEOUT 900)
-    add_dependencies(sanitize_tests ops_emulated_test)
-  endif()
   if(TARGET train_emulated_test)  # the foldings once more, with as many steps as on a GPU
     moefold_test_entry(train_emulated_soak train_emulated_test)
     set_tests_properties(train_emulated_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
