@@ -7,7 +7,7 @@
 #
 # A new folder or file is found by name; nothing here changes.
 add_library(moefold_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/support/main.cpp)
-target_link_libraries(moefold_test_main PUBLIC moefold::moefold doctest::doctest)
+target_link_libraries(moefold_test_main PUBLIC moefold::checkpoint doctest::doctest)
 target_include_directories(moefold_test_main PUBLIC ${PROJECT_SOURCE_DIR}/tests)
 target_compile_options(moefold_test_main PUBLIC -O1 -Wall -Wextra -Wshadow)
 

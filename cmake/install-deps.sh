@@ -9,6 +9,7 @@ packages=(
   ccache                                         # used where present
   libopenblas-pthread-dev                        # matrix products; not the serial flavour, which threads may not share
   doctest-dev libbenchmark-dev libcli11-dev      # tests, benchmarks, the programs' command lines
+  nlohmann-json3-dev libxxhash-dev               # model files and checkpoints: JSON headers, hashes
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

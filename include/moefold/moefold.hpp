@@ -7,6 +7,7 @@
 #include <moefold/core/context_facts.hpp>
 #include <moefold/core/error.hpp>
 #include <moefold/core/exec.hpp>
+#include <moefold/core/file_error.hpp>
 #include <moefold/core/fp8.hpp>
 #include <moefold/core/fp8_precision.hpp>
 #include <moefold/core/layer_split.hpp>

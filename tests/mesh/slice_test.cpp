@@ -60,6 +60,21 @@ TEST_SUITE("mesh/slice") {
         }
       }
   }
+  TEST_CASE("a piece is read run by run, in the order of the whole tensor, and without the rows that only pad") {
+    const box middle{{4, 6}, {0, 2}, {4, 3}};  // columns 2..4 of 4 rows
+    const auto runs = [](const tensor_piece& p) {
+      std::vector<std::array<extent_t, 3>> all;
+      p.for_each_run([&](extent_t global, extent_t local, extent_t count) { all.push_back({global, local, count}); });
+      return all;
+    };
+    CHECK(runs({middle, {1, 8}, 24}) == std::vector<std::array<extent_t, 3>>{{3, 0, 2}, {8, 2, 3}, {14, 5, 2}});
+    CHECK(runs({middle, {1, 8}, 9}) == std::vector<std::array<extent_t, 3>>{{3, 0, 2}, {8, 2, 1}});  // the rest pads
+    CHECK(runs({middle, {5, 5}, 24}).empty());
+    CHECK(tensor_piece{middle, {1, 8}, 9}.size() == 3);
+    const box rows{{4, 6}, {1, 0}, {2, 6}};
+    CHECK(runs({rows, {0, 12}, 24}) == std::vector<std::array<extent_t, 3>>{{6, 0, 12}});
+  }
+
   TEST_CASE("a rank outside the world and an uneven cut are refused") {
     const folding_extents f = make_folding({{axis_id::tp, 3}}, {{axis_id::edp, 3}});
     CHECK_THROWS_WITH_AS(box_of(value_of<column>, {6, 2}, f, 3), Contains("rank 3 is outside this mesh of 3 ranks"), config_error);

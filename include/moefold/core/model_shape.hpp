@@ -38,6 +38,11 @@ struct model_shape {
   extent_t shared_ffn = 0;   // width of the shared expert; 0: none
   bool shared_gate = false;  // the shared expert's output is multiplied by sigmoid of a learned projection
 
+  bool qkv_bias = false;  // query, key and value projections add a bias (Qwen2)
+  bool qk_norm = false;   // RMSNorm over every query and key head before RoPE (Qwen3)
+  extent_t sliding_window =
+      0;  // a token sees so many tokens back, itself included; 0: all. Sequences may not be longer: then both are the same
+
   bool tied_embeddings = false;  // the head multiplies with the table of the embedding: one parameter
   extent_t dense_layers = 0;     // the first layers have an MLP for all tokens in place of the MoE layer
   extent_t dense_ffn = 0;        // its width

@@ -60,6 +60,33 @@ struct flat_range {  // [begin, end) of a flat buffer
   friend constexpr bool operator==(const flat_range&, const flat_range&) = default;
 };
 
+/// What one rank owns of a tensor: a flat range of a box of it. Elements whose index in the whole tensor is `real` or above only pad (they come last: rows
+/// behind the vocabulary) and belong to no file.
+struct tensor_piece {
+  box where;
+  flat_range range;   // of the box, row-major
+  extent_t real = 0;  // elements of the whole tensor that are no padding
+
+  /// Calls f(first in the whole tensor, first in the piece, count) for every run of neighbours, in order, padding left out.
+  template <class F>
+  constexpr void for_each_run(F&& f) const {
+    const extent_t length = where.size() == 0 ? 1 : where.run();
+    for (extent_t at = range.begin; at < range.end;) {
+      const extent_t end = std::min(range.end, (at / length + 1) * length);
+      const extent_t global = where.global_index(at), count = std::min(end - at, real - global);
+      if (count > 0) f(global, at - range.begin, count);
+      at = end;
+    }
+  }
+  /// Elements that are no padding.
+  constexpr extent_t size() const {
+    extent_t total = 0;
+    for_each_run([&](extent_t, extent_t, extent_t count) { total += count; });
+    return total;
+  }
+  friend constexpr bool operator==(const tensor_piece&, const tensor_piece&) = default;
+};
+
 /// Piece `index` of `count` elements over `ranks` ranks: ceil(count / ranks) each, the last pieces shorter or empty.
 constexpr flat_range shard_of(extent_t count, extent_t ranks, extent_t index) {
   require(count >= 0 && ranks >= 1 && index >= 0 && index < ranks, "moefold: piece ", index, " of ", count, " elements over ", ranks,
