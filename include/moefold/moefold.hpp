@@ -162,4 +162,5 @@
 #include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/spike.hpp>
+#include <moefold/train/state.hpp>
 #include <moefold/train/trainer.hpp>

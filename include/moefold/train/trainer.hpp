@@ -14,6 +14,7 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/run.hpp>
+#include <moefold/train/state.hpp>
 
 #include <array>
 #include <cmath>
@@ -145,10 +146,10 @@ class basic_trainer {
     const double n = double(std::max<std::int64_t>(tokens, 1)),
                  pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * std::max<extent_t>(model_.moe_layers(), 1));
     routed_ = routed;
-    step_result result{step_,
+    step_result result{at_.step,
                        all[1] / n,
                        std::sqrt(all[0]) / n,
-                       rate_(step_),
+                       rate_(at_.step),
                        tokens,
                        all[2] > 0,
                        balance / double(std::max<std::int64_t>(routed, 1)),
@@ -172,9 +173,10 @@ class basic_trainer {
               result.loss, " and a gradient norm of ", result.grad_norm,
               ": the run has diverged; parameters are those of the step before; lower the learning rate or look at the data");
     }
-    ++step_;
+    ++at_.step;
+    at_.sample += options_.global_batch;
     if (result.tokens == 0 || result.skip) return;
-    optimizer_.update(exec_, ++updates_, {result.learning_rate, result.learning_rate * options_.expert_rate},
+    optimizer_.update(exec_, ++at_.updates, {result.learning_rate, result.learning_rate * options_.expert_rate},
                       clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
     optimizer_.gather_begin(exec_);
     states_.update(load_.view(), aux_load_.view());
@@ -218,6 +220,19 @@ class basic_trainer {
     for (double& l : mean) l /= double(std::max<std::int64_t>(routed_, 1));
     return mean;
   }
+  /// Where the run stands. A trainer that goes on from a checkpoint is told so before its next step, alike on all ranks. Local.
+  const run_position& position() const { return at_; }
+  void go_to(const run_position& position) {
+    require<config_error>(position.step >= 0 && position.updates >= 0 && position.sample >= 0 && position.updates <= position.step,
+                          "moefold: a run cannot stand at step ", position.step, " with ", position.updates, " updates and ",
+                          position.sample, " samples; take the numbers of a checkpoint");
+    at_ = position;
+  }
+  /// After owned_state() was filled (train/state.hpp): weights become the masters' roundings, on every replica. Collective over the world.
+  void weights_follow_masters() { optimizer_.follow_masters(exec_); }
+  /// After held_weights() was filled: the masters become the weights. Local.
+  void masters_follow_weights() { optimizer_.initialise_master(exec_); }
+
   /// What the routers remember between steps: biases and shares.
   router_states<typename precision::accumulate, memory_type>& routers() { return states_; }
   /// What products with 8-bit inputs remember between steps: the largest magnitudes of their tensors.
@@ -321,7 +336,7 @@ class basic_trainer {
     for (std::size_t m = 0; m < batches_.size(); ++m) {
       micro_batch& to = batches_[m];
       to.place = place_;
-      to.place.step = step_;
+      to.place.step = at_.step;
       to.place.first_sample = part_.sample(0, extent_t(m), 0);
       to.ids.resize(std::size_t(part * batch));
       to.labels.resize(std::size_t(part * batch));
@@ -335,7 +350,7 @@ class basic_trainer {
         if (evaluation)
           data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
         else
-          data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
+          data_.training_sample(at_.sample + part_.sample(0, extent_t(m), b), tokens_, labels_);
         if (!to.first.empty()) {
           document_starts(tokens_, data_.document_end(), starts_);
           for (std::size_t i = 0; i < positions_.size(); ++i)
@@ -389,7 +404,7 @@ class basic_trainer {
   std::vector<micro_batch> batches_;
   batch_place place_{};
   batch_part part_{};
-  std::int64_t step_ = 0, updates_ = 0;
+  run_position at_;
 };
 
 /// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not
