@@ -151,6 +151,7 @@
 #include <moefold/optim/finite.hpp>
 #include <moefold/optim/rate.hpp>
 
+#include <moefold/train/batch_loader.hpp>
 #include <moefold/train/data.hpp>
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
