@@ -60,6 +60,7 @@
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
 #include <moefold/ops/balance.hpp>
+#include <moefold/ops/bias.hpp>
 #include <moefold/ops/capacity.hpp>
 #include <moefold/ops/choice_rows.hpp>
 #include <moefold/ops/cross_entropy.hpp>
