@@ -75,9 +75,9 @@ TEST_SUITE("model/names") {
           });
           if (m.score == score_function::sigmoid)
             for (extent_t l = 1; l < m.layers; ++l) std::fill_n(covered.at(published_router_bias(l)).begin(), m.experts, 1);
-          for (const auto& [name, counts] : covered) {
-            CAPTURE(name);
-            CHECK(std::all_of(counts.begin(), counts.end(), [](int c) { return c == 1; }));
+          for (const auto& tensor : covered) {
+            CAPTURE(tensor.first);
+            CHECK(std::all_of(tensor.second.begin(), tensor.second.end(), [](int count) { return count == 1; }));
           }
         }
   }
