@@ -141,6 +141,11 @@
 #include <moefold/moe/tokens.hpp>
 
 #include <moefold/model/block.hpp>
+#include <moefold/model/deepseek.hpp>
+#include <moefold/model/llama.hpp>
+#include <moefold/model/mixtral.hpp>
+#include <moefold/model/names.hpp>
+#include <moefold/model/qwen.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
 
