@@ -159,15 +159,21 @@
 
 #include <moefold/train/batch_loader.hpp>
 #include <moefold/train/data.hpp>
+#include <moefold/train/files.hpp>
+#include <moefold/train/first_losses.hpp>
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
+#include <moefold/train/memory_table.hpp>
 #include <moefold/train/metrics.hpp>
-#include <moefold/train/options.hpp>
 #include <moefold/train/moe_record.hpp>
+#include <moefold/train/options.hpp>
 #include <moefold/train/program.hpp>
+#include <moefold/train/program_options.hpp>
 #include <moefold/train/progress.hpp>
 #include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
+#include <moefold/train/run_keeper.hpp>
 #include <moefold/train/spike.hpp>
 #include <moefold/train/state.hpp>
+#include <moefold/train/step_sums.hpp>
 #include <moefold/train/trainer.hpp>
