@@ -152,6 +152,7 @@
 #include <moefold/optim/rate.hpp>
 
 #include <moefold/train/data.hpp>
+#include <moefold/train/data_options.hpp>
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
 #include <moefold/train/metrics.hpp>
@@ -162,4 +163,9 @@
 #include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/spike.hpp>
+#include <moefold/train/token_blend.hpp>
+#include <moefold/train/token_file.hpp>
+#include <moefold/train/token_index.hpp>
+#include <moefold/train/token_sequences.hpp>
+#include <moefold/train/token_source.hpp>
 #include <moefold/train/trainer.hpp>

@@ -98,7 +98,7 @@ TEST_SUITE("train/program") {
     CHECK(run_program<tiny>(options_of(f), log) == 0);
     CHECK(log.lines[0] == "run tiny: 10.4k parameters, 2 layers, 4 experts (top-2), sequence 16, fp32; 4 ranks as threads");
     const int folding = place(log, "one stage"), memory = place(log, "optimizer"),
-              data = place(log, "data: 4.0k tokens (bytes) from 1 file, ");
+              data = place(log, "data: 4.0k tokens from 1 file, ");
     const int compared = place(log, "the first 3 losses are those of a single rank: largest relative difference "),
               end = place(log, "4 steps in ");
     const int closing = place(log, "training loss ");

@@ -250,7 +250,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   const dataset data(token_stream::from_files(options.data), Run::sequence, options.train.seed);
   data.require_batch(options.train.global_batch);
   data.require_vocabulary(model.vocabulary);
-  log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(),
+  log.line(sentence("data: ", count_text(double(data.tokens())), " tokens from ", options.data.size(),
                     options.data.size() == 1 ? " file, " : " files, ", data.training_sequences(), " sequences to train on, ",
                     data.held_out_sequences(), " held out"));
   const double entropy = data.training_entropy();

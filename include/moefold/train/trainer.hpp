@@ -184,7 +184,7 @@ class basic_trainer {
   /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
   /// Collective over the world. Leaves no trace in the recorded traffic.
   std::optional<double> evaluate(extent_t most_batches = 2) {
-    const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
+    const extent_t batches = std::min(most_batches, data_.evaluation_batches(options_.global_batch));
     if (batches == 0) return std::nullopt;
     const traffic_log before = log_;
     states_.publish(exec_);
@@ -326,18 +326,18 @@ class basic_trainer {
       to.ids.resize(std::size_t(part * batch));
       to.labels.resize(std::size_t(part * batch));
       to.padding.assign(std::size_t(part * batch), 0);
-      to.first.resize(data_.document_end() < 0 ? 0 : positions_.size() * std::size_t(batch));
+      to.first.resize(data_.has_documents() ? positions_.size() * std::size_t(batch) : 0);
+      const std::span<std::int32_t> starts = to.first.empty() ? std::span<std::int32_t>() : std::span(starts_);
       to.index = extent_t(m);
       to.seed = options_.seed;
       to.training = !evaluation;
       for (extent_t b = 0; b < batch; ++b) {
         const extent_t sample = to.place.first_sample + b;
         if (evaluation)
-          data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
+          data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_, starts);
         else
-          data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
+          data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_, starts);
         if (!to.first.empty()) {
-          document_starts(tokens_, data_.document_end(), starts_);
           for (std::size_t i = 0; i < positions_.size(); ++i)
             to.first[i * std::size_t(batch) + std::size_t(b)] = starts_[std::size_t(positions_[i])];
         }
