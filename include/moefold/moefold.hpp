@@ -159,6 +159,7 @@
 
 #include <moefold/train/batch_loader.hpp>
 #include <moefold/train/data.hpp>
+#include <moefold/train/data_options.hpp>
 #include <moefold/train/files.hpp>
 #include <moefold/train/first_losses.hpp>
 #include <moefold/train/heatmap.hpp>
@@ -176,4 +177,9 @@
 #include <moefold/train/spike.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/step_sums.hpp>
+#include <moefold/train/token_blend.hpp>
+#include <moefold/train/token_file.hpp>
+#include <moefold/train/token_index.hpp>
+#include <moefold/train/token_sequences.hpp>
+#include <moefold/train/token_source.hpp>
 #include <moefold/train/trainer.hpp>

@@ -15,9 +15,8 @@ namespace moefold {
 
 /// Samples that are read by number; those from `end` on are padding.
 struct sample_range {
-  enum class part : std::uint8_t { training, unseen, held_out };  // unseen: the training samples, but nothing is learnt from them
   extent_t first = 0, end = std::numeric_limits<extent_t>::max();
-  part kind = part::training;
+  bool held_out = false;  // of the held-out sequences, for evaluation: nothing is learnt from them
 };
 
 class batch_loader {
@@ -42,15 +41,16 @@ class batch_loader {
   token_counts load(const sample_range& from, std::int64_t step) {
     token_counts counted{};
     for (extent_t m = 0; m < extent_t(batches_.size()); ++m) {
-      begin(m, step, from.kind == sample_range::part::training);
+      begin(m, step, !from.held_out);
+      const std::span<std::int32_t> starts = data_.has_documents() ? std::span(starts_) : std::span<std::int32_t>();
       for (extent_t b = 0; b < place_.batch; ++b) {
         const extent_t sample = from.first + samples_.sample(0, m, b);
         if (sample >= from.end)
-          std::fill(tokens_.begin(), tokens_.end(), -1);
-        else if (from.kind == sample_range::part::held_out)
-          data_.evaluation_sample(sample, tokens_, labels_);
+          fill_with_padding();
+        else if (from.held_out)
+          data_.evaluation_sample(sample, tokens_, labels_, starts);
         else
-          data_.training_sample(sample, tokens_, labels_);
+          data_.training_sample(sample, tokens_, labels_, starts);
         place(m, b);
       }
       const micro_batch& to = batches_[std::size_t(m)];
@@ -69,8 +69,7 @@ class batch_loader {
             "; give its last ", tokens_.size());
     begin(0, step, false);
     for (extent_t b = 0; b < place_.batch; ++b) {
-      std::fill(tokens_.begin(), tokens_.end(), -1);
-      std::fill(labels_.begin(), labels_.end(), -1);
+      fill_with_padding();
       if (b == 0 && samples_.rank == 0) std::copy(text.begin(), text.end(), tokens_.begin());
       place(0, b);
     }
@@ -91,19 +90,22 @@ class batch_loader {
     to.ids.resize(elements);
     to.labels.resize(elements);
     to.padding.assign(elements, 0);
-    to.first.resize(data_.document_end() < 0 ? 0 : positions_.size() * std::size_t(place_.batch));
+    to.first.resize(data_.has_documents() ? positions_.size() * std::size_t(place_.batch) : 0);
     to.index = m;
     to.seed = seed_;
     to.training = training;
+  }
+  void fill_with_padding() {
+    std::fill(tokens_.begin(), tokens_.end(), -1);
+    std::fill(labels_.begin(), labels_.end(), -1);
+    std::fill(starts_.begin(), starts_.end(), 0);
   }
   /// This CP part of tokens_ and labels_ becomes sequence b of micro-batch m.
   void place(extent_t m, extent_t b) {
     micro_batch& to = batches_[std::size_t(m)];
     const std::size_t batch = std::size_t(place_.batch);
-    if (!to.first.empty()) {
-      document_starts(tokens_, data_.document_end(), starts_);
+    if (!to.first.empty())
       for (std::size_t i = 0; i < positions_.size(); ++i) to.first[i * batch + std::size_t(b)] = starts_[std::size_t(positions_[i])];
-    }
     for (extent_t i = 0; i < place_.part.cp_tokens(); ++i) {
       const std::size_t position = std::size_t(place_.part.position(i)), at = std::size_t(i) * batch + std::size_t(b);
       const bool padding = tokens_[position] < 0;

@@ -211,17 +211,20 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   }
   const std::optional<found_save> resumed = detail::resumed_from(options, mapping_text(fold), train, log);
   const bool reads_data = options.trains() || options.evaluate;
-  const dataset data = reads_data ? dataset(token_stream::from_files(options.data), Run::sequence, train.seed, options.evaluate ? 0 : 0.05,
-                                            !options.evaluate && options.shuffle)
+  data_options said = options.data;
+  said.vocabulary = model.vocabulary;
+  if (options.evaluate) said.held_out_share = 1;
+  const dataset data = reads_data ? make_dataset(said, Run::sequence, train.seed)
                                   : dataset(token_stream::from_bytes(std::string(std::size_t(train.global_batch * Run::sequence + 1), 0)),
                                             Run::sequence, train.seed, 0);
-  if (!options.evaluate) data.require_batch(train.global_batch);
+  data.require_batch(train.global_batch);
   data.require_vocabulary(model.vocabulary);
   if (reads_data)
-    log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(),
-                      options.data.size() == 1 ? " file, " : " files, ", data.training_sequences(),
-                      options.evaluate ? " sequences to evaluate" : " sequences to train on", options.evaluate ? "" : ", ",
-                      options.evaluate ? "" : sentence(data.held_out_sequences(), " held out")));
+    log.line(sentence("data: ", count_text(double(data.tokens())), " tokens from ", said.files.size(),
+                      said.files.size() == 1 ? " file (" : " files (", name_of(said.format), "), ",
+                      options.evaluate
+                          ? sentence(data.held_out_sequences(), " sequences to evaluate")
+                          : sentence(data.training_sequences(), " sequences to train on, ", data.held_out_sequences(), " held out")));
   std::optional<stored_routing> stored;
   if (!options.replay_routing.empty()) {
     stored.emplace(detail::routing_for(options.replay_routing, model, Run::sequence, options.train.global_batch));
@@ -301,7 +304,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
         log.line(sentence("loss ", detail::printed("%.6f", e.loss), ", perplexity ", detail::printed("%.4f", std::exp(e.loss)), ", over ",
                           e.tokens, " tokens"));
     } else if (!options.generate.empty()) {
-      detail::generate(trainer, options, true, rank == 0 ? log : silent);
+      detail::generate(trainer, options, options.data.format == data_format::bytes, rank == 0 ? log : silent);
     }
     if (!options.trains()) return keeper.export_model(model);
     step_sums sums;

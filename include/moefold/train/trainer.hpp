@@ -178,13 +178,13 @@ class basic_trainer {
   /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
   /// Collective over the world. Leaves no trace in the recorded traffic.
   std::optional<double> evaluate(extent_t most_batches = 2) {
-    const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
+    const extent_t batches = std::min(most_batches, data_.evaluation_batches(options_.global_batch));
     if (batches == 0) return std::nullopt;
-    return evaluate_samples({0, batches * options_.global_batch, sample_range::part::held_out}).loss;
+    return evaluate_samples({0, batches * options_.global_batch, true}).loss;
   }
-  /// Mean loss over every training sequence of the data, once, in the data's own order; what does not fill a global batch is padded. Collective over the
+  /// Mean loss over every held-out sequence (of a dataset with share 1: over all of it); what does not fill a global batch is padded. Collective over the
   /// world. Leaves no trace in the recorded traffic.
-  evaluation evaluate_all() { return evaluate_samples({0, data_.training_sequences(), sample_range::part::unseen}); }
+  evaluation evaluate_all() { return evaluate_samples({0, data_.held_out_sequences(), true}); }
 
   /// The token that the model thinks likeliest after `text`, of which it sees the last S. Collective over the world; the same on every rank.
   std::int32_t next_token(std::span<const std::int32_t> text) {
