@@ -1,6 +1,7 @@
 // model_header NAME config.json out.hpp: the program that moefold_model() runs (cmake/Models.cmake).
 #include <moefold/checkpoint/posix_storage.hpp>
 #include <moefold/model/config_file.hpp>
+#include <moefold/model/shape_text.hpp>
 
 #include <cstdio>
 #include <fstream>

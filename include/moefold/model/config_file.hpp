@@ -26,6 +26,7 @@ class config_fields {
     const json_value* value = object_.find(name);
     return value && value->kind() != json_kind::null ? value : nullptr;
   }
+  bool has(const char* name) const { return object_.find(name) != nullptr; }  // null too
   const json_value& at(const char* name) {
     const json_value* value = find(name);
     if (!value) object_.require(false, "'", name, "' is missing; a config.json of this family has it");
@@ -65,6 +66,11 @@ class config_fields {
       v->require(v->number() == double(needed), "found ", v->number(), ", needs ", needed, ": ", why);
     else
       v->require(v->text() == needed, "found '", shown_text(v->text()), "', needs '", needed, "': ", why);
+  }
+  /// The same of a field whose absence means something.
+  template <class T>
+  void needed(const char* name, const T& found, const T& needed, const char* why) {
+    object_.require(found == needed, "'", name, "' needs to be ", needed, " (not given means ", found, "): ", why);
   }
   /// Fields that change nothing here.
   void ignore(std::initializer_list<const char*> names) { seen_.insert(names.begin(), names.end()); }
@@ -124,6 +130,11 @@ inline extent_t read_dense_layers(config_fields& fields, extent_t layers) {
   return first;
 }
 
+inline extent_t read_dense_width(config_fields& fields, extent_t dense_layers) {
+  const extent_t width = fields.count_or("intermediate_size", 0);  // written where no layer has it, too
+  return dense_layers == 0 ? 0 : width > 0 ? width : fields.count("intermediate_size");
+}
+
 /// layer_types of transformers 5: full attention, or a window where the model has one.
 inline void read_layer_types(config_fields& fields, const model_shape& m) {
   const json_value* types = fields.find("layer_types");
@@ -133,6 +144,81 @@ inline void read_layer_types(config_fields& fields, const model_shape& m) {
     type.require(type.text() == "full_attention" || (type.text() == "sliding_attention" && m.sliding_window > 0),
                  "'layer_types' asks for '", shown_text(type.text()),
                  "'; only full_attention, and sliding_attention with a sliding_window, are built");
+}
+
+/// E, k and F. Both names of the number of experts are taken: transformers knows them as one.
+inline void read_experts(config_fields& fields, model_shape& m, const char* experts, const char* alias, const char* ffn) {
+  const json_value* other = fields.find(alias);
+  m.experts = fields.find(experts) || !other ? fields.count(experts, 1 << 16) : fields.count(*other, 1, 1 << 16);
+  if (other) other->require(fields.count(*other, 1, 1 << 16) == m.experts, "it differs from '", experts, "'");
+  m.top_k = fields.count("num_experts_per_tok", m.experts);
+  m.ffn = fields.count(ffn);
+}
+
+/// Qwen writes a window that it only uses where use_sliding_window says so.
+inline extent_t read_window(config_fields& fields, bool always) {
+  const extent_t width = fields.count_or("sliding_window", 0, 0);
+  return always || fields.flag_or("use_sliding_window", false) ? width : 0;
+}
+inline void no_bias(config_fields& fields) {
+  fields.only("attention_bias", false, "the output projection of this family would have one too");
+}
+
+inline void read_softmax(config_fields& fields, model_shape& m, model_family family) {
+  if (family == model_family::mixtral) {
+    read_experts(fields, m, "num_local_experts", "num_experts", "intermediate_size");
+    m.sliding_window = read_window(fields, true);
+    return no_bias(fields);
+  }
+  read_experts(fields, m, "num_experts", "num_local_experts", "moe_intermediate_size");
+  m.score = fields.flag_or("norm_topk_prob", false) ? score_function::softmax_after : score_function::softmax_before;
+  m.dense_layers = read_dense_layers(fields, m.layers);
+  m.dense_ffn = read_dense_width(fields, m.dense_layers);
+  m.sliding_window = read_window(fields, false);
+  if (family == model_family::qwen3_moe) {
+    m.qk_norm = true;
+    return no_bias(fields);
+  }
+  m.shared_ffn = fields.count("shared_expert_intermediate_size");
+  m.shared_gate = true;
+  m.qkv_bias = fields.flag_or("qkv_bias", true);
+}
+
+inline void read_glm(config_fields& fields, model_shape& m) {
+  read_experts(fields, m, "n_routed_experts", "num_local_experts", "moe_intermediate_size");
+  m.score = score_function::sigmoid;
+  m.expert_bias = true;  // files of this family always hold it
+  m.dense_layers = fields.count_or("first_k_dense_replace", 1, 0, m.layers);
+  m.dense_ffn = read_dense_width(fields, m.dense_layers);
+  m.weight_scale = fields.number_or("routed_scaling_factor", 1);
+  m.expert_groups = fields.count_or("n_group", 1);
+  m.chosen_groups = fields.count_or("topk_group", 1);
+  m.shared_ffn = fields.count_or("n_shared_experts", 1, 0, 1 << 16) * m.ffn;
+  m.qkv_bias = fields.flag_or("attention_bias", false);
+  m.qk_norm = fields.flag_or("use_qk_norm", false);
+  fields.only("moe_layer_freq", 1, "every layer behind the dense ones is an MoE layer");
+  fields.only("scoring_func", std::string("sigmoid"), "this family scores by sigmoid");
+  fields.only("topk_method", std::string("noaux_tc"), "this family chooses by a bias and groups");
+  fields.needed("norm_topk_prob", fields.flag_or("norm_topk_prob", true), m.top_k > 1,
+                "sigmoid scores are divided by their sum where a token uses several experts, and only there");
+  const bool ahead = fields.find("num_nextn_predict_layers") || fields.find("num_mtp_layers");
+  fields.needed("num_nextn_predict_layers", ahead ? 0 : 1, 0, "predicting several tokens ahead is not built");
+  for (const char* name : {"num_nextn_predict_layers", "num_mtp_layers"})
+    fields.only(name, 0, "predicting several tokens ahead is not built");
+}
+
+/// No layer has experts; what a shape says of them is the least there is.
+inline void read_dense(config_fields& fields, model_shape& m, model_family family) {
+  m.dense_layers = m.layers;
+  m.dense_ffn = m.ffn = fields.count("intermediate_size");
+  m.experts = m.top_k = 1;
+  m.score = score_function::softmax_before;
+  m.qk_norm = family == model_family::qwen3;
+  m.qkv_bias = family == model_family::qwen2;
+  if (family == model_family::mistral)
+    fields.needed("sliding_window", extent_t{fields.has("sliding_window") ? 0 : 4096}, extent_t{0}, "say null if all tokens are seen");
+  if (family != model_family::llama) m.sliding_window = read_window(fields, family == model_family::mistral);
+  no_bias(fields);
 }
 
 }  // namespace detail
@@ -149,10 +235,14 @@ inline model_shape read_config(std::string_view text, const std::string& file) {
       v->require(false, "latent attention is not built; only ordinary heads (num_key_value_heads, head_dim) are");
   model_family family{};
   bool known = false;
-  for (const model_family f : {model_family::mixtral, model_family::qwen2_moe, model_family::qwen3_moe, model_family::glm4_moe})
-    if (type.text() == name_of(f)) family = f, known = true;
-  type.require(known, "found '", shown_text(type.text()), "'; mixtral, qwen2_moe, qwen3_moe and glm4_moe are built");
-  const bool mixtral = family == model_family::mixtral, glm = family == model_family::glm4_moe;
+  std::string families;
+  for (int f = 0; f < family_count; ++f) {
+    if (type.text() == name_of(model_family(f))) family = model_family(f), known = true;
+    families += sentence(f == 0 ? "" : ", ", name_of(model_family(f)));
+  }
+  type.require(known, "found '", shown_text(type.text()), "'; built are ", families);
+  using enum model_family;
+  const bool dense = family >= llama, glm = family == glm4_moe;
 
   model_shape m;
   m.layers = fields.count("num_hidden_layers", 1 << 16);
@@ -172,60 +262,15 @@ inline model_shape read_config(std::string_view text, const std::string& file) {
   fields.only("attention_dropout", 0, "there is no dropout");
   fields.only("mlp_bias", false, "matrices of an MLP have no bias");
 
-  const char* const routed = glm ? "n_routed_experts" : mixtral ? "num_local_experts" : "num_experts";
-  const char* const routed_too = glm || !mixtral ? "num_local_experts" : "num_experts";  // transformers takes either
-  m.experts = fields.find(routed) ? fields.count(routed, 1 << 16) : fields.count(routed_too, 1 << 16);
-  if (const json_value* v = fields.find(routed_too))
-    v->require(fields.count(*v, 1, 1 << 16) == m.experts, "it differs from '", routed, "'");
-  m.top_k = fields.count("num_experts_per_tok", m.experts);
-  m.ffn = fields.count(mixtral ? "intermediate_size" : "moe_intermediate_size");
-
-  if (mixtral) {
-    m.score = score_function::softmax_after;
-    m.sliding_window = fields.count_or("sliding_window", 0, 0);
-    fields.only("attention_bias", false, "this family has no biases");
-  } else if (!glm) {
-    m.score = fields.flag_or("norm_topk_prob", false) ? score_function::softmax_after : score_function::softmax_before;
-    m.dense_layers = detail::read_dense_layers(fields, m.layers);
-    const bool window = fields.flag_or("use_sliding_window", false);
-    const extent_t width = fields.count_or("sliding_window", 0, 0);
-    m.sliding_window = window ? width : 0;
-  } else {
-    m.score = score_function::sigmoid;
-    m.dense_layers = fields.count_or("first_k_dense_replace", 1, 0, m.layers);
-    fields.only("moe_layer_freq", 1, "every layer behind the dense ones is an MoE layer");
-    root.require(fields.flag_or("norm_topk_prob", true) == (m.top_k > 1), "'norm_topk_prob' (true unless given) needs ", m.top_k > 1,
-                 ": sigmoid scores are divided by their sum where a token uses several experts, and only there");
-    fields.only("scoring_func", std::string("sigmoid"), "this family scores by sigmoid");
-    fields.only("topk_method", std::string("noaux_tc"), "this family chooses by a bias and groups");
-    m.weight_scale = fields.number_or("routed_scaling_factor", 1);
-    m.expert_groups = fields.count_or("n_group", 1);
-    m.chosen_groups = fields.count_or("topk_group", 1);
-    m.expert_bias = true;  // files of this family always hold it
-    m.shared_ffn = fields.count_or("n_shared_experts", 1, 0, 1 << 16) * m.ffn;
-    m.qkv_bias = fields.flag_or("attention_bias", false);
-    m.qk_norm = fields.flag_or("use_qk_norm", false);
-    const char* const predicts = "predicting several tokens ahead is not built";
-    root.require(fields.find("num_nextn_predict_layers") || fields.find("num_mtp_layers"),
-                 "'num_nextn_predict_layers' is missing, which means 1 in this family; needs 0: ", predicts);
-    for (const char* ahead : {"num_nextn_predict_layers", "num_mtp_layers"}) fields.only(ahead, 0, predicts);
-  }
-  if (!mixtral) {
-    const extent_t width = fields.count_or("intermediate_size", 0);
-    if (m.dense_layers > 0) root.require(width > 0, "'intermediate_size', the width of the dense layers, is missing");
-    m.dense_ffn = m.dense_layers > 0 ? width : 0;
-  }
-  if (family == model_family::qwen2_moe) {
-    m.shared_ffn = fields.count("shared_expert_intermediate_size");
-    m.shared_gate = true;
-    m.qkv_bias = fields.flag_or("qkv_bias", true);
-  } else if (family == model_family::qwen3_moe) {
-    m.qk_norm = true;
-    fields.only("attention_bias", false, "this family's output projection would have one too");
-  }
+  if (dense)
+    detail::read_dense(fields, m, family);
+  else if (glm)
+    detail::read_glm(fields, m);
+  else
+    detail::read_softmax(fields, m, family);
   detail::read_layer_types(fields, m);
   fields.ignore({"architectures", "transformers_version", "torch_dtype", "dtype", "bos_token_id", "eos_token_id", "pad_token_id",
-                 "use_cache", "_name_or_path", "return_dict", "output_attentions", "output_hidden_states"});
+                 "use_cache", "_name_or_path", "pretraining_tp", "return_dict", "output_attentions", "output_hidden_states"});
   fields.ignore({"max_position_embeddings", "max_window_layers"});                         // lengths are the run's
   fields.ignore({"output_router_logits", "router_aux_loss_coef", "router_jitter_noise"});  // balance is the run's
   fields.done();
@@ -236,7 +281,7 @@ inline model_shape read_config(std::string_view text, const std::string& file) {
                tables = 2.0 * double(m.vocabulary) * double(m.hidden);
   root.require(double(m.layers) * (expert + shared + heads) + tables < 1e18, "the model would have more than 10^18 parameters");
   try {
-    root.require(family_of(m) == family, "its numbers are those of the family ", name_of(family_of(m)));
+    root.require(family_of(m) == family || (dense && family_of(m) == llama), "its numbers are those of the family ", name_of(family_of(m)));
   } catch (const format_error&) {
     throw;
   } catch (const config_error& wrong) {
@@ -251,17 +296,18 @@ inline model_shape read_config(std::string_view text, const std::string& file) {
 /// weight depends on. Throws config_error where no family is this model (family_of).
 inline std::string write_config(const model_shape& m, std::string_view dtype = "bfloat16", extent_t positions = 4096) {
   const model_family family = family_of(m);
-  const bool mixtral = family == model_family::mixtral, glm = family == model_family::glm4_moe;
-  constexpr const char* classes[] = {"MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM", "Glm4MoeForCausalLM"};
+  using enum model_family;
+  const bool dense = family >= llama, glm = family == glm4_moe, qwen = family == qwen2_moe || family == qwen3_moe;
+  constexpr const char* classes[] = {"Mixtral", "Qwen2Moe", "Qwen3Moe", "Glm4Moe", "Llama", "Mistral", "Qwen2", "Qwen3"};
   json_writer out(2);
   const auto put = [&](const char* key, const auto& value) { out.key(key).value(value); };
-  out.begin('{').key("architectures").begin('[').value(classes[int(family)]).end();
+  out.begin('{').key("architectures").begin('[').value(sentence(classes[int(family)], "ForCausalLM")).end();
   put("model_type", name_of(family));
   put("dtype", dtype);
   put("torch_dtype", dtype);
   put("vocab_size", m.vocabulary);
   put("hidden_size", m.hidden);
-  put("intermediate_size", mixtral || m.dense_ffn == 0 ? m.ffn : m.dense_ffn);
+  put("intermediate_size", m.dense_ffn > 0 ? m.dense_ffn : m.ffn);
   put("num_hidden_layers", m.layers);
   put("num_attention_heads", m.heads);
   put("num_key_value_heads", m.kv_heads);
@@ -278,21 +324,34 @@ inline std::string write_config(const model_shape& m, std::string_view dtype = "
   put("rope_theta", m.rope_theta);
   if (glm) put("partial_rotary_factor", 1.0);
   out.end();
-  put("num_experts_per_tok", m.top_k);
-  put(glm ? "n_routed_experts" : mixtral ? "num_local_experts" : "num_experts", m.experts);
-  if (!mixtral) put("moe_intermediate_size", m.ffn);
-  if (mixtral) {
-    if (m.sliding_window > 0) put("sliding_window", m.sliding_window);
-  } else if (!glm) {
+  if (!dense) {
+    put("num_experts_per_tok", m.top_k);
+    put(glm ? "n_routed_experts" : qwen ? "num_experts" : "num_local_experts", m.experts);
+    if (family != mixtral) put("moe_intermediate_size", m.ffn);
+  }
+  if (qwen) {
     put("norm_topk_prob", m.score == score_function::softmax_after);
     put("decoder_sparse_step", 1);
     out.key("mlp_only_layers").begin('[');
     for (extent_t l = 0; l < m.dense_layers; ++l) out.value(l);
     out.end();
+  }
+  if (qwen || family == qwen2 || family == qwen3) {
     put("use_sliding_window", m.sliding_window > 0);
-    if (m.sliding_window > 0) put("sliding_window", m.sliding_window);
     put("max_window_layers", m.layers);
-  } else {
+  }
+  if (m.sliding_window > 0) put("sliding_window", m.sliding_window);
+  if (m.sliding_window > 0 && (family == qwen2_moe || family == qwen2 || family == qwen3)) {  // in all layers
+    out.key("layer_types").begin('[');
+    for (extent_t l = 0; l < m.layers; ++l) out.value("sliding_attention");
+    out.end();
+  }
+  if (family == qwen2_moe) {
+    put("shared_expert_intermediate_size", m.shared_ffn);
+    put("qkv_bias", m.qkv_bias);
+  }
+  if (family == qwen3_moe || family == qwen3) put("attention_bias", false);
+  if (glm) {
     put("partial_rotary_factor", 1.0);
     put("n_shared_experts", m.shared_ffn / m.ffn);
     put("first_k_dense_replace", m.dense_layers);
@@ -304,58 +363,7 @@ inline std::string write_config(const model_shape& m, std::string_view dtype = "
     put("use_qk_norm", m.qk_norm);
     put("num_nextn_predict_layers", 0);
   }
-  if (family == model_family::qwen2_moe) {
-    put("shared_expert_intermediate_size", m.shared_ffn);
-    put("qkv_bias", m.qkv_bias);
-  }
-  if (family == model_family::qwen3_moe) put("attention_bias", false);
   return out.end().text() + "\n";
-}
-
-/// A C++ header that defines the shape as a constant `name`, a valid identifier. from: what it was made of, for its first line.
-inline std::string write_shape(const model_shape& m, const std::string& name, const std::string& from) {
-  // All fields by name; a field that this list does not know is a compile error here.
-  const auto& [layers, hidden, heads, kv_heads, head_dim, experts, top_k, ffn, vocabulary, rope_theta, norm_eps, init_std, score,
-               weight_scale, expert_groups, chosen_groups, expert_bias, activation, shared_ffn, shared_gate, qkv_bias, qk_norm,
-               sliding_window, tied_embeddings, dense_layers, dense_ffn] = m;
-  std::string fields;
-  const auto put = [&](const char* field, const auto& value) {
-    fields += sentence(fields.empty() ? "" : ",", "\n    .", field, " = ", value);
-  };
-  const auto real = [](double x) {
-    char digits[32];
-    std::snprintf(digits, sizeof digits, "%.17g", x);
-    return std::string(digits);
-  };
-  constexpr const char* scores[] = {"softmax_after", "softmax_before", "sigmoid"};
-  put("layers", layers);
-  put("hidden", hidden);
-  put("heads", heads);
-  put("kv_heads", kv_heads);
-  put("head_dim", head_dim);
-  put("experts", experts);
-  put("top_k", top_k);
-  put("ffn", ffn);
-  put("vocabulary", vocabulary);
-  put("rope_theta", real(rope_theta));
-  put("norm_eps", real(norm_eps));
-  put("init_std", real(init_std));
-  put("score", sentence("moefold::score_function::", scores[int(score)]));
-  put("weight_scale", real(weight_scale));
-  put("expert_groups", expert_groups);
-  put("chosen_groups", chosen_groups);
-  put("expert_bias", expert_bias);
-  put("activation", sentence("moefold::activation_function::", activation == activation_function::swiglu ? "swiglu" : "gelu"));
-  put("shared_ffn", shared_ffn);
-  put("shared_gate", shared_gate);
-  put("qkv_bias", qkv_bias);
-  put("qk_norm", qk_norm);
-  put("sliding_window", sliding_window);
-  put("tied_embeddings", tied_embeddings);
-  put("dense_layers", dense_layers);
-  put("dense_ffn", dense_ffn);
-  return sentence("#pragma once\n// Made from ", shown_text(from, 1000), "; do not edit.\n#include <moefold/core/model_shape.hpp>\n\n",
-                  "inline constexpr moefold::model_shape ", name, "{", fields, "};\n");
 }
 
 }  // namespace moefold
