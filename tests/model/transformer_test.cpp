@@ -87,11 +87,12 @@ struct whole_model {
   using comm = recording<thread_comm>;
   static constexpr model_shape model = [] {
     model_shape m{.layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 8, .vocabulary = 24};
-    m.init_std = 0.2, m.shared_ffn = 8, m.shared_gate = true;
+    m.init_std = 0.2, m.shared_ffn = 8, m.shared_gate = true, m.qkv_bias = true, m.qk_norm = true;
     return m;
   }();
   static constexpr extent_t sequence = 16, batch = 2;
   std::vector<std::vector<double>> gradients;
+  std::vector<std::string> names;  // of the parameters
   double loss = 0;
 
   whole_model(thread_comm& world, const folding_extents& fold, routing_tap& tap, const routing_trace& choices) {
@@ -115,7 +116,10 @@ struct whole_model {
     stage.forward(host_exec(context), s, &tap, view<double>(&loss, {1}));
     tensor<typename Precision::storage> dx({batch * sequence / fold.attention.of(axis_id::tp), model.hidden});
     stage.backward(host_exec(context), {}, dx.view(), s);
-    for (const auto& entry : store.entries()) gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
+    for (const auto& entry : store.entries()) {
+      gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
+      names.push_back(entry.fact.name());
+    }
 
     const activation_shape a{model, fold, sequence, batch, facts_of<Policy>()};
     extent_t kept = kept_by_stage<Precision>(a, 0);
@@ -168,9 +172,12 @@ void check_bf16(const folding_extents& fold) {
         const double x = first.gradients[p][i], y = second.gradients[p][i];
         along += x * y, a += x * x, b += y * y;
       }
-      CAPTURE(p);
+      const std::string& name = first.names[p];
+      CAPTURE(name);
       CHECK(along > 0.99 * std::sqrt(a * b));
-      CHECK(std::abs(std::sqrt(b) - std::sqrt(a)) < 0.03 * std::sqrt(a));
+      const bool summed = name.ends_with("_bias") || name.ends_with("_norm");  // over tokens, as they are: most of it cancels
+      const double far = summed ? 0.1 : 0.03;
+      CHECK(std::abs(std::sqrt(b) - std::sqrt(a)) < far * std::sqrt(a));
     }
   });
 }

@@ -19,6 +19,7 @@ constexpr extent_t sequence = 16, batch = 2;
 constexpr model_shape small = [] {
   model_shape m{.layers = 3, .hidden = 24, .heads = 4, .kv_heads = 4, .head_dim = 8, .experts = 4, .ffn = 12, .vocabulary = 29};
   m.shared_ffn = 8, m.shared_gate = true, m.dense_layers = 1, m.dense_ffn = 20, m.init_std = 0.3;
+  m.qkv_bias = true, m.qk_norm = true;
   return m;
 }();
 

@@ -98,6 +98,13 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(key, l), seen(key, l)},
                                      {store.template get<rows_over_tp>(value, l), seen(value, l)},
                                      {store.template get<columns_over_tp>(output, l), seen(output, l)}};
+      if (model.qkv_bias) {
+        a.query_bias = store.template get<rows_over_tp>(query_bias, l);
+        a.key_bias = store.template get<rows_over_tp>(key_bias, l);
+        a.value_bias = store.template get<rows_over_tp>(value_bias, l);
+      }
+      if (model.qk_norm)
+        a.query_norm = store.template get<replicated>(query_norm, l), a.key_norm = store.template get<replicated>(key_norm, l);
       using enum recompute_part;
       attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention),
                                                        positions_.view());
