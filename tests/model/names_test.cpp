@@ -86,11 +86,11 @@ TEST_SUITE("model/names") {
   TEST_CASE("a Mixtral's gate, up and down are w1, w3 and w2 of each expert, and lie after one another in the fused tensors") {
     const model_shape m = small(mixtral_8x7b);
     const parameter_fact up = fact_of(m, parameter_kind::up, 1);
-    CHECK(published_segments(m, up)[3] == published_segment{"model.layers.1.block_sparse_moe.experts.3.w3.weight", 0, 3 * 72, 72});
+    CHECK(published_segments(m, up)[3] == published_segment{"model.layers.1.block_sparse_moe.experts.3.w3.weight", 0, 3 * 72, 72, {6, 12}});
     CHECK(published_segments(m, fact_of(m, parameter_kind::gate, 1))[0].tensor == "model.layers.1.block_sparse_moe.experts.0.w1.weight");
     CHECK(published_segments(m, fact_of(m, parameter_kind::down, 0))[7].tensor == "model.layers.0.block_sparse_moe.experts.7.w2.weight");
     CHECK(published_segments(m, up, expert_layout::fused)[3] ==
-          published_segment{"model.layers.1.mlp.experts.gate_up_proj", 7 * 72, 3 * 72, 72});
+          published_segment{"model.layers.1.mlp.experts.gate_up_proj", 7 * 72, 3 * 72, 72, {8, 12, 12}});
     CHECK(find(published_tensors(m, expert_layout::fused), "model.layers.1.mlp.experts.gate_up_proj")->extent == shape{8, 12, 12});
     CHECK(find(published_tensors(m, expert_layout::fused), "model.layers.1.mlp.gate.weight") != nullptr);
     CHECK(find(published_tensors(m), "model.layers.1.block_sparse_moe.experts.3.w2.weight")->extent == shape{12, 6});
@@ -122,7 +122,7 @@ TEST_SUITE("model/names") {
       for_each_parameter(small(tied), two, stage, [&](const parameter_fact& p) {
         if (p.kind != parameter_kind::embedding) return;
         ++copies;
-        CHECK(published_segments(small(tied), p) == std::vector<published_segment>{{"model.embed_tokens.weight", 0, 0, 13 * 12}});
+        CHECK(published_segments(small(tied), p) == std::vector<published_segment>{{"model.embed_tokens.weight", 0, 0, 13 * 12, {13, 12}}});
       });
     CHECK(copies == 2);
   }

@@ -129,7 +129,7 @@ void for_each_segment(const model_shape& m, const parameter_fact& p, expert_layo
   const model_family family = family_of(m);
   const std::string prefix = p.layer < 0 ? "" : published_layer(p.layer);
   const auto emit = [&](const std::string& name, const shape& extent, extent_t first_in_tensor, extent_t first, extent_t count) {
-    f(published_tensor{prefix + name, extent}, published_segment{prefix + name, first_in_tensor, first, count});
+    f(published_tensor{prefix + name, extent}, published_segment{prefix + name, first_in_tensor, first, count, extent});
   };
   if (!of_expert(p.kind)) {
     shape extent = p.extent;
