@@ -146,6 +146,7 @@
 #include <moefold/model/mixtral.hpp>
 #include <moefold/model/names.hpp>
 #include <moefold/model/qwen.hpp>
+#include <moefold/model/shape_text.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
 

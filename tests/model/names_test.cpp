@@ -17,6 +17,7 @@ namespace {
 
 /// The same model with small numbers: every kind of parameter stays.
 constexpr model_shape small(model_shape m) {
+  if (m.moe_layers() == 0) return m;
   m.layers = m.dense_layers > 0 ? 4 : 2, m.hidden = 12, m.kv_heads = 2, m.heads = 4, m.head_dim = 4, m.vocabulary = 13;
   m.experts = 8, m.top_k = m.expert_groups > 1 ? 4 : 2, m.ffn = 6;
   if (m.expert_groups > 1) m.expert_groups = 4, m.chosen_groups = 2;
@@ -29,6 +30,7 @@ constexpr model_shape tied = [] {
   m.tied_embeddings = true, m.dense_layers = 1, m.dense_ffn = 10;
   return m;
 }();
+constexpr model_shape dense{.hidden = 12, .dense_layers = 4, .dense_ffn = 10};
 const std::vector<model_shape> zoo = {
     mixtral_8x7b, mixtral_8x22b, mixtral_8x22b_g8t8, qwen2_57b_a14b, qwen3_30b_a3b, qwen3_235b_a22b, llama3_8x70b, deepseek_v3_style, tied};
 
@@ -84,11 +86,11 @@ TEST_SUITE("model/names") {
   TEST_CASE("a Mixtral's gate, up and down are w1, w3 and w2 of each expert, and lie after one another in the fused tensors") {
     const model_shape m = small(mixtral_8x7b);
     const parameter_fact up = fact_of(m, parameter_kind::up, 1);
-    CHECK(published_segments(m, up)[3] == published_segment{"model.layers.1.block_sparse_moe.experts.3.w3.weight", 0, 3 * 72, 72});
+    CHECK(published_segments(m, up)[3] == published_segment{"model.layers.1.block_sparse_moe.experts.3.w3.weight", 0, 3 * 72, 72, {6, 12}});
     CHECK(published_segments(m, fact_of(m, parameter_kind::gate, 1))[0].tensor == "model.layers.1.block_sparse_moe.experts.0.w1.weight");
     CHECK(published_segments(m, fact_of(m, parameter_kind::down, 0))[7].tensor == "model.layers.0.block_sparse_moe.experts.7.w2.weight");
     CHECK(published_segments(m, up, expert_layout::fused)[3] ==
-          published_segment{"model.layers.1.mlp.experts.gate_up_proj", 7 * 72, 3 * 72, 72});
+          published_segment{"model.layers.1.mlp.experts.gate_up_proj", 7 * 72, 3 * 72, 72, {8, 12, 12}});
     CHECK(find(published_tensors(m, expert_layout::fused), "model.layers.1.mlp.experts.gate_up_proj")->extent == shape{8, 12, 12});
     CHECK(find(published_tensors(m, expert_layout::fused), "model.layers.1.mlp.gate.weight") != nullptr);
     CHECK(find(published_tensors(m), "model.layers.1.block_sparse_moe.experts.3.w2.weight")->extent == shape{12, 6});
@@ -120,7 +122,7 @@ TEST_SUITE("model/names") {
       for_each_parameter(small(tied), two, stage, [&](const parameter_fact& p) {
         if (p.kind != parameter_kind::embedding) return;
         ++copies;
-        CHECK(published_segments(small(tied), p) == std::vector<published_segment>{{"model.embed_tokens.weight", 0, 0, 13 * 12}});
+        CHECK(published_segments(small(tied), p) == std::vector<published_segment>{{"model.embed_tokens.weight", 0, 0, 13 * 12, {13, 12}}});
       });
     CHECK(copies == 2);
   }
@@ -129,6 +131,7 @@ TEST_SUITE("model/names") {
     static_assert(family_of(qwen2_57b_a14b) == model_family::qwen2_moe && family_of(qwen3_235b_a22b) == model_family::qwen3_moe);
     static_assert(family_of(deepseek_v3_style) == model_family::glm4_moe);
     CHECK(std::string(name_of(family_of(tied))) == "qwen3_moe");
+    static_assert(family_of(dense) == model_family::llama);
     const auto refused = [](model_shape m, auto change, const char* words) {
       change(m);
       CHECK_THROWS_WITH_AS(family_of(m), Contains(words), config_error);

@@ -14,6 +14,7 @@ struct published_segment {
   extent_t first_in_tensor = 0;
   extent_t first = 0;
   extent_t count = 0;
+  shape needed;  // of the published tensor, which is refused in any other; of rank 0: not checked
   friend bool operator==(const published_segment&, const published_segment&) = default;
 };
 

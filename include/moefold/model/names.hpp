@@ -7,6 +7,7 @@
 //   qwen2_moe  softmax           bias or plain         gated by a projection        first ones     mlp.gate, mlp.experts.{e}.{gate,up,down}_proj
 //   qwen3_moe  softmax           norms of q and k      none                         first ones     as qwen2_moe
 //   glm4_moe   sigmoid, groups   bias, norms, or not   a multiple of ffn, no gate   first ones     as qwen2_moe, and mlp.gate.e_score_correction_bias
+// Models of dense layers only: qwen2 with biases, qwen3 with norms, mistral with a window, llama plain; mlp.{gate,up,down}_proj, as in all dense layers.
 #include <moefold/checkpoint/published_segment.hpp>
 #include <moefold/inventory/parameters.hpp>
 
@@ -16,11 +17,12 @@
 
 namespace moefold {
 
-enum class model_family : std::uint8_t { mixtral, qwen2_moe, qwen3_moe, glm4_moe };
+enum class model_family : std::uint8_t { mixtral, qwen2_moe, qwen3_moe, glm4_moe, llama, mistral, qwen2, qwen3 };
+inline constexpr int family_count = 8;
 
 /// As config.json says it: model_type.
 constexpr const char* name_of(model_family family) {
-  constexpr const char* names[] = {"mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe"};
+  constexpr const char* names[] = {"mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe", "llama", "mistral", "qwen2", "qwen3"};
   return names[int(family)];
 }
 
@@ -31,6 +33,14 @@ constexpr model_family family_of(const model_shape& m) {
     require<config_error>(holds, "moefold: no published model family can express this model: ", parts...);
   };
   need(m.activation == activation_function::swiglu, "its activation is gelu; experts of published models are SwiGLU");
+  if (m.moe_layers() == 0) {
+    need(!m.qk_norm || !m.qkv_bias,
+         "norms of query and key heads (qwen3) and biases of their projections (qwen2) do not come together in dense models");
+    return m.qk_norm            ? model_family::qwen3
+         : m.qkv_bias           ? model_family::qwen2
+         : m.sliding_window > 0 ? model_family::mistral
+                                : model_family::llama;
+  }
   if (m.score == score_function::sigmoid) {
     need(!m.shared_gate, "with sigmoid scores (glm4_moe) the shared expert has no gate; leave shared_gate false");
     need(m.shared_ffn > 0 && m.shared_ffn % m.ffn == 0, "with sigmoid scores (glm4_moe) shared_ffn is ffn once or several times (given ",
@@ -119,7 +129,7 @@ void for_each_segment(const model_shape& m, const parameter_fact& p, expert_layo
   const model_family family = family_of(m);
   const std::string prefix = p.layer < 0 ? "" : published_layer(p.layer);
   const auto emit = [&](const std::string& name, const shape& extent, extent_t first_in_tensor, extent_t first, extent_t count) {
-    f(published_tensor{prefix + name, extent}, published_segment{prefix + name, first_in_tensor, first, count});
+    f(published_tensor{prefix + name, extent}, published_segment{prefix + name, first_in_tensor, first, count, extent});
   };
   if (!of_expert(p.kind)) {
     shape extent = p.extent;
