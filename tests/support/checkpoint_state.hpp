@@ -78,10 +78,10 @@ class checkpoint_state {
     });
   }
   static void put(const std::vector<double>& values, dtype to, std::span<std::byte> out) {
-    detail::convert(dtype::fp64, std::as_bytes(std::span(values)), to, out);
+    convert(std::as_bytes(std::span(values)), file_dtype::f64, out, file_dtype_of(to));
   }
   static void get(std::vector<double>& values, dtype from, std::span<const std::byte> in) {
-    detail::convert(from, in, dtype::fp64, std::as_writable_bytes(std::span(values)));
+    convert(in, file_dtype_of(from), std::as_writable_bytes(std::span(values)), file_dtype::f64);
   }
 
   std::int64_t step_;
