@@ -340,9 +340,9 @@ TEST_SUITE("train/program") {
               "global_batch = 7, dp_times_micro_batch = 2)"));
     options = options_of(f);
     options.data.files = {f.file("short", 100)};
-    CHECK(has(refused(options), "moefold: the data have 100 bytes, a batch of 8 sequences of 16 needs "));
+    CHECK(has(refused(options), "moefold: the data have 100 tokens, a batch of 8 sequences of 16 needs "));
     options.data.files = {(f.path / "nowhere").string()};
-    CHECK(has(refused(options), "cannot open data file '"));
+    CHECK(has(refused(options), "moefold: there is no file '"));
     options = options_of(f);
     options.ranks = 6;
     CHECK(has(refused(options), "start a multiple of that product, or change the extents (given world = 6, fixed_ranks = 4)"));

@@ -99,6 +99,17 @@ inline std::string find_checkpoint(storage& from, const std::string& path) {
 
 namespace detail {
 
+/// Makes a folder and its parents so that they survive a power failure.
+inline void make_lasting_folder(storage& to, std::string path) {
+  while (path.size() > 1 && path.ends_with('/')) path.pop_back();
+  if (to.exists(path)) return;
+  const std::size_t slash = path.rfind('/');
+  const std::string parent = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+  make_lasting_folder(to, parent);
+  to.make_folder(path);
+  to.sync_folder(parent);
+}
+
 inline void remove_folder(storage& from, const std::string& folder) {
   for (const std::string& name : from.list(folder)) from.remove(path_in(folder, name));
   from.remove(folder);

@@ -221,16 +221,19 @@ loaded_checkpoint load_checkpoint(host_exec e, Comm& comm, storage& from, const 
         require_file(listed || !name.starts_with("rank-"), path_in(at, name), 0, "it belongs to no rank of this save, which ",
                      manifest.files.size(), " ranks wrote; move it away, or take an older save");
       }
+    }
+  });
+  agree(e, comm, note);  // from here on files have the sizes that the manifest says
+  if (comm.rank() == 0)
+    note.attempt([&] {
       for (const saved_tensor& a : manifest.arrays) {
         checkpoint_array array{a.name, a.type, std::vector<std::byte>(std::size_t(a.extent.size()) * std::size_t(element_bytes(a.type)))};
         const box all{a.extent, {}, a.extent};
         reader.read(a, {all, {0, all.size()}, all.size()}, a.type, array.bytes);
         loaded.arrays.push_back(std::move(array));
       }
-    }
-  });
+    });
   agree(e, comm, note);
-
   if (comm.rank() != 0)
     for (const saved_tensor& a : manifest.arrays) loaded.arrays.push_back({a.name, a.type, {}});
   for (checkpoint_array& a : loaded.arrays) broadcast_bytes(e, comm, a.bytes, 0);

@@ -227,7 +227,7 @@ class checkpoint_writer {
     std::array<std::int64_t, 2> agreed{};  // attempt, id
     if (rank_ == 0)
       note_.attempt([&] {
-        to_.make_folder(folder_);
+        detail::make_lasting_folder(to_, folder_);
         remove_leftovers(to_, folder_);
         const std::uint64_t have = to_.free_bytes(folder_), needed = std::uint64_t(need) + (1 << 16);
         if (have < needed)

@@ -4,6 +4,7 @@
 //
 //   published models    require_model, load, write_model, write_gradients        checkpoints    find_save, resume, saver -> begin, ready, finish
 // "Collective": every rank of the world calls it, in the same order; what goes wrong on one rank is thrown on all, with one root cause.
+#include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/train/state.hpp>
@@ -35,13 +36,40 @@ class rank_group {
     broadcast_bytes(e, bytes_of(data), root);
     return {};
   }
+  /// In rank order, as every sum of the host's communicators.
+  template <class T, class Reduction>
+  ticket all_reduce(host_exec e, std::span<const T> in, std::span<T> out, Reduction) {
+    static_assert(std::is_same_v<Reduction, sum> || std::is_same_v<Reduction, max>);
+    std::vector<T> all(in.size() * std::size_t(size()));
+    all_gather(e, in, std::span<T>(all));
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      T total = all[i];
+      for (std::size_t r = 1; r < std::size_t(size()); ++r) {
+        const T next = all[r * out.size() + i];
+        total = std::is_same_v<Reduction, sum> ? T(total + next) : std::max(total, next);
+      }
+      out[i] = total;
+    }
+    return {};
+  }
+  template <class T>
+  ticket send(host_exec e, std::span<const T> data, int to) {
+    send_bytes(e, bytes_of(data), to);
+    return {};
+  }
+  template <class T>
+  ticket recv(host_exec e, std::span<T> data, int from) {
+    recv_bytes(e, bytes_of(data), from);
+    return {};
+  }
   ticket barrier(host_exec e) {
     wait_for_all(e);
     return {};
   }
 
  private:
-  static std::span<const std::uint8_t> bytes_of(std::span<const auto> x) {
+  template <class T>
+  static std::span<const std::uint8_t> bytes_of(std::span<const T> x) {
     return {reinterpret_cast<const std::uint8_t*>(x.data()), x.size_bytes()};
   }
   template <class T>
@@ -49,6 +77,8 @@ class rank_group {
   static std::span<std::uint8_t> bytes_of(std::span<T> x) { return {reinterpret_cast<std::uint8_t*>(x.data()), x.size_bytes()}; }
   virtual void gather_bytes(host_exec e, std::span<const std::uint8_t> in, std::span<std::uint8_t> out) = 0;
   virtual void broadcast_bytes(host_exec e, std::span<std::uint8_t> data, int root) = 0;
+  virtual void send_bytes(host_exec e, std::span<const std::uint8_t> data, int to) = 0;
+  virtual void recv_bytes(host_exec e, std::span<std::uint8_t> data, int from) = 0;
   virtual void wait_for_all(host_exec e) = 0;
 };
 
@@ -65,6 +95,8 @@ class group_over final : public rank_group {
     comm_.all_gather(e, in, out).wait(e);
   }
   void broadcast_bytes(host_exec e, std::span<std::uint8_t> data, int root) override { comm_.broadcast(e, data, root).wait(e); }
+  void send_bytes(host_exec e, std::span<const std::uint8_t> data, int to) override { comm_.send(e, data, to).wait(e); }
+  void recv_bytes(host_exec e, std::span<std::uint8_t> data, int from) override { comm_.recv(e, data, from).wait(e); }
   void wait_for_all(host_exec e) override { comm_.barrier(e).wait(e); }
 
   Comm& comm_;
@@ -102,17 +134,17 @@ class program_files {
   virtual void load(const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed, std::span<state_tensor> held,
                     std::span<state_array> shared) = 0;
   /// Writes the model as transformers reads it; nothing is there under the folder's name until it is complete. `like`: the folder it was loaded from, whose
-  /// element type, configuration and tokenizer it keeps; empty: none. Collective.
+  /// element types, configuration and tokenizer it keeps; empty: none, and weights are written as `stored`. Collective.
   virtual void write_model(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, const std::string& like,
-                           std::span<state_tensor> owned, std::span<state_array> shared) = 0;
+                           dtype stored, std::span<state_tensor> owned, std::span<state_array> shared) = 0;
   /// Gradients under the model's published names, in one file. owned: owned_gradients(). Collective.
   virtual void write_gradients(host_exec e, rank_group& world, const std::string& file, const model_shape& model,
                                std::span<state_tensor> owned) = 0;
   /// Local. `folder`: where a run saves, or one of its saves. Throws config_error where there is none.
   virtual found_save find_save(const std::string& folder) = 0;
-  /// Fills the state from a save of any mapping. Collective.
-  virtual void resume(host_exec e, rank_group& world, const found_save& save, std::span<state_tensor> owned,
-                      std::span<state_array> shared) = 0;
+  /// Fills the state from a save of any mapping. Collective. Returns the names of shared arrays that the save has not: they stay as they are.
+  virtual std::vector<std::string> resume(host_exec e, rank_group& world, const found_save& save, std::span<state_tensor> owned,
+                                          std::span<state_array> shared) = 0;
   /// keep: complete saves that stay, the newest ones; 0: all.
   virtual std::unique_ptr<checkpoint_saver> saver(const std::string& folder, int keep, bool beside) = 0;
 };

@@ -73,7 +73,8 @@ class run_keeper {
     if (resumed_) {
       auto owned = owned_state(trainer_);
       auto shared = shared_state(trainer_);
-      options_.files->resume(e_, world_, *resumed_, owned, shared);
+      for (const std::string& fresh : options_.files->resume(e_, world_, *resumed_, owned, shared))
+        log_.line("  " + fresh + ": not in the save, starts anew");
       trainer_.weights_follow_masters();
       trainer_.go_to(resumed_->position);
       saved_at_ = resumed_->position.step;
@@ -104,7 +105,8 @@ class run_keeper {
     if (options_.export_to.empty()) return;
     auto owned = owned_state(trainer_);
     auto shared = shared_state(trainer_);
-    options_.files->write_model(e_, world_, options_.export_to, model, options_.load, owned, shared);
+    options_.files->write_model(e_, world_, options_.export_to, model, options_.load, dtype_of<typename Trainer::precision::storage>, owned,
+                                shared);
     log_.line(sentence("model: ", options_.export_to, ", as transformers reads it"));
   }
   /// Between compute() and apply() of a step.

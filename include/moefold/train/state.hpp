@@ -33,6 +33,7 @@ struct state_tensor {
   dtype type{};
   std::function<void(std::span<std::byte>)> get;        // empty: it can only be filled
   std::function<void(std::span<const std::byte>)> set;  // empty: it can only be read
+  std::span<std::byte> memory{};  // where the host can write the piece itself, padding included; empty: only through set
 
   std::string name() const { return fact.name() + '/' + part; }
   std::size_t bytes() const { return std::size_t(piece.size()) * size_of(type); }
@@ -125,6 +126,8 @@ std::vector<state_tensor> held_weights(Trainer& trainer) {
   for (const auto& entry : trainer.parameters().entries()) {
     all.push_back({entry.fact, "weight", {entry.slice, {0, extent_t(entry.value.size())}, entry.fact.parameters()}, {}, {}, {}});
     detail::read_and_write(trainer.exec(), entry.value.span(), all.back());
+    if constexpr (std::is_same_v<typename Trainer::memory_type, host_memory>)
+      all.back().memory = std::as_writable_bytes(entry.value.span());
   }
   return all;
 }
