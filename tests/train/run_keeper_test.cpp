@@ -31,6 +31,7 @@ struct telling_files final : program_files {
   std::string told;
   bool ready = false, fails = false;
 
+  void require_outputs(const model_shape&, const std::string&, const std::string&) override {}
   void require_model(const std::string&, const model_shape&, bool) override {}
   void load(const std::string& folder, const model_shape&, bool dense, std::uint64_t, std::span<state_tensor> held,
             std::span<state_array>) override {

@@ -10,15 +10,15 @@
 namespace moefold {
 
 struct program_options {
-  std::string run;             // its name
-  extent_t ranks = 0;          // 0: the smallest world of the run
-  data_options data{};         // files and how they are read; its vocabulary is the run's
-  std::string metrics{};       // file for JSON lines; empty: none
-  std::string heatmap{};       // file for the expert-load heatmap (SVG); empty: none
-  std::string draw_schedule{}; // file for a picture of the pipeline schedule (SVG); empty: none. Nothing is trained then
-  std::string record_routing{};// file for every token's experts, to be replayed; empty: none
-  std::string replay_routing{};// file whose choices are used instead of the router's, as far as it goes; empty: none
-  bool even_routing = false;   // for benchmarks: every expert gets the same number of tokens, whatever its scores
+  std::string run{};             // its name
+  extent_t ranks = 0;            // 0: the smallest world of the run
+  data_options data{};           // files and how they are read; its vocabulary is the run's
+  std::string metrics{};         // file for JSON lines; empty: none
+  std::string heatmap{};         // file for the expert-load heatmap (SVG); empty: none
+  std::string draw_schedule{};   // file for a picture of the pipeline schedule (SVG); empty: none. Nothing is trained then
+  std::string record_routing{};  // file for every token's experts, to be replayed; empty: none
+  std::string replay_routing{};  // file whose choices are used instead of the router's, as far as it goes; empty: none
+  bool even_routing = false;     // for benchmarks: every expert gets the same number of tokens, whatever its scores
   std::string commit = "unknown";
   std::int64_t evaluate_every = 50;  // steps; 0: only at the end. The last step is always evaluated
   bool dry_run = false;              // stop after the tables
