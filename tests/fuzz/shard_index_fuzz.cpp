@@ -17,7 +17,7 @@ std::vector<std::string> fuzz_seeds() {
 void fuzz_one(std::span<const std::byte> input) {
   const shard_index index = shard_index::parse(text_of(input), "input");
   for (const std::string& file : index.files())
-    holds(std::filesystem::path(file).filename() == file && std::filesystem::path("x" + file).has_extension());
+    holds(std::filesystem::path(file).filename() == file && file.size() > std::string(".safetensors").size());
   for (std::size_t i = 0; i < index.size(); ++i) {
     holds(index.lower_bound(index.name(i)) == i);
     holds(index.file_of(i) < index.files().size());
