@@ -45,6 +45,11 @@ TEST_SUITE("checkpoint/bytes") {
     CHECK(load<std::int8_t>(std::span<const std::byte>(bytes), 3) == 3);
     CHECK_THROWS_AS(load<std::uint64_t>(block, 2), format_error);
     CHECK_THROWS_AS(store(std::span(bytes), 6, 1.0f), error);
+    std::array<std::uint16_t, 4> numbers{}, back{1, 2, 3, 4};
+    store_all<std::uint16_t>(std::span(bytes).subspan(1), back);
+    load_all<std::uint16_t>(std::span(bytes).subspan(1), numbers);
+    CHECK(numbers == back);
+    CHECK_THROWS_AS(load_all<std::uint16_t>(bytes, numbers), error);
   }
   TEST_CASE("what an error shows of a file is short and printable") {
     CHECK(shown_text("a\nb\xff") == "a?b?");

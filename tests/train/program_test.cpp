@@ -66,7 +66,7 @@ struct folder {
 program_options options_of(const folder& f, std::int64_t steps = 4) {
   program_options o;
   o.run = "tiny";
-  o.data = {f.file("text", 4000)};
+  o.data.files = {f.file("text", 4000)};
   o.train.steps = steps;
   return o;
 }
@@ -172,7 +172,7 @@ TEST_SUITE("train/program") {
     string_sink log;
     program_options options = options_of(f);
     options.dry_run = true;
-    options.data = {(f.path / "nowhere").string()};
+    options.data.files = {(f.path / "nowhere").string()};
     CHECK(run_program<tiny>(options, log) == 0);
     CHECK(place(log, "optimizer") > 0);
     CHECK(log.lines.back() == "dry run: nothing was trained");
@@ -339,9 +339,9 @@ TEST_SUITE("train/program") {
               "the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch (given "
               "global_batch = 7, dp_times_micro_batch = 2)"));
     options = options_of(f);
-    options.data = {f.file("short", 100)};
+    options.data.files = {f.file("short", 100)};
     CHECK(has(refused(options), "moefold: the data have 100 tokens, a batch of 8 sequences of 16 needs "));
-    options.data = {(f.path / "nowhere").string()};
+    options.data.files = {(f.path / "nowhere").string()};
     CHECK(has(refused(options), "moefold: there is no file '"));
     options = options_of(f);
     options.ranks = 6;

@@ -71,6 +71,20 @@ void store(std::span<std::byte> bytes, std::uint64_t offset, const T& value) {
   std::memcpy(span_at(bytes, offset, sizeof value).data(), &value, sizeof value);
 }
 
+/// All numbers of `bytes`, which holds exactly those of `to`, and back.
+template <class T>
+void load_all(std::span<const std::byte> bytes, std::span<T> to) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  require(bytes.size() == to.size_bytes(), "moefold: ", bytes.size(), " bytes are no ", to.size(), " numbers of ", sizeof(T));
+  if (!bytes.empty()) std::memcpy(to.data(), bytes.data(), bytes.size());
+}
+template <class T>
+void store_all(std::span<std::byte> bytes, std::span<const T> from) {
+  static_assert(std::is_trivially_copyable_v<T>);
+  require(bytes.size() == from.size_bytes(), "moefold: ", bytes.size(), " bytes are no ", from.size(), " numbers of ", sizeof(T));
+  if (!bytes.empty()) std::memcpy(bytes.data(), from.data(), bytes.size());
+}
+
 inline std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text.data(), text.size())); }
 inline std::string_view text_of(std::span<const std::byte> bytes) { return {reinterpret_cast<const char*>(bytes.data()), bytes.size()}; }
 
