@@ -149,6 +149,7 @@
 #include <moefold/model/shape_text.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
+#include <moefold/model/upcycle.hpp>
 
 #include <moefold/pipeline/runner.hpp>
 

@@ -138,9 +138,9 @@ class published_reader {
     std::vector<std::byte> json(std::size_t(size), std::byte{0});
     file->read(0, json);
     index_ = shard_index::parse(text_of(json), name);
-    for (const std::string& part : index_->files()) {
-      require_file(disk_.exists(folder + part), name, 0, "the file '", part, "' that it names is missing; copy it here");
-      add_file(folder + part);
+    for (const std::string& shard : index_->files()) {
+      require_file(disk_.exists(folder + shard), name, 0, "the file '", shard, "' that it names is missing; copy it here");
+      add_file(folder + shard);
     }
     for (std::size_t i = 0; i < index_->size(); ++i)
       require_file(headers_[index_->file_of(i)].find(index_->name(i)).has_value(), name, 0, "tensor '", shown_text(index_->name(i)),

@@ -134,9 +134,9 @@ class program_files {
   virtual void load(const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed, std::span<state_tensor> held,
                     std::span<state_array> shared) = 0;
   /// Writes the model as transformers reads it; nothing is there under the folder's name until it is complete. `like`: the folder it was loaded from, whose
-  /// element type, configuration and tokenizer it keeps; empty: none. Collective.
+  /// element types, configuration and tokenizer it keeps; empty: none, and weights are written as `stored`. Collective.
   virtual void write_model(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, const std::string& like,
-                           std::span<state_tensor> owned, std::span<state_array> shared) = 0;
+                           dtype stored, std::span<state_tensor> owned, std::span<state_array> shared) = 0;
   /// Gradients under the model's published names, in one file. owned: owned_gradients(). Collective.
   virtual void write_gradients(host_exec e, rank_group& world, const std::string& file, const model_shape& model,
                                std::span<state_tensor> owned) = 0;

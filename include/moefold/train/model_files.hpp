@@ -6,7 +6,7 @@
 //   program_options options{.files = &files, .load = "Mixtral-8x7B-v0.1", .save = "checkpoints"};
 #include <moefold/checkpoint/checkpoint.hpp>
 #include <moefold/checkpoint/posix_storage.hpp>
-#include <moefold/checkpoint/published.hpp>
+#include <moefold/checkpoint/published_writer.hpp>
 #include <moefold/model/config_file.hpp>
 #include <moefold/model/names.hpp>
 #include <moefold/model/shape_text.hpp>
@@ -25,7 +25,8 @@ inline std::int64_t number_in(const run_notes& notes, const std::string& name, c
   const bool there = at != notes.end();
   const char* const end = there ? at->second.data() + at->second.size() : nullptr;
   require_file(there && std::from_chars(at->second.data(), end, number).ptr == end && number >= 0, path_in(folder, manifest_file), 0,
-               "its note '", name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing", ", needs a number from 0; the save is not one of a training run");
+               "its note '", name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing",
+               ", needs a number from 0; the save is not one of a training run");
   return number;
 }
 
@@ -95,7 +96,8 @@ class model_files final : public program_files {
     const std::string path = path_in(save.folder, manifest_file);
     checkpoint_manifest manifest = parse_manifest(text_of_file(path), path);
     save.notes = std::move(manifest.notes);
-    save.position = {manifest.step, detail::number_in(save.notes, "updates", save.folder), detail::number_in(save.notes, "samples", save.folder)};
+    save.position = {manifest.step, detail::number_in(save.notes, "updates", save.folder),
+                     detail::number_in(save.notes, "samples", save.folder)};
     return save;
   }
   std::vector<std::string> resume(host_exec e, rank_group& world, const found_save& save, std::span<state_tensor> owned,
@@ -105,7 +107,8 @@ class model_files final : public program_files {
     const loaded_checkpoint loaded = load_checkpoint(e, world, storage_, save.folder, tensors);
     std::vector<std::string> fresh;
     for (const state_array& a : shared) {
-      const auto from = std::find_if(loaded.arrays.begin(), loaded.arrays.end(), [&](const checkpoint_array& c) { return c.name == a.name; });
+      const auto from =
+          std::find_if(loaded.arrays.begin(), loaded.arrays.end(), [&](const checkpoint_array& c) { return c.name == a.name; });
       if (from == loaded.arrays.end()) {
         fresh.push_back(a.name);
         continue;
@@ -158,12 +161,163 @@ class model_files final : public program_files {
           if (!has(name)) continue;
           const box all{{model.experts}, {}, {model.experts}};
           const std::size_t row = std::size_t(model.experts) * size_of(a.type);
-          reader->read({all, {0, model.experts}, model.experts}, std::vector<published_segment>{{name, 0, 0, model.experts}}, a.type,
+          reader->read({all, {0, model.experts}, model.experts}, std::vector<published_segment>{{name, 0, 0, model.experts, {model.experts}}}, a.type,
                        a.bytes.subspan(std::size_t(l) * row, row));
         }
   }
-  //WRITE
+
+  void write_model(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, const std::string& like,
+                   dtype stored, std::span<state_tensor> owned, std::span<state_array> shared) override {
+    failure_note note;
+    std::string partial;
+    std::unique_ptr<published_writer> out;
+    note.attempt([&] {
+      const std::shared_ptr<const published_reader> source = like.empty() ? nullptr : reader_of(like);
+      const auto type_of = [&](const std::string& name, const char* otherwise) {
+        std::optional<stored_tensor> t = source ? source->find(name) : std::nullopt;
+        if (source && !t) t = source->find(otherwise);
+        return t ? t->type : file_dtype_of(stored);
+      };
+      std::vector<tensor_to_store> plan;
+      for (const published_tensor& t : published_tensors(model))
+        plan.push_back({t.name,
+                        t.name.ends_with("e_score_correction_bias") ? file_dtype::f32 : type_of(t.name, "model.embed_tokens.weight"),
+                        extents_of(t.extent)});
+      partial = without_slash(folder) + ".partial";
+      out = std::make_unique<published_writer>(storage_, partial, std::move(plan));
+    });
+    agree(e, world, note);
+    if (world.rank() == 0)
+      note.attempt([&] {
+        require<config_error>(!storage_.exists(folder), "moefold: '", folder,
+                              "' exists; export into a folder that does not, or move it away");
+        if (storage_.exists(partial)) detail::remove_folder(storage_, partial);  // of an export that was cut
+        storage_.make_folder(partial);
+        const std::uint64_t have = storage_.free_bytes(partial);
+        if (have < out->bytes())
+          throw storage_error(
+              sentence("moefold: the model takes ", out->bytes(), " bytes, and '", partial, "' has ", have, " left; free some space"),
+              partial, ENOSPC);
+        out->create();
+        for (const auto& [name, text] : beside_the_weights(like, model, stored)) write_text(path_in(partial, name), text);
+      });
+    agree(e, world, note);
+    write_owned(*out, model, owned, note);
+    note.attempt([&] {
+      if (world.rank() == 0 && model.score == score_function::sigmoid) write_biases(*out, model, shared);
+      out->finish();
+    });
+    complete(e, world, *out, note);
+    if (world.rank() == 0)
+      note.attempt([&] {
+        storage_.rename(partial, without_slash(folder));
+        storage_.sync_folder(parent_of(folder));
+      });
+    agree(e, world, note);
+  }
+
+  void write_gradients(host_exec e, rank_group& world, const std::string& file, const model_shape& model,
+                       std::span<state_tensor> owned) override {
+    failure_note note;
+    const std::string partial = file + ".partial.safetensors";
+    std::unique_ptr<published_writer> out;
+    note.attempt([&] {
+      require<config_error>(is_safetensors_path(file), "moefold: gradients are written into a safetensors file (given '", file,
+                            "'); name it FILE.safetensors");
+      const bool wide = std::any_of(owned.begin(), owned.end(), [](const state_tensor& t) { return t.type == dtype::fp64; });
+      std::vector<tensor_to_store> plan;
+      for (const published_tensor& t : published_tensors(model))
+        if (!t.name.ends_with("e_score_correction_bias"))
+          plan.push_back({t.name, wide ? file_dtype::f64 : file_dtype::f32, extents_of(t.extent)});
+      out = std::make_unique<published_writer>(storage_, partial, std::move(plan));
+    });
+    agree(e, world, note);
+    if (world.rank() == 0)
+      note.attempt([&] {
+        if (storage_.exists(partial)) storage_.remove(partial);
+        out->create();
+      });
+    agree(e, world, note);
+    write_owned(*out, model, owned, note);
+    note.attempt([&] { out->finish(); });
+    complete(e, world, *out, note);
+    if (world.rank() == 0)
+      note.attempt([&] {
+        storage_.rename(partial, file);
+        storage_.sync_folder(parent_of(file));
+      });
+    agree(e, world, note);
+  }
+
  private:
+  static std::string without_slash(std::string path) {
+    while (path.size() > 1 && path.back() == '/') path.pop_back();
+    return path;
+  }
+  static std::string parent_of(const std::string& path) {
+    const std::string own = without_slash(path);
+    const std::size_t slash = own.rfind('/');
+    return slash == std::string::npos ? "." : slash == 0 ? "/" : own.substr(0, slash);
+  }
+  static std::vector<std::uint64_t> extents_of(const shape& extent) {
+    std::vector<std::uint64_t> out;
+    for (int i = 0; i < extent.rank; ++i) out.push_back(std::uint64_t(extent[i]));
+    return out;
+  }
+  void write_text(const std::string& path, const std::string& text) {
+    const auto file = storage_.create(path);
+    file->write(0, std::as_bytes(std::span(text)));
+    file->sync();
+  }
+  /// config.json, and of the folder that the model came from what says how text becomes tokens.
+  std::map<std::string, std::string> beside_the_weights(const std::string& like, const model_shape& model, dtype stored) {
+    std::map<std::string, std::string> files;
+    if (like.empty()) {
+      files["config.json"] = write_config(model, stored == dtype::bf16 ? "bfloat16" : stored == dtype::fp64 ? "float64" : "float32");
+      return files;
+    }
+    for (const std::string& name : storage_.list(like))
+      for (const char* known : {"config.json", "generation_config.json", "tokenizer", "special_tokens_map.json", "added_tokens.json",
+                                "vocab.", "merges.txt", "chat_template"})
+        if (name == known || (name.starts_with("tokenizer") && known == std::string_view("tokenizer")) ||
+            (name.starts_with(known) && (known == std::string_view("vocab.") || known == std::string_view("chat_template"))))
+          files[name] = text_of_file(path_in(like, name));
+    return files;
+  }
+  static void write_owned(published_writer& out, const model_shape& model, std::span<state_tensor> owned, failure_note& note) {
+    note.attempt([&] {
+      std::vector<std::byte> bytes;
+      for (state_tensor& t : owned) {
+        if (t.part != "weight" && t.part != "gradient") continue;
+        bytes.resize(t.bytes());
+        t.get(bytes);
+        out.write(unpadded(t.piece), published_segments(model, t.fact), t.type, bytes);
+      }
+    });
+  }
+  static void write_biases(published_writer& out, const model_shape& model, std::span<state_array> shared) {
+    const box all{{model.experts}, {}, {model.experts}};
+    for (extent_t l = model.dense_layers; l < model.layers; ++l) {
+      std::vector<float> zeros(std::size_t(model.experts), 0.0f);
+      std::span<const std::byte> row = std::as_bytes(std::span(zeros));
+      dtype type = dtype::fp32;
+      for (const state_array& a : shared)
+        if (a.name == "router.bias") {
+          const std::size_t bytes = std::size_t(model.experts) * size_of(a.type);
+          row = a.bytes.subspan(std::size_t(l) * bytes, bytes), type = a.type;
+        }
+      out.write({all, {0, model.experts}, model.experts}, std::vector<published_segment>{{published_router_bias(l), 0, 0, model.experts, {model.experts}}},
+                type, row);
+    }
+  }
+  /// All ranks have written, and together everything. Collective.
+  static void complete(host_exec e, rank_group& world, const published_writer& out, failure_note& note) {
+    agree(e, world, note);
+    std::int64_t written = std::int64_t(out.written());
+    world.all_reduce(e, std::span<const std::int64_t>(&written, 1), std::span<std::int64_t>(&written, 1), sum{}).wait(e);
+    require(written == std::int64_t(out.elements()), "moefold: the ranks have written ", written, " of the ", out.elements(),
+            " elements of the model; please report it");
+  }
   std::string text_of_file(const std::string& path) {
     const auto file = storage_.open(path);
     const std::uint64_t size = file->size();

@@ -105,7 +105,8 @@ class run_keeper {
     if (options_.export_to.empty()) return;
     auto owned = owned_state(trainer_);
     auto shared = shared_state(trainer_);
-    options_.files->write_model(e_, world_, options_.export_to, model, options_.load, owned, shared);
+    options_.files->write_model(e_, world_, options_.export_to, model, options_.load, dtype_of<typename Trainer::precision::storage>, owned,
+                                shared);
     log_.line(sentence("model: ", options_.export_to, ", as transformers reads it"));
   }
   /// Between compute() and apply() of a step.

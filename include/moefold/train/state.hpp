@@ -126,7 +126,8 @@ std::vector<state_tensor> held_weights(Trainer& trainer) {
   for (const auto& entry : trainer.parameters().entries()) {
     all.push_back({entry.fact, "weight", {entry.slice, {0, extent_t(entry.value.size())}, entry.fact.parameters()}, {}, {}, {}});
     detail::read_and_write(trainer.exec(), entry.value.span(), all.back());
-    if constexpr (std::is_same_v<typename Trainer::memory_type, host_memory>) all.back().memory = std::as_writable_bytes(entry.value.span());
+    if constexpr (std::is_same_v<typename Trainer::memory_type, host_memory>)
+      all.back().memory = std::as_writable_bytes(entry.value.span());
   }
   return all;
 }
