@@ -118,6 +118,8 @@ struct resumed_plan {
   std::int64_t every = 0;  // steps between saves; 0: at the end
   bool beside = true;
   extent_t global_batch = 8;
+  storage* on = &disk();
+  std::function<void()> after_step{};  // of rank 0, once what is due is saved
 };
 
 /// The state of the whole model from what this rank owns; from all ranks together it is complete.
@@ -145,7 +147,7 @@ template <class Precision>
 resumed_run run_part(const folding_extents& fold, const resumed_plan& plan) {
   resumed_run result;
   std::mutex guard;
-  model_files files;
+  model_files files(*plan.on);
   program_options options;
   options.files = &files, options.save = plan.to, options.save_every = plan.every, options.save_beside = plan.beside;
   options.train.steps = 40, options.train.warmup = 2, options.train.global_batch = plan.global_batch;
@@ -170,6 +172,7 @@ resumed_run run_part(const folding_extents& fold, const resumed_plan& plan) {
       trainer.world().inner().all_reduce(host, std::span<const std::int32_t>(ready), std::span<std::int32_t>(all), sum{}).wait(host);
       keeper.after_step(all[0] == trainer.world().size(), {});
       if (first) result.losses.push_back(now.loss);
+      if (first && plan.after_step) plan.after_step();
     }
     keeper.end({});
     gather_state(trainer, guard, result);

@@ -2,7 +2,10 @@
 #include <moefold/train/model_files.hpp>
 
 #include <doctest/doctest.h>
+#include "../support/counting_storage.hpp"
 #include "../support/resumed_runs.hpp"
+
+#include <algorithm>
 
 #include <chrono>
 #include <csignal>
@@ -133,6 +136,27 @@ TEST_SUITE("train/model_files") {
     const resumed_run on = run_part<fp64>({}, {.steps = 2, .from = folder / "saves", .to = folder / "more", .global_batch = 4});
     CHECK(on.position == run_position{5, 5, 3 * 8 + 2 * 4});
     CHECK(model_files().find_save(folder / "more").position == on.position);
+  }
+
+  TEST_CASE("while a slow disk takes a save the steps go on: none of them waits for a write") {
+    const temporary_folder folder;
+    counting_storage slow(disk());
+    slow.write_takes = std::chrono::milliseconds(5);
+    using clock = std::chrono::steady_clock;
+    std::vector<double> seconds;
+    clock::time_point last = clock::now();
+    const folding_extents fold = resumed_mappings()[3].fold;  // dp 2
+    const resumed_plan plan{.steps = 12, .to = folder / "saves", .every = 6, .on = &slow, .after_step = [&] {
+                              const clock::time_point now = clock::now();
+                              seconds.push_back(std::chrono::duration<double>(now - std::exchange(last, now)).count());
+                            }};
+    run_part<fp64>(fold, plan);
+    const double save = 5e-3 * double(slow.writes) / 2 / 2;  // of one of the two saves, by one of the two ranks
+    std::sort(seconds.begin(), seconds.begin() + 11);        // all but the step behind which the second save waits for the first
+    std::printf("a save takes %.2f s, the longest step beside it %.3f s\n", save, seconds[10]);
+    CHECK(save > 0.3);
+    CHECK(seconds[10] < save / 3);
+    CHECK(model_files().find_save(folder / "saves").position.step == 12);
   }
 
   TEST_CASE("a save of another program is refused by the note it lacks, and no save at all by its folder") {
