@@ -31,7 +31,7 @@ if(NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")  # those presets run other tests
   moefold_find_fuzzer()
 endif()
 if(MOEFOLD_HAS_FUZZER AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
-  get_target_property(json_include nlohmann_json::nlohmann_json INTERFACE_INCLUDE_DIRECTORIES)
+  set(json_include $<TARGET_PROPERTY:nlohmann_json::nlohmann_json,INTERFACE_INCLUDE_DIRECTORIES>)  # perhaps a system folder: those must come last
   set(fuzz_programs "")
   foreach(file ${fuzz_files})
     string(REGEX REPLACE "^.*/([^/]*)_fuzz\\.cpp$" "\\1" name ${file})
@@ -40,23 +40,25 @@ if(MOEFOLD_HAS_FUZZER AND NOT CMAKE_CXX_FLAGS MATCHES "-fsanitize")
     set(program ${folder}/${name}_fuzz)
     add_custom_command(
       OUTPUT ${program}
-      COMMAND ${MOEFOLD_CLANGXX} ${fuzz_options} -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/tests -isystem ${json_include}
-              -isystem ${MOEFOLD_XXHASH_INCLUDE} -pthread -MD -MT fuzz/${name}/${name}_fuzz -MF ${program}.d ${file} -o ${program}
+      COMMAND ${MOEFOLD_CLANGXX} ${fuzz_options} -I ${PROJECT_SOURCE_DIR}/include -I ${PROJECT_SOURCE_DIR}/tests
+              "-idirafter$<JOIN:${json_include},;-idirafter>" -idirafter${MOEFOLD_XXHASH_INCLUDE} -pthread -MD -MT ${program} -MF ${program}.d
+              ${file} -o ${program}
       DEPENDS ${file}
       DEPFILE ${program}.d
       COMMENT "Building the fuzz target ${name}"
-      VERBATIM)
+      COMMAND_EXPAND_LISTS VERBATIM)
     list(APPEND fuzz_programs ${program})
     # Inputs of at most 64 KiB. In time: 1 s of the processor (tests/fuzz/fuzz.hpp), far more than a linear parser takes; 60 s by the clock means it hangs.
     # In memory: about 100 MiB is what the fuzzer and the sanitizer hold, and 64 MiB above it.
-    foreach(run "\;10" "_soak\;60")
-      list(GET run 0 suffix)
-      list(GET run 1 seconds)
-      add_test(NAME fuzz/${name}${suffix}
-               COMMAND ${program} -max_total_time=${seconds} -timeout=60 -rss_limit_mb=192 -malloc_limit_mb=64 -max_len=65536
-                       -artifact_prefix=${folder}/ -print_final_stats=1 ${folder}/corpus)
-      set_tests_properties(fuzz/${name}${suffix} PROPERTIES TIMEOUT 300 ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=8:detect_leaks=1"
-                                                            RESOURCE_LOCK fuzz_${name})
+    foreach(seconds 10 60)
+      set(test fuzz/${name})
+      if(seconds EQUAL 60)
+        string(APPEND test _soak)
+      endif()
+      add_test(NAME ${test} COMMAND ${program} -max_total_time=${seconds} -timeout=60 -rss_limit_mb=192 -malloc_limit_mb=64 -max_len=65536
+                                    -artifact_prefix=${folder}/ -print_final_stats=1 ${folder}/corpus)
+      set_tests_properties(${test} PROPERTIES TIMEOUT 300 ENVIRONMENT "ASAN_OPTIONS=quarantine_size_mb=8:detect_leaks=1"
+                                              RESOURCE_LOCK fuzz_${name})
     endforeach()
     set_tests_properties(fuzz/${name}_soak PROPERTIES LABELS soak)
   endforeach()
