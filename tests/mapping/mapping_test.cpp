@@ -85,6 +85,24 @@ TEST_SUITE("mapping/mapping") {
     CHECK(tried >= 18);
   }
 
+  TEST_CASE("with biases of the projections and normalised heads, grouped, every mapping gives the single rank's numbers") {
+    mapping_options options = small_model();
+    options.model.heads = 8, options.model.head_dim = 4;
+    options.model.qkv_bias = options.model.qk_norm = true;
+    options.model.sliding_window = options.sequence;
+    options.steps = 3;
+    const outcome one = train_mapping<double_policies>({}, options);
+    report(one);
+    for (const char* name : {"query_bias", "key_bias", "value_bias", "query_norm", "key_norm"})
+      CHECK(largest(one.first.at(sentence("layers.4.attention.", name))) > 1e-6);
+    double worst = 0;
+    for (const mapping& m : mappings()) {
+      CAPTURE(m.name);
+      worst = std::max(worst, compare_in_double(train_mapping<double_policies>(m.fold, options), one));
+    }
+    std::printf("%-45s gradients %.1e\n", "biases and normalised heads", worst);
+  }
+
   TEST_CASE("a run repeated is the same, bit for bit, in every mapping") {
     mapping_options options = small_model();
     options.steps = 2;
