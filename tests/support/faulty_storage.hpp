@@ -14,8 +14,9 @@ namespace moefold::test {
 struct fault_plan {
   int at = std::numeric_limits<int>::max();
   int code = EIO;
-  bool half = false;      // a write that fails has written its first half
-  bool for_ever = false;  // later calls fail too
+  bool half = false;       // a write that fails has written its first half
+  bool for_ever = false;   // later calls fail too
+  std::uint64_t room = 0;  // what it says is free, where not 0
 };
 
 class faulty_storage final : public storage {
@@ -42,7 +43,9 @@ class faulty_storage final : public storage {
   void rename(const std::string& from, const std::string& to) override { count(to), inner_.rename(from, to); }
   void remove(const std::string& path) override { count(path), inner_.remove(path); }
   void sync_folder(const std::string& path) override { count(path), inner_.sync_folder(path); }
-  std::uint64_t free_bytes(const std::string& folder) override { return count(folder), inner_.free_bytes(folder); }
+  std::uint64_t free_bytes(const std::string& folder) override {
+    return count(folder), plan_.room ? plan_.room : inner_.free_bytes(folder);
+  }
 
  private:
   class open_file final : public storage_file {
