@@ -326,4 +326,27 @@ TEST_SUITE("train/data") {
               }),
               "the data make 47 sequences of 5 tokens to train on, and a batch has 99"));
   }
+  TEST_CASE("datasets that give other samples say another identity, and the same ones the same") {
+    std::set<std::string> said;
+    const auto note = [&](const dataset& data) { return said.insert(data.identity()).second; };
+    const dataset plain = data_of(1000, 10);
+    CHECK(has(plain.identity(), "1 source, 94 sequences of 10 tokens, shuffled, #"));
+    CHECK(note(plain));
+    CHECK(!note(data_of(1000, 10)));
+    CHECK(!note(data_of(1000, 10, 0.05, 7)));  // the seed is said elsewhere
+    CHECK(note(data_of(1001, 10)));
+    CHECK(note(data_of(1000, 10, 0.06)));
+    CHECK(note(data_of(1000, 10, 0.05, 1, false)));
+    CHECK(note(data_of(1000, 11)));
+    std::string other = letters(1000);
+    other[999] = '!';
+    CHECK(note(dataset(token_stream::from_bytes(other), 10, 1)));
+    dataset ended = plain;
+    ended.end_documents_after('z');
+    CHECK(note(ended));
+    CHECK(note(dataset(two_sources(5), weights({1, 2}), 1)));
+    CHECK(note(dataset(two_sources(5), weights({1, 3}), 1)));
+    CHECK(note(dataset(two_sources(5, 100, 156, {-1, true, false}), weights({1, 3}), 1)));
+    CHECK(has(dataset(two_sources(5, 51, 36), weights({1, 3}), 1, 1.0).identity(), "2 sources, 0 sequences"));
+  }
 }

@@ -158,6 +158,30 @@ class dataset {
     }
   }
 
+  /// What samples depend on besides the seed, in words and a number: datasets that say the same give the same samples, as far as a look at 64 places in
+  /// each source can tell. Edits are not in it.
+  std::string identity() const {
+    std::uint64_t mixed = 0;
+    const auto mix = [&](std::uint64_t value) { mixed = random_stream(mixed, "data.identity").bits(value); };
+    mix(std::uint64_t(document_end_));
+    for (std::size_t source = 0; source < parts_.size(); ++source) {
+      const token_sequences& from = parts_[source].sequences;
+      const document_rule& rule = from.documents();
+      const extent_t size = from.tokens().size();
+      for (const extent_t n : {size, from.size(), parts_[source].held_out, extent_t(blend_.share(source) * double(token_blend::slots)),
+                               extent_t(rule.end), extent_t(rule.of_source), extent_t(rule.pack)})
+        mix(std::uint64_t(n));
+      std::array<std::int32_t, 64> block;
+      const auto tokens = std::span(block).first(std::size_t(std::min(size, extent_t(block.size()))));
+      for (extent_t k = 0; k < 64; ++k) {
+        from.tokens().read(extent_t(double(size - extent_t(tokens.size())) * double(k) / 63), tokens);
+        for (const std::int32_t token : tokens) mix(std::uint64_t(token));
+      }
+    }
+    return sentence(parts_.size(), parts_.size() == 1 ? " source, " : " sources, ", training_, " sequences of ", sequence(), " tokens, ",
+                    shuffle_ ? "shuffled" : "in file order", ", #", mixed % 100'000'000);
+  }
+
   /// Order-0 entropy of the labels trained on, by the weights of the blend, and of those held out, in nats per token. Reads all data. NaN where they were
   /// too many to be scanned.
   double training_entropy() const {

@@ -226,6 +226,9 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
                       options.evaluate
                           ? sentence(data.held_out_sequences(), " sequences to evaluate")
                           : sentence(data.training_sequences(), " sequences to train on, ", data.held_out_sequences(), " held out")));
+  if (resumed && resumed->notes.contains("data") && resumed->notes.at("data") != data.identity())
+    log.line("  data: " + resumed->notes.at("data") + "  ->  " + data.identity() +
+             "; the samples are not those the saved run would go on with");
   std::optional<stored_routing> stored;
   if (!options.replay_routing.empty()) {
     stored.emplace(detail::routing_for(options.replay_routing, model, Run::sequence, options.train.global_batch));
@@ -280,6 +283,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
                         {"mapping", mapping_text(fold)},
                         {"seed", std::to_string(train.seed)},
                         {"steps", std::to_string(train.steps)},
+                        {"data", data.identity()},
                         {"sequence", std::to_string(Run::sequence)},
                         {"global_batch", std::to_string(train.global_batch)},
                         {"precision", precision::name},
