@@ -100,6 +100,9 @@ TEST_SUITE("checkpoint/safetensors") {
       CHECK(text_of_shape(found->shape) == text_of_shape(tensors[i].shape));
     }
     CHECK(header.metadata() == std::map<std::string, std::string>{{"format", "pt"}});
+    const std::vector<tensor_to_store> wide{
+        {"w", file_dtype::f64, {std::uint64_t{1} << 33, std::uint64_t{1} << 30, 0}}};  // empty, if not for the wrong order
+    CHECK(read(folder, lay_out(wide, {}).header).size() == 1);
     CHECK(lay_out({}, {}).header == std::string("\x08\0\0\0\0\0\0\0{}      ", 16));
   }
   TEST_CASE("what no reader would take is not laid out") {

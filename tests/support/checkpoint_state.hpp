@@ -17,20 +17,15 @@ inline model_shape small_checkpoint_model() {
 
 class checkpoint_state {
  public:
-  checkpoint_state(const folding_extents& fold, extent_t rank, const model_shape& model, std::int64_t step) : step_(step) {
-    for (const auto& [name, pieces] : testing::owned_pieces(fold, model))
+  using owned = std::map<std::string, std::vector<testing::owned_piece>>;
+  checkpoint_state(const owned& all, extent_t rank, std::int64_t step) : step_(step) {
+    for (const auto& [name, pieces] : all)
       for (const testing::owned_piece& p : pieces)
         if (p.rank == rank)
           for (const auto& [suffix, type] :
                {std::pair("weight", dtype::bf16), std::pair("master", dtype::fp32), std::pair("moment.0", dtype::fp64)})
             held_.push_back({name + "/" + suffix, p.piece, type, std::vector<double>(std::size_t(p.piece.size()), -1)});
     for (held& h : held_) fill(h, step);
-  }
-
-  /// A whole number below 256: the same in every type.
-  static double value(const std::string& name, extent_t global, std::int64_t step) {
-    const std::string key = sentence(name, ' ', global, ' ', step);
-    return double(XXH3_64bits(key.data(), key.size()) % 256);
   }
 
   /// Of this state as it is; it must outlive what is made of it. types: given to all tensors instead of their own.
@@ -73,16 +68,20 @@ class checkpoint_state {
     dtype type;
     std::vector<double> values;
   };
+  /// Whole numbers below 256: the same in every type.
   static void fill(held& h, std::int64_t step) {
+    const std::string key = sentence(h.name, ' ', step);
+    const std::uint64_t seed = XXH3_64bits(key.data(), key.size());
     h.piece.for_each_run([&](extent_t global, extent_t at, extent_t count) {
-      for (extent_t i = 0; i < count; ++i) h.values[std::size_t(at + i)] = value(h.name, global + i, step);
+      for (extent_t i = global; i < global + count; ++i)
+        h.values[std::size_t(at++)] = double(XXH3_64bits_withSeed(&i, sizeof i, seed) % 256);
     });
   }
   static void put(const std::vector<double>& values, dtype to, std::span<std::byte> out) {
-    detail::convert(dtype::fp64, std::as_bytes(std::span(values)), to, out);
+    convert(std::as_bytes(std::span(values)), file_dtype::f64, out, file_dtype_of(to));
   }
   static void get(std::vector<double>& values, dtype from, std::span<const std::byte> in) {
-    detail::convert(from, in, dtype::fp64, std::as_writable_bytes(std::span(values)));
+    convert(in, file_dtype_of(from), std::as_writable_bytes(std::span(values)), file_dtype::f64);
   }
 
   std::int64_t step_;
@@ -92,16 +91,17 @@ class checkpoint_state {
 /// The ranks of a folding, each with its state of `step`: f(e, comm, state). One rank has a communicator of its own.
 template <class F>
 void on_ranks(const folding_extents& fold, const model_shape& model, std::int64_t step, F&& f) {
+  const auto owned = testing::owned_pieces(fold, model);
   if (fold.world() == 1) {
     host_context context;
     self_comm self;
-    checkpoint_state state(fold, 0, model, step);
+    checkpoint_state state(owned, 0, step);
     f(host_exec(context), self, state);
     return;
   }
   run_threads(int(fold.world()), [&](thread_comm& world) {
     host_context context;
-    checkpoint_state state(fold, world.rank(), model, step);
+    checkpoint_state state(owned, world.rank(), step);
     f(host_exec(context), world, state);
   });
 }
@@ -128,7 +128,7 @@ inline std::int64_t load_step(storage& from, const std::string& path, const fold
     state.spoil();
     const loaded_checkpoint loaded = load_checkpoint(e, comm, from, path, state.content(type).tensors);
     require(state.wrong(loaded.step) == 0, state.wrong(loaded.step), " elements of ", state.size(), " are not those of step ", loaded.step);
-    const checkpoint_content original = checkpoint_state({}, 0, model, loaded.step).content();
+    const checkpoint_content original = checkpoint_state({}, 0, loaded.step).content();
     require(loaded.notes == original.notes && loaded.arrays == original.arrays, "notes or arrays are not those of step ", loaded.step);
     step = loaded.step;
   });

@@ -39,42 +39,6 @@ struct loaded_checkpoint {
 
 namespace detail {
 
-template <class From, class To>
-void convert_elements(std::span<const std::byte> from, std::span<std::byte> to) {
-  for (std::size_t i = 0, n = from.size() / sizeof(From); i < n; ++i) {
-    From value;
-    std::memcpy(&value, from.subspan(i * sizeof(From)).data(), sizeof value);
-    const auto wide = double(value);
-    To converted;
-    if constexpr (std::same_as<To, bf16>)
-      converted = bf16(float(wide));
-    else
-      converted = To(wide);
-    std::memcpy(to.subspan(i * sizeof(To)).data(), &converted, sizeof converted);
-  }
-}
-template <class F>
-bool with_float(dtype type, F&& f) {
-  switch (type) {
-    case dtype::fp64: return f(double()), true;
-    case dtype::fp32: return f(float()), true;
-    case dtype::bf16: return f(bf16()), true;
-    default: return false;
-  }
-}
-/// Whether elements of `from` can become elements of `to`; and makes them.
-inline bool convertible(dtype from, dtype to) {
-  const auto any = [](auto) {};
-  return from == to || (with_float(from, any) && with_float(to, any));
-}
-inline void convert(dtype from, std::span<const std::byte> bytes, dtype to, std::span<std::byte> out) {
-  if (from == to) {
-    if (!bytes.empty()) std::memcpy(out.data(), bytes.data(), bytes.size());
-    return;
-  }
-  with_float(from, [&](auto f) { with_float(to, [&](auto t) { convert_elements<decltype(f), decltype(t)>(bytes, out); }); });
-}
-
 /// The files of one save, opened when they are needed, and read chunk by chunk.
 class save_reader {
  public:
@@ -118,8 +82,8 @@ class save_reader {
           held = index;
         }
         const std::uint64_t now = std::min(count - done, per_chunk - inside);
-        convert(t.type, span_at(chunk, inside * size, now * size), type,
-                span_at(to, (std::uint64_t(run.first_in_wanted) + done) * wanted, now * wanted));
+        convert(span_at(chunk, inside * size, now * size), file_dtype_of(t.type),
+                span_at(to, (std::uint64_t(run.first_in_wanted) + done) * wanted, now * wanted), file_dtype_of(type));
         done += now;
       }
   }
@@ -200,7 +164,7 @@ loaded_checkpoint load_checkpoint(host_exec e, Comm& comm, storage& from, const 
                                           "', which this run has; resume with the model and the optimizer that saved it");
       require_file(saved->extent == piece.where.global, manifest_path, 0, "'", wanted.name, "' was saved as ", saved->extent.text(),
                    ", this run needs ", piece.where.global.text(), "; resume with the model that saved it");
-      require_file(detail::convertible(saved->type, wanted.type), manifest_path, 0, "'", wanted.name, "' was saved as ",
+      require_file(converts(file_dtype_of(saved->type), file_dtype_of(wanted.type)), manifest_path, 0, "'", wanted.name, "' was saved as ",
                    name_of(saved->type), ", which does not become the ", name_of(wanted.type), " this run needs");
       known[std::size_t(saved - manifest.tensors.data())] = 1;
     }

@@ -10,9 +10,8 @@
 //    "arrays":  [as tensors: small ones that are the same on all ranks, in the file of rank 0],
 //    "hash": "c3.."}
 // It is read as a file that nobody vouches for: every number is checked before it is used, and pieces must cover their tensor exactly once.
-#include <moefold/checkpoint/json.hpp>
+#include <moefold/checkpoint/convert.hpp>
 #include <moefold/checkpoint/reshard.hpp>
-#include <moefold/core/scalar.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -55,30 +54,7 @@ inline constexpr std::uint64_t checkpoint_chunk = 1 << 20;  // bytes that have o
 
 constexpr std::uint64_t chunks_of(std::uint64_t bytes) { return bytes / checkpoint_chunk + (bytes % checkpoint_chunk != 0); }
 
-/// Element types as safetensors names them.
-inline constexpr std::array<std::pair<dtype, const char*>, 8> file_dtypes = {{{dtype::fp64, "F64"},
-                                                                              {dtype::fp32, "F32"},
-                                                                              {dtype::bf16, "BF16"},
-                                                                              {dtype::int64, "I64"},
-                                                                              {dtype::int32, "I32"},
-                                                                              {dtype::uint8, "U8"},
-                                                                              {dtype::fp8_e4m3, "F8_E4M3"},
-                                                                              {dtype::fp8_e5m2, "F8_E5M2"}}};
-constexpr std::uint64_t element_bytes(dtype type) {
-  switch (type) {
-    case dtype::fp64:
-    case dtype::int64: return 8;
-    case dtype::fp32:
-    case dtype::int32: return 4;
-    case dtype::bf16: return 2;
-    default: return 1;
-  }
-}
-inline const char* file_name_of(dtype type) {
-  for (const auto& [known, name] : file_dtypes)
-    if (known == type) return name;
-  return "?";
-}
+constexpr std::uint64_t element_bytes(dtype type) { return bytes_of(file_dtype_of(type)); }
 
 /// "rank-0003.safetensors"
 inline std::string rank_file_name(std::size_t rank) {
@@ -113,7 +89,7 @@ namespace detail {
 inline void write_tensors(json_writer& to, const char* key, const std::vector<saved_tensor>& tensors) {
   to.key(key).begin('[');
   for (const saved_tensor& t : tensors) {
-    to.begin('{').key("name").value(t.name).key("dtype").value(file_name_of(t.type)).key("shape").begin('[');
+    to.begin('{').key("name").value(t.name).key("dtype").value(name_of(file_dtype_of(t.type))).key("shape").begin('[');
     for (int i = 0; i < t.extent.rank; ++i) to.value(t.extent[i]);
     to.end();
     std::vector<const box*> boxes;  // of neighbours: pieces come sorted by box
@@ -176,9 +152,11 @@ inline saved_tensor read_tensor(const json_value& from, const std::vector<saved_
   saved_tensor t;
   t.name = from.at("name").text();
   const json_value& type = from.at("dtype");
-  const auto known = std::find_if(file_dtypes.begin(), file_dtypes.end(), [&](const auto& d) { return type.text() == d.second; });
-  type.require(known != file_dtypes.end(), "the element type '", shown_text(type.text()), "' is unknown");
-  t.type = known->first;
+  constexpr std::array all{dtype::fp64,  dtype::fp32,  dtype::bf16,     dtype::int64,
+                           dtype::int32, dtype::uint8, dtype::fp8_e4m3, dtype::fp8_e5m2};
+  const auto known = std::find_if(all.begin(), all.end(), [&](dtype d) { return type.text() == name_of(file_dtype_of(d)); });
+  type.require(known != all.end(), "the element type '", shown_text(type.text()), "' is unknown");
+  t.type = *known;
   const json_value& extents = from.at("shape");
   extents.require(extents.array().size() <= shape::max_rank, "a tensor has at most ", shape::max_rank, " extents, found ",
                   extents.array().size());

@@ -52,6 +52,13 @@ inline std::string text_of_shape(std::span<const std::uint64_t> shape) {  // "[4
   return out + "]";
 }
 
+/// Of a tensor; nothing where they cannot be counted in 64 bits.
+inline std::optional<std::uint64_t> bytes_of(std::span<const std::uint64_t> shape, file_dtype type) {
+  std::optional<std::uint64_t> product = 1;
+  for (const std::uint64_t extent : shape) product = product ? checked_mul(*product, extent) : product;
+  return product ? checked_mul(*product, bytes_of(type)) : product;
+}
+
 struct safetensors_limits {
   static constexpr std::uint64_t header = 100'000'000;  // bytes, the format's own
   static constexpr std::size_t tensors = 1'000'000, extents = 8, metadata = 100'000;
@@ -165,9 +172,7 @@ class safetensors_events final : public json_events {
   void tensor(std::uint64_t where) {
     need(has_dtype_ && has_shape_ && has_offsets_, where, "has no ", !has_dtype_ ? "dtype" : !has_shape_ ? "shape" : "data_offsets");
     const std::span<const std::uint64_t> shape = std::span(to_.extents_).subspan(now_.first_extent, now_.extents);
-    std::optional<std::uint64_t> bytes = 1;
-    for (const std::uint64_t extent : shape) bytes = bytes ? checked_mul(*bytes, extent) : bytes;
-    if (bytes) bytes = checked_mul(*bytes, bytes_of(now_.type));
+    const std::optional<std::uint64_t> bytes = bytes_of(shape, now_.type);
     need(bytes.has_value(), where, "the product of its shape ", text_of_shape(shape), " does not fit in 64 bits");
     need(now_.begin <= now_.end, where, "its data_offsets [", now_.begin, ", ", now_.end, "] run backwards");
     need(now_.end <= file_size_ - data_, where, "its data_offsets [", now_.begin, ", ", now_.end, "] leave the file, which has ",
@@ -236,8 +241,7 @@ struct tensor_to_store {
 
   /// Throws config_error where they cannot be counted.
   std::uint64_t bytes() const {
-    std::optional<std::uint64_t> product = bytes_of(type);
-    for (const std::uint64_t extent : shape) product = product ? checked_mul(*product, extent) : product;
+    const std::optional<std::uint64_t> product = bytes_of(shape, type);
     require<config_error>(product.has_value(), "moefold: the tensor '", name, "' ", text_of_shape(shape),
                           " has more bytes than can be counted");
     return *product;

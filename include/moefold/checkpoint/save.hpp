@@ -20,78 +20,31 @@ namespace moefold {
 
 namespace detail {
 
-/// What one rank writes: the order of its tensors and arrays in the file, and the file's header.
-class rank_file_plan {
- public:
-  struct part {
-    std::string name;
-    dtype type{};
-    tensor_piece piece;  // without padding
-    std::size_t bytes = 0;
-    bool array = false;
-    std::size_t index = 0;     // in the content's tensors or arrays
-    std::uint64_t offset = 0;  // in the file
-  };
-
-  rank_file_plan() = default;
-  rank_file_plan(const checkpoint_content& content, bool with_arrays) {
-    for (std::size_t i = 0; i < content.tensors.size(); ++i) {
-      const checkpoint_tensor& t = content.tensors[i];
-      const tensor_piece piece = unpadded(t.piece);
-      if (!piece.range.empty()) parts_.push_back({t.name, t.type, piece, t.bytes(), false, i, 0});
-      names_.push_back(t.name);
-    }
-    for (std::size_t i = 0; with_arrays && i < content.arrays.size(); ++i) {
-      const checkpoint_array& a = content.arrays[i];
-      const auto count = extent_t(a.bytes.size() / element_bytes(a.type));
-      const box all{{count}, {}, {count}};
-      parts_.push_back({a.name, a.type, {all, {0, count}, count}, a.bytes.size(), true, i, 0});
-      names_.push_back(a.name);
-    }
-    std::sort(names_.begin(), names_.end());
-    const auto twice = std::adjacent_find(names_.begin(), names_.end());
-    require<config_error>(twice == names_.end(), "moefold: a rank gives '", twice == names_.end() ? "" : *twice,
-                          "' to the checkpoint twice; every tensor and array has a name of its own");
-    // Wide elements first: each begins at a multiple of its size.
-    std::sort(parts_.begin(), parts_.end(), [](const part& a, const part& b) {
-      return std::pair(element_bytes(b.type), std::string_view(a.name)) < std::pair(element_bytes(a.type), std::string_view(b.name));
-    });
-  }
-
-  /// The file's first bytes, and where everything lies behind them.
-  std::string header(const std::string& id, std::int64_t step, int rank, int world) {
-    json_writer to;
-    to.begin('{').key("__metadata__").begin('{').key("format").value("moefold").key("id").value(id);
-    to.key("step").value(std::to_string(step)).key("rank").value(std::to_string(rank)).key("world").value(std::to_string(world)).end();
-    std::uint64_t at = 0;
-    for (const part& p : parts_) {
-      to.key(p.name).begin('{').key("dtype").value(file_name_of(p.type)).key("shape").begin('[').value(p.piece.range.size()).end();
-      to.key("data_offsets").begin('[').value(at).value(at + p.bytes).end().end();
-      at += p.bytes;
-    }
-    std::string text = to.end().text();
-    text.append((8 - text.size() % 8) % 8, ' ');
-    std::string all(8, '\0');
-    const std::uint64_t length = text.size();
-    std::memcpy(all.data(), &length, sizeof length);
-    all += text;
-    at = all.size();
-    for (part& p : parts_) p.offset = std::exchange(at, at + p.bytes);
-    return all;
-  }
-  std::size_t bytes() const {
-    return std::accumulate(parts_.begin(), parts_.end(), std::size_t{0}, [](std::size_t sum, const part& p) { return sum + p.bytes; });
-  }
-  std::size_t largest() const {
-    return std::accumulate(parts_.begin(), parts_.end(), std::size_t{0},
-                           [](std::size_t most, const part& p) { return std::max(most, p.bytes); });
-  }
-  const std::vector<part>& parts() const { return parts_; }
-
- private:
-  std::vector<part> parts_;
-  std::vector<std::string> names_;
+/// One tensor or array in a rank's file.
+struct part_to_save {
+  std::string name;
+  dtype type{};
+  tensor_piece piece;  // without padding
+  std::size_t bytes = 0;
+  bool array = false;
+  std::size_t index = 0;  // in the content's tensors or arrays
 };
+
+inline std::vector<part_to_save> parts_of(const checkpoint_content& content, bool with_arrays) {
+  std::vector<part_to_save> parts;
+  for (std::size_t i = 0; i < content.tensors.size(); ++i) {
+    const checkpoint_tensor& t = content.tensors[i];
+    const tensor_piece piece = unpadded(t.piece);
+    if (!piece.range.empty()) parts.push_back({t.name, t.type, piece, t.bytes(), false, i});
+  }
+  for (std::size_t i = 0; with_arrays && i < content.arrays.size(); ++i) {
+    const checkpoint_array& a = content.arrays[i];
+    const auto count = extent_t(a.bytes.size() / element_bytes(a.type));
+    const box all{{count}, {}, {count}};
+    parts.push_back({a.name, a.type, {all, {0, count}, count}, a.bytes.size(), true, i});
+  }
+  return parts;
+}
 
 /// Bytes that are not set to zero first, and stay from one save to the next.
 class byte_block {
@@ -134,9 +87,9 @@ class checkpoint_writer {
     prepare(e, comm, content);
     running_ = true;
     note_.attempt([&] {
-      const std::span<std::byte> copy = snapshot_.take(plan_.bytes());
+      const std::span<std::byte> copy = snapshot_.take(bytes_);
       std::size_t at = 0;
-      for (const part& p : plan_.parts()) {
+      for (const part& p : parts_) {
         get(content, p, copy.subspan(at, p.bytes));
         at += p.bytes;
       }
@@ -187,7 +140,7 @@ class checkpoint_writer {
   }
 
  private:
-  using part = detail::rank_file_plan::part;
+  using part = detail::part_to_save;
 
   void join() {
     if (thread_.joinable()) thread_.join();
@@ -218,11 +171,13 @@ class checkpoint_writer {
     rank_ = comm.rank(), world_ = comm.size();
     note_.attempt([&] {
       require<config_error>(content.step >= 0, "moefold: a checkpoint's step is at least 0 (given ", content.step, ")");
-      plan_ = detail::rank_file_plan(content, rank_ == 0);
+      parts_ = detail::parts_of(content, rank_ == 0);
+      bytes_ = 0;
+      for (const part& p : parts_) bytes_ += p.bytes;
     });
     agree(e, comm, note_);
 
-    std::int64_t need = std::int64_t(plan_.bytes() + 256 * plan_.parts().size());  // with names and places, here and in the manifest
+    std::int64_t need = std::int64_t(bytes_ + 256 * parts_.size());  // with names and places, here and in the manifest
     comm.all_reduce(e, std::span<const std::int64_t>(&need, 1), std::span<std::int64_t>(&need, 1), sum{}).wait(e);
     std::array<std::int64_t, 2> agreed{};  // attempt, id
     if (rank_ == 0)
@@ -245,24 +200,30 @@ class checkpoint_writer {
     manifest_.id = hash_text(std::uint64_t(agreed[1]));
   }
 
-  /// This rank's file; bytes_of_part(part): its bytes, in the order of the plan. Fills this rank's part of the manifest.
+  /// This rank's file; bytes_of_part(part): its bytes, in the order of parts_. Fills this rank's part of the manifest.
   template <class Bytes>
   void write_file(Bytes&& bytes_of_part) {
     saved_file own{rank_file_name(std::size_t(rank_)), 0, 0, 0};
-    const std::string header = plan_.header(manifest_.id, manifest_.step, rank_, world_);
-    own.header = header.size();
-    own.hash = part_hash(manifest_.id, manifest_.step, own.name, "")(0, bytes_of(header));
-    own.bytes = own.header + plan_.bytes();
+    std::vector<tensor_to_store> tensors;
+    for (const part& p : parts_) tensors.push_back({p.name, file_dtype_of(p.type), {std::uint64_t(p.piece.range.size())}});
+    const safetensors_layout layout = lay_out(tensors, {{"format", "moefold"},
+                                                        {"id", manifest_.id},
+                                                        {"step", std::to_string(manifest_.step)},
+                                                        {"rank", std::to_string(rank_)},
+                                                        {"world", std::to_string(world_)}});
+    own.bytes = layout.file_size, own.header = layout.header.size();
+    own.hash = part_hash(manifest_.id, manifest_.step, own.name, "")(0, bytes_of(layout.header));
     const auto file = to_.create(path_in(partial(), own.name));
-    file->write(0, bytes_of(header));
-    for (const part& p : plan_.parts()) {
+    file->write(0, bytes_of(layout.header));
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      const part& p = parts_[i];
       const std::span<const std::byte> bytes = bytes_of_part(p);
-      saved_piece saved{p.piece, 0, p.offset, {}};
+      saved_piece saved{p.piece, 0, layout.begin[i], {}};
       const part_hash hash(manifest_.id, manifest_.step, own.name, p.name);
       for (std::uint64_t c = 0; c < chunks_of(p.bytes); ++c)
         saved.hashes.push_back(
             hash(c, bytes.subspan(c * checkpoint_chunk, std::min<std::size_t>(checkpoint_chunk, p.bytes - c * checkpoint_chunk))));
-      if (!bytes.empty()) file->write(p.offset, bytes);
+      if (!bytes.empty()) file->write(saved.offset, bytes);
       (p.array ? manifest_.arrays : manifest_.tensors).push_back({p.name, p.type, p.piece.where.global, {}});
       if (!p.piece.range.empty()) (p.array ? manifest_.arrays : manifest_.tensors).back().pieces.push_back(std::move(saved));
     }
@@ -341,7 +302,8 @@ class checkpoint_writer {
   int keep_, rank_ = 0, world_ = 1;
   save_name name_;
   checkpoint_manifest manifest_;  // this rank's part; on rank 0, in the end, the whole
-  detail::rank_file_plan plan_;
+  std::vector<part> parts_;
+  std::size_t bytes_ = 0;  // of all parts
   detail::byte_block snapshot_;
   failure_note note_;  // of this save on this rank; the thread's while it runs
   std::thread thread_;

@@ -146,25 +146,17 @@ class dataset {
   std::int32_t document_end() const { return document_end_; }
   bool has_documents() const { return document_end_ >= 0 || documents_; }
 
-  /// Held-out sequence i, 0 <= i < held_out_sequences(): in file order, or of several sources in an order that mixes them. Where everything is held
-  /// out, numbers beyond are padding, which fills up the last batch.
+  /// Held-out sequence i, 0 <= i < held_out_sequences(): in file order, or of several sources in an order that mixes them. Where everything is held out,
+  /// these are all sequences, source after source.
   void evaluation_sample(extent_t i, std::span<std::int32_t> tokens, std::span<std::int32_t> labels,
                          std::span<std::int32_t> starts = {}) const {
-    require(i >= 0 && (i < held_out_ || share_ == 1), "moefold: there is no held-out sequence ", i, "; there are ", held_out_);
-    if (i >= held_out_) {
-      std::fill(tokens.begin(), tokens.end(), -1);
-      std::fill(labels.begin(), labels.end(), -1);
-      std::fill(starts.begin(), starts.end(), 0);
-      return;
-    }
+    require(i >= 0 && i < held_out_, "moefold: there is no held-out sequence ", i, "; there are ", held_out_);
     if (parts_.size() > 1 && share_ < 1) i = shuffled(i, held_out_, seed_, 0);
     for (const part& p : parts_) {
       if (i < p.held_out) return copy(p.first + p.sequences.size() - p.held_out + i, tokens, labels, starts);
       i -= p.held_out;
     }
   }
-  /// Batches of evaluation samples: whole ones, and where everything is held out also the last one, filled up with padding.
-  extent_t evaluation_batches(extent_t global_batch) const { return (held_out_ + (share_ == 1 ? global_batch - 1 : 0)) / global_batch; }
 
   /// Order-0 entropy of the labels trained on, by the weights of the blend, and of those held out, in nats per token. Reads all data. NaN where they were
   /// too many to be scanned.

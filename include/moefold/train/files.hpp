@@ -128,6 +128,9 @@ struct found_save {
 class program_files {
  public:
   virtual ~program_files() = default;
+  /// Local. Throws config_error where a model cannot be written into a folder, or gradients into a file, by these names (empty: neither is asked for): said before
+  /// a run, not after it.
+  virtual void require_outputs(const model_shape& model, const std::string& folder, const std::string& gradients) = 0;
   /// Local. Throws config_error unless the folder holds a published model that is exactly `model`; with `dense` one that can become it (model/upcycle.hpp).
   virtual void require_model(const std::string& folder, const model_shape& model, bool dense) = 0;
   /// Local: each rank reads its own slices. held: held_weights(); shared: shared_state(). `seed` draws the routers of an upcycled model.

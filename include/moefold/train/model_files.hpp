@@ -124,6 +124,17 @@ class model_files final : public program_files {
     return std::make_unique<detail::file_saver>(storage_, folder, keep, beside);
   }
 
+  void require_outputs(const model_shape& model, const std::string& folder, const std::string& gradients) override {
+    if (folder.empty() && gradients.empty()) return;
+    family_of(model);
+    require<config_error>(folder.empty() || !storage_.exists(folder), "moefold: '", folder,
+                          "' exists; export into a folder that does not, or move it away");
+    require<config_error>(gradients.empty() || is_safetensors_path(gradients),
+                          "moefold: gradients are written into a safetensors file (given '", gradients, "'); name it FILE.safetensors");
+    for (const std::string& path : {folder, gradients})
+      require<config_error>(path.empty() || storage_.exists(parent_of(path)), "moefold: '", path,
+                            "' would lie in a folder that does not exist; make '", parent_of(path), "' first");
+  }
   void require_model(const std::string& folder, const model_shape& model, bool dense) override {
     const std::string path = path_in(folder, "config.json");
     const std::string text = text_of_file(path);
@@ -161,7 +172,8 @@ class model_files final : public program_files {
           if (!has(name)) continue;
           const box all{{model.experts}, {}, {model.experts}};
           const std::size_t row = std::size_t(model.experts) * size_of(a.type);
-          reader->read({all, {0, model.experts}, model.experts}, std::vector<published_segment>{{name, 0, 0, model.experts, {model.experts}}}, a.type,
+          reader->read({all, {0, model.experts}, model.experts},
+                       std::vector<published_segment>{{name, 0, 0, model.experts, {model.experts}}}, a.type,
                        a.bytes.subspan(std::size_t(l) * row, row));
         }
   }
@@ -189,8 +201,7 @@ class model_files final : public program_files {
     agree(e, world, note);
     if (world.rank() == 0)
       note.attempt([&] {
-        require<config_error>(!storage_.exists(folder), "moefold: '", folder,
-                              "' exists; export into a folder that does not, or move it away");
+        require_outputs(model, folder, "");
         if (storage_.exists(partial)) detail::remove_folder(storage_, partial);  // of an export that was cut
         storage_.make_folder(partial);
         const std::uint64_t have = storage_.free_bytes(partial);
@@ -222,8 +233,7 @@ class model_files final : public program_files {
     const std::string partial = file + ".partial.safetensors";
     std::unique_ptr<published_writer> out;
     note.attempt([&] {
-      require<config_error>(is_safetensors_path(file), "moefold: gradients are written into a safetensors file (given '", file,
-                            "'); name it FILE.safetensors");
+      require_outputs(model, "", file);
       const bool wide = std::any_of(owned.begin(), owned.end(), [](const state_tensor& t) { return t.type == dtype::fp64; });
       std::vector<tensor_to_store> plan;
       for (const published_tensor& t : published_tensors(model))
@@ -306,8 +316,8 @@ class model_files final : public program_files {
           const std::size_t bytes = std::size_t(model.experts) * size_of(a.type);
           row = a.bytes.subspan(std::size_t(l) * bytes, bytes), type = a.type;
         }
-      out.write({all, {0, model.experts}, model.experts}, std::vector<published_segment>{{published_router_bias(l), 0, 0, model.experts, {model.experts}}},
-                type, row);
+      out.write({all, {0, model.experts}, model.experts},
+                std::vector<published_segment>{{published_router_bias(l), 0, 0, model.experts, {model.experts}}}, type, row);
     }
   }
   /// All ranks have written, and together everything. Collective.

@@ -134,11 +134,8 @@ void generate(Trainer& trainer, const program_options& options, bool bytes, log_
            text_of(std::span(tokens).subspan(given), bytes));
 }
 
-/// The save to resume from, said in words; the run's seed, which orders the data, becomes the save's.
-inline std::optional<found_save> resumed_from(const program_options& options, const std::string& mapping, trainer_options& train,
-                                              log_sink& log) {
-  if (options.resume.empty()) return std::nullopt;
-  found_save save = options.files->find_save(options.resume);
+/// The save that is resumed, in words; the run's seed, which orders the data, becomes the save's.
+inline void say_resumed(const found_save& save, const std::string& mapping, trainer_options& train, log_sink& log) {
   const auto note = [&](const char* name) { return save.notes.contains(name) ? save.notes.at(name) : std::string("unknown"); };
   log.line(sentence("resumed: step ", save.position.step, " from ", save.folder, ", ", save.position.sample, " samples seen"));
   log.line(note("mapping") == mapping ? "  mapping: " + mapping + ", as before" : "  mapping: " + note("mapping") + "  ->  " + mapping);
@@ -149,7 +146,6 @@ inline std::optional<found_save> resumed_from(const program_options& options, co
   std::from_chars(said.data(), said.data() + said.size(), seed);
   if (seed != train.seed) log.line(sentence("  seed: ", seed, ", the saved run's"));
   train.seed = seed;
-  return save;
 }
 
 }  // namespace detail
@@ -186,6 +182,15 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   constexpr moe_facts facts = facts_of<typename Run::moe>();
   const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts, train.recompute, Run::context::facts};
 
+  const std::string& published = options.upcycle.empty() ? options.load : options.upcycle;
+  if (options.files != nullptr) options.files->require_outputs(model, options.export_to, options.dump_gradients);
+  if (!published.empty()) options.files->require_model(published, model, !options.upcycle.empty());
+  std::optional<found_save> resumed;
+  if (!options.resume.empty()) resumed = options.files->find_save(options.resume);
+  require<config_error>(!resumed || !options.trains() || resumed->position.step < train.steps, "moefold: the save in '",
+                        resumed ? resumed->folder : "", "' stands at step ", resumed ? resumed->position.step : 0,
+                        " and the run ends with step ", train.steps, "; give more --steps, or 0 to export it as it is");
+
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
                     model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ",
                     ranks.text(world_size)));
@@ -204,12 +209,8 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     return 0;
   }
 
-  const std::string& published = options.upcycle.empty() ? options.load : options.upcycle;
-  if (!published.empty()) {
-    options.files->require_model(published, model, !options.upcycle.empty());
-    log.line(sentence(options.upcycle.empty() ? "model: " : "dense model, to become this one: ", published));
-  }
-  const std::optional<found_save> resumed = detail::resumed_from(options, mapping_text(fold), train, log);
+  if (!published.empty()) log.line(sentence(options.upcycle.empty() ? "model: " : "dense model, to become this one: ", published));
+  if (resumed) detail::say_resumed(*resumed, mapping_text(fold), train, log);
   const bool reads_data = options.trains() || options.evaluate;
   data_options said = options.data;
   said.vocabulary = model.vocabulary;
@@ -316,7 +317,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     };
     const double cpu_before = detail::thread_cpu_seconds(), comm_before = in_collectives();
     step_result last;
-    progress live(train.steps - trainer.position().step);
+    progress live(train.steps);
     spike_watch spikes({}, resumed && resumed->notes.contains("spikes") ? spike_memory_of(resumed->notes.at("spikes")) : spike_memory{});
     std::optional<double> held_out;
     std::int64_t done = trainer.position().step;

@@ -51,13 +51,13 @@ namespace detail {
 
 /// The first `count` elements of a span in the memory of e, as bytes.
 template <class T>
-view<std::byte> bytes_of(std::span<T> numbers, extent_t count) {
+view<std::byte> raw_bytes(std::span<T> numbers, extent_t count) {
   return {reinterpret_cast<std::byte*>(numbers.data()), {count * extent_t(sizeof(T))}};
 }
 
 template <class T, class Exec>
 void read_and_write(Exec e, std::span<T> numbers, state_tensor& to) {
-  const view<std::byte> bytes = bytes_of(numbers, to.piece.size());
+  const view<std::byte> bytes = raw_bytes(numbers, to.piece.size());
   to.type = dtype_traits<T>::value;
   to.get = [e, bytes](std::span<std::byte> out) { download(e, view<const std::byte>(bytes), view<std::byte>(out)); };
   to.set = [e, bytes](std::span<const std::byte> in) { upload(e, view<const std::byte>(in), bytes); };

@@ -178,7 +178,7 @@ class basic_trainer {
   /// Mean loss over held-out sequences: as many whole global batches as there are, at most `most_batches`; nothing if there is not one.
   /// Collective over the world. Leaves no trace in the recorded traffic.
   std::optional<double> evaluate(extent_t most_batches = 2) {
-    const extent_t batches = std::min(most_batches, data_.evaluation_batches(options_.global_batch));
+    const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
     if (batches == 0) return std::nullopt;
     return evaluate_samples({0, batches * options_.global_batch, true}).loss;
   }
