@@ -13,7 +13,7 @@ Needs torch, transformers >= 5 and safetensors; nothing else in the project does
     gradients.safetensors of that loss, under the names and in the shapes of the weights
 All of it in fp32 on one CPU thread with eager attention (scores and softmax written out) and experts one after the other.
 Weights are drawn larger than a model starts with, norms and biases too, so that every gradient says something; routing with a margin, so that
-rounding elsewhere does not choose other experts.
+rounding elsewhere does not choose other experts, and every expert with some tokens.
 """
 import argparse
 import pathlib
@@ -74,6 +74,8 @@ def draw(model, seed):
             noise = torch.randn(t.shape, generator=stream)
             if "norm" in name:
                 t.copy_(1 + 0.2 * noise)
+            elif name.endswith("e_score_correction_bias"):
+                t.copy_(0.1 * noise)
             elif name.endswith("bias"):
                 t.copy_(0.2 * noise)
             elif "embed_tokens" in name:
@@ -148,9 +150,10 @@ def make(name, config, into):
         draw(model, seed)
         tokens = torch.randint(config.vocab_size, (SEQUENCES * LENGTH + 1,), generator=torch.Generator().manual_seed(1000 + seed))
         margin = margins(model, tokens)
-        if margin > 5e-4:
+        loss = loss_and_gradients(model, tokens)
+        unused = min(expert.abs().max().item() for p in model.parameters() for expert in (p.grad if p.dim() == 3 else [p.grad]))
+        if margin > 5e-4 and unused > 1e-4:
             break
-    loss = loss_and_gradients(model, tokens)
     (folder / "tokens.u16").write_bytes(tokens.numpy().astype("<u2").tobytes())
     (folder / "loss.txt").write_text(f"{loss:.9g}\n")
     save_gradients(model, folder / "gradients.safetensors")
