@@ -4,7 +4,8 @@
 set -uo pipefail
 train=$1
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+pid=
+trap '[[ -n $pid ]] && kill -9 $pid 2>/dev/null; rm -rf "$work"' EXIT
 failed=0
 
 fail() { echo "FAILED: $1"; failed=1; }
@@ -40,6 +41,7 @@ pid=$!
 for _ in $(seq 100); do grep -q '| loss' "$work/out" && break; sleep 0.1; done
 kill -TERM $pid
 wait $pid || fail "a run stopped by SIGTERM fails"
+pid=
 grep -q "stopped after step" "$work/out" || fail "it does not say where it stopped"
 [[ -f "$work/stopped/latest" ]] || fail "a run stopped by SIGTERM has not saved"
 
