@@ -81,9 +81,10 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber);
   app.add_flag("--documents", options.data.document_marks, "attention does not cross documents that the files mark");
   app.add_flag("--pack-documents", options.data.pack, "fill sequences with whole documents instead of cutting them");
-  app.add_option("--held-out", options.data.held_out_share, "share of the data that is held out for evaluation")
-      ->check(CLI::Range(0.0, 0.99))
-      ->capture_default_str();
+  const CLI::Option* const held_out =
+      app.add_option("--held-out", options.data.held_out_share,
+                     "share of the data that is held out for evaluation; default: 0.05, with --shuffle off none")
+          ->check(CLI::Range(0.0, 0.99));
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
   app.add_option("--heatmap", options.heatmap, "draw the load of every expert over the steps into this file (SVG)");
   app.add_option("--draw-schedule", options.draw_schedule, "draw the run's pipeline schedule into this file (SVG), and stop");
@@ -125,7 +126,10 @@ int main(int argc, char** argv) {
     if (!rate.empty()) options.train.rate = moefold::rate_shape_of(rate);
     if (!bad.empty()) options.train.bad = moefold::bad_step_of(bad);
     if (!format.empty()) options.data.format = moefold::data_format_of(format);
-    if (shuffle == "off") options.data.shuffle = false;
+    if (shuffle == "off") {
+      options.data.shuffle = false;
+      if (held_out->count() == 0) options.data.held_out_share = 0;
+    }
     options.save_beside = save_beside == "on";
     const bool reads_data = options.evaluate || (options.train.steps > 0 && options.generate.empty());
     if (options.data.files.empty() && reads_data) {
