@@ -73,7 +73,8 @@ seen run(const golden& from, const model_shape& model, const folding_extents& fo
     trainer_options options;
     options.global_batch = batch, options.learning_rate = 0;
     basic_trainer<in_fp32, thread_comm> trainer(std::move(world), model, sequence, fold, options, data);
-    for (state_tensor& t : held_weights(trainer)) {
+    for (state_tensor& t : owned_state(trainer)) {
+      if (t.part != "weight") continue;
       std::vector<float> numbers(std::size_t(t.piece.range.size()), 0.f);
       if (weights_of(t.fact, t.piece, std::span(numbers))) t.set(std::as_bytes(std::span(numbers).first(std::size_t(t.piece.size()))));
     }
@@ -87,7 +88,7 @@ seen run(const golden& from, const model_shape& model, const folding_extents& fo
         std::copy(numbers.begin(), numbers.end(), trainer.routers().bias().rows(l, 1).data());
       }
     }
-    trainer.masters_follow_weights();
+    trainer.weights_follow_masters();
     const step_result now = trainer.compute();
     std::scoped_lock lock(guard);
     if (first) result.loss = now.loss;

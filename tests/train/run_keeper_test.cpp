@@ -32,11 +32,11 @@ struct telling_files final : program_files {
   bool ready = false, fails = false;
 
   void require_outputs(const model_shape&, const std::string&, const std::string&) override {}
-  void require_model(const std::string&, const model_shape&, bool) override {}
-  void load(const std::string& folder, const model_shape&, bool dense, std::uint64_t, std::span<state_tensor> held,
+  std::string require_model(const std::string&, const model_shape&, bool) override { return ""; }
+  void load(host_exec, rank_group&, const std::string& folder, const model_shape&, bool dense, std::uint64_t, std::span<state_tensor> owned,
             std::span<state_array>) override {
     told += sentence(dense ? "upcycle " : "load ", folder, "; ");
-    for (state_tensor& t : held) {
+    for (state_tensor& t : owned) {
       std::vector<std::byte> zeros(t.bytes());
       t.set(zeros);
     }

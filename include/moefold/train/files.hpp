@@ -132,10 +132,12 @@ class program_files {
   /// a run, not after it.
   virtual void require_outputs(const model_shape& model, const std::string& folder, const std::string& gradients) = 0;
   /// Local. Throws config_error unless the folder holds a published model that is exactly `model`; with `dense` one that can become it (model/upcycle.hpp).
-  virtual void require_model(const std::string& folder, const model_shape& model, bool dense) = 0;
-  /// Local: each rank reads its own slices. held: held_weights(); shared: shared_state(). `seed` draws the routers of an upcycled model.
-  virtual void load(const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed, std::span<state_tensor> held,
-                    std::span<state_array> shared) = 0;
+  /// Returns in words what will be done.
+  virtual std::string require_model(const std::string& folder, const model_shape& model, bool dense) = 0;
+  /// Each rank reads the weights that it owns, and no other: the masters' parts of owned_state(). shared: shared_state(). `seed` draws the routers of an upcycled
+  /// model. Collective.
+  virtual void load(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed,
+                    std::span<state_tensor> owned, std::span<state_array> shared) = 0;
   /// Writes the model as transformers reads it; nothing is there under the folder's name until it is complete. `like`: the folder it was loaded from, whose
   /// element types, configuration and tokenizer it keeps; empty: none, and weights are written as `stored`. Collective.
   virtual void write_model(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, const std::string& like,

@@ -10,6 +10,7 @@
 #include <moefold/model/config_file.hpp>
 #include <moefold/model/names.hpp>
 #include <moefold/model/shape_text.hpp>
+#include <moefold/model/upcycle.hpp>
 #include <moefold/train/files.hpp>
 
 #include <charconv>
@@ -48,6 +49,22 @@ inline std::string differing_fields(const model_shape& found, const model_shape&
     i = end + 1, j = stop + 1;
   }
   return out;
+}
+
+/// Calls f(span of T) for bytes that hold numbers of `type`.
+template <class F>
+void with_numbers(dtype type, std::span<std::byte> bytes, F&& f) {
+  const auto as = [&](auto zero) {
+    using T = decltype(zero);
+    std::vector<T> numbers(bytes.size() / sizeof(T));
+    std::memcpy(numbers.data(), bytes.data(), bytes.size());
+    f(std::span(numbers));
+    std::memcpy(bytes.data(), numbers.data(), bytes.size());
+  };
+  if (type == dtype::fp64) return as(double());
+  if (type == dtype::bf16) return as(bf16());
+  require(type == dtype::fp32, "moefold: weights are fp64, fp32 or bf16, not ", name_of(type));
+  as(float());
 }
 
 /// One run's saves.
@@ -135,47 +152,54 @@ class model_files final : public program_files {
       require<config_error>(path.empty() || storage_.exists(parent_of(path)), "moefold: '", path,
                             "' would lie in a folder that does not exist; make '", parent_of(path), "' first");
   }
-  void require_model(const std::string& folder, const model_shape& model, bool dense) override {
+  std::string require_model(const std::string& folder, const model_shape& model, bool dense) override {
     const std::string path = path_in(folder, "config.json");
-    const std::string text = text_of_file(path);
-    model_shape found = read_config(text, path);
+    model_shape found = read_config(text_of_file(path), path);
     if (dense) {
-      //UPCYCLE
-      return;
+      const upcycling u = upcycling_of(found, model);
+      return sentence("upcycled from ", folder, ": ", model.experts / u.pieces, " copies of each MLP",
+                      u.pieces > 1 ? sentence(", each cut into ", u.pieces, " experts") : " as experts", ", new routers; ",
+                      u.exact ? "it begins with the dense model's loss" : "its first loss may differ from the dense model's");
     }
     found.init_std = model.init_std;  // of weights that are not drawn
     const std::string differences = detail::differing_fields(found, model);
     require_file(differences.empty(), path, 0, "it describes another model than the run: ", differences,
                  "; take the run's shape from this file with MOEFOLD_MODELS, or load a model of the run's shape");
+    return sentence("model: ", folder, " (", name_of(family_of(model)), ")");
   }
 
-  void load(const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed, std::span<state_tensor> held,
-            std::span<state_array> shared) override {
-    const std::shared_ptr<const published_reader> reader = reader_of(folder);
-    const auto has = [&](const std::string& name) { return reader->find(name).has_value(); };
-    const expert_layout layout = layout_of(model, has);
-    (void)dense, (void)seed;
-    for (state_tensor& t : held) {
-      const std::vector<published_segment> segments = published_segments(model, t.fact, layout);
-      if (!t.memory.empty()) {
-        reader->read(t.piece, segments, t.type, t.memory);
-      } else {
-        std::vector<std::byte> bytes(std::size_t(t.piece.range.size()) * size_of(t.type));
-        reader->read(t.piece, segments, t.type, bytes);
-        t.set(std::span(bytes).first(t.bytes()));
-      }
-    }
-    for (state_array& a : shared)
-      if (a.name == "router.bias")
-        for (extent_t l = model.dense_layers; l < model.layers; ++l) {
-          const std::string name = published_router_bias(l);
-          if (!has(name)) continue;
-          const box all{{model.experts}, {}, {model.experts}};
-          const std::size_t row = std::size_t(model.experts) * size_of(a.type);
-          reader->read({all, {0, model.experts}, model.experts},
-                       std::vector<published_segment>{{name, 0, 0, model.experts, {model.experts}}}, a.type,
-                       a.bytes.subspan(std::size_t(l) * row, row));
+  void load(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, bool dense, std::uint64_t seed,
+            std::span<state_tensor> owned, std::span<state_array> shared) override {
+    failure_note note;
+    note.attempt([&] {
+      const std::shared_ptr<const published_reader> reader = reader_of(folder);
+      const auto has = [&](const std::string& name) { return reader->find(name).has_value(); };
+      const expert_layout layout = layout_of(model, has);
+      const std::string config = path_in(folder, "config.json");
+      const model_shape from = dense ? read_config(text_of_file(config), config) : model;
+      std::vector<std::byte> bytes;
+      for (state_tensor& t : owned) {
+        if (t.part != "weight") continue;
+        const tensor_piece piece = unpadded(t.piece);
+        const std::span<std::byte> room = t.memory.empty() ? (bytes.resize(t.bytes()), std::span(bytes)) : t.memory.first(t.bytes());
+        if (!dense) {
+          reader->read(piece, published_segments(model, t.fact, layout), t.type, room);
+        } else {
+          const upcycled_parameter part = upcycled(from, model, t.fact);
+          if (part.segments.empty())
+            detail::with_numbers(t.type, room, [&](auto numbers) { draw_router(upcycling_of(from, model), t.fact, seed, piece, numbers); });
+          else
+            reader->read(piece, part.segments, t.type, room);
+          if (part.scale != 1)
+            detail::with_numbers(t.type, room, [&](auto numbers) {
+              for (auto& x : numbers) x = std::remove_reference_t<decltype(x)>(x * part.scale);
+            });
         }
+        if (t.memory.empty()) t.set(room);
+      }
+      if (!dense) read_biases(*reader, model, shared);
+    });
+    agree(e, world, note);
   }
 
   void write_model(host_exec e, rank_group& world, const std::string& folder, const model_shape& model, const std::string& like,
@@ -304,6 +328,18 @@ class model_files final : public program_files {
         out.write(unpadded(t.piece), published_segments(model, t.fact), t.type, bytes);
       }
     });
+  }
+  static void read_biases(const published_reader& reader, const model_shape& model, std::span<state_array> shared) {
+    for (state_array& a : shared)
+      if (a.name == "router.bias")
+        for (extent_t l = model.dense_layers; l < model.layers; ++l) {
+          const std::string name = published_router_bias(l);
+          if (!reader.find(name)) continue;
+          const box all{{model.experts}, {}, {model.experts}};
+          const published_segment segment{name, 0, 0, model.experts, {model.experts}};
+          const std::size_t row = std::size_t(model.experts) * size_of(a.type);
+          reader.read({all, {0, model.experts}, model.experts}, std::span(&segment, 1), a.type, a.bytes.subspan(std::size_t(l) * row, row));
+        }
   }
   static void write_biases(published_writer& out, const model_shape& model, std::span<state_array> shared) {
     const box all{{model.experts}, {}, {model.experts}};

@@ -184,7 +184,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
 
   const std::string& published = options.upcycle.empty() ? options.load : options.upcycle;
   if (options.files != nullptr) options.files->require_outputs(model, options.export_to, options.dump_gradients);
-  if (!published.empty()) options.files->require_model(published, model, !options.upcycle.empty());
+  const std::string source = published.empty() ? "" : options.files->require_model(published, model, !options.upcycle.empty());
   std::optional<found_save> resumed;
   if (!options.resume.empty()) resumed = options.files->find_save(options.resume);
   require<config_error>(!resumed || !options.trains() || resumed->position.step < train.steps, "moefold: the save in '",
@@ -209,7 +209,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     return 0;
   }
 
-  if (!published.empty()) log.line(sentence(options.upcycle.empty() ? "model: " : "dense model, to become this one: ", published));
+  if (!source.empty()) log.line(source);
   if (resumed) detail::say_resumed(*resumed, mapping_text(fold), train, log);
   const bool reads_data = options.trains() || options.evaluate;
   data_options said = options.data;
@@ -269,11 +269,11 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   if (compare) {
     log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
     alone = single_rank_losses<Run>(ranks, train, data, compared, [&](auto& trainer) {
-      if (published.empty()) return;
-      auto held = held_weights(trainer);
-      auto shared = shared_state(trainer);
-      options.files->load(published, model, !options.upcycle.empty(), train.seed, held, shared);
-      trainer.masters_follow_weights();
+      program_options same = options;  // but for what is saved
+      same.save.clear();
+      group_over group(trainer.world().inner());
+      host_context context;
+      run_keeper(same, std::nullopt, trainer, group, host_exec(context), {}, silent).begin(model);
     });
   } else if (fold.world() > 1 && options.trains()) {
     log.line("not compared with a single rank: " + incomparable);

@@ -64,11 +64,10 @@ class run_keeper {
     const bool dense = !options_.upcycle.empty();
     const std::string& published = dense ? options_.upcycle : options_.load;
     if (!published.empty()) {
-      auto held = held_weights(trainer_);
+      auto owned = owned_state(trainer_);
       auto shared = shared_state(trainer_);
-      options_.files->load(published, model, dense, options_.train.seed, held, shared);
-      trainer_.masters_follow_weights();
-      world_.barrier(e_).wait(e_);
+      options_.files->load(e_, world_, published, model, dense, options_.train.seed, owned, shared);
+      trainer_.weights_follow_masters();
     }
     if (resumed_) {
       auto owned = owned_state(trainer_);

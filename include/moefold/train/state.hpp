@@ -4,7 +4,6 @@
 //
 //   owned_state       masters and moments of this rank's optimizer shards      layers.3.moe.gate/weight   [E, F, H]   box, flat range of it
 //   owned_gradients   the mean gradients of the same shards, after compute()   layers.3.moe.gate/gradient
-//   held_weights      every parameter as this rank holds it, whole boxes       to be filled from a published model
 //   shared_state      router biases and shares, fp8 histories: small, and the same on all ranks
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/mesh/slice.hpp>
@@ -61,6 +60,7 @@ void read_and_write(Exec e, std::span<T> numbers, state_tensor& to) {
   to.type = dtype_traits<T>::value;
   to.get = [e, bytes](std::span<std::byte> out) { download(e, view<const std::byte>(bytes), view<std::byte>(out)); };
   to.set = [e, bytes](std::span<const std::byte> in) { upload(e, view<const std::byte>(in), bytes); };
+  if constexpr (std::is_same_v<typename Exec::memory, host_memory>) to.memory = std::as_writable_bytes(numbers);
 }
 
 /// Calls f(entry, first element within the optimizer's shard, piece) for every parameter of which this rank's shard holds a part.
@@ -116,19 +116,6 @@ std::vector<state_tensor> owned_gradients(Trainer& trainer, double scale) {
       std::memcpy(out.data(), numbers.data(), out.size());
     };
   });
-  return all;
-}
-
-/// Every parameter as this rank holds it. After set(), call trainer.masters_follow_weights(). Local; valid as long as the trainer.
-template <class Trainer>
-std::vector<state_tensor> held_weights(Trainer& trainer) {
-  std::vector<state_tensor> all;
-  for (const auto& entry : trainer.parameters().entries()) {
-    all.push_back({entry.fact, "weight", {entry.slice, {0, extent_t(entry.value.size())}, entry.fact.parameters()}, {}, {}, {}});
-    detail::read_and_write(trainer.exec(), entry.value.span(), all.back());
-    if constexpr (std::is_same_v<typename Trainer::memory_type, host_memory>)
-      all.back().memory = std::as_writable_bytes(entry.value.span());
-  }
   return all;
 }
 

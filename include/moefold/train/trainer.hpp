@@ -231,8 +231,6 @@ class basic_trainer {
   }
   /// After owned_state() was filled (train/state.hpp): weights become the masters' roundings, on every replica. Collective over the world.
   void weights_follow_masters() { optimizer_.follow_masters(exec_); }
-  /// After held_weights() was filled: the masters become the weights. Local.
-  void masters_follow_weights() { optimizer_.initialise_master(exec_); }
 
   /// What the routers remember between steps: biases and shares.
   router_states<typename precision::accumulate, memory_type>& routers() { return states_; }
