@@ -70,7 +70,7 @@ TEST_SUITE("checkpoint/load") {
     save_step(disk, "c", fold_of(2), model, 1);
     const auto refuse = [&](auto&& alter, const char* words, auto kind) {
       std::atomic<int> threw{0};
-      on_ranks(fold_of(4), model, 1, [&](host_exec e, auto& comm, checkpoint_state& state) {
+      on_ranks(fold_of(4), model, 1, [&](host_exec e, thread_comm& comm, checkpoint_state& state) {
         std::vector<checkpoint_tensor> tensors = state.content().tensors;
         alter(tensors, comm.rank());
         try {

@@ -163,7 +163,7 @@ inline int fail_calls(int ranks, int stride, bool apart, fault_plan kind) {
     std::atomic<int> threw{0}, same{0};
     std::string words;
     std::mutex guard;
-    on_ranks(fold, model, 3, [&](host_exec e, auto& comm, checkpoint_state& state) {
+    on_ranks(fold, model, 3, [&](host_exec e, thread_comm& comm, checkpoint_state& state) {
       checkpoint_writer writer(bad, "c", 1);
       try {
         if (apart) {
@@ -179,7 +179,6 @@ inline int fail_calls(int ranks, int stride, bool apart, fault_plan kind) {
         same += words == failed.what() && failed.code() == kind.code;
       }
     });
-    // Only a drop of the failed save's own files may fail without a word.
     CHECK(threw == ranks);
     CHECK(same == ranks);
     const std::int64_t now = load(disk);
@@ -279,7 +278,7 @@ inline int kill_savers(int times, std::uint64_t seed) {
     if (child == 0) {
       ::close(told[0]);
       try {
-        on_ranks(fold_of(2), small_checkpoint_model(), 0, [&](host_exec e, auto& comm, checkpoint_state&) {
+        on_ranks(fold_of(2), small_checkpoint_model(), 0, [&](host_exec e, thread_comm& comm, checkpoint_state&) {
           checkpoint_writer writer(disk(), folder, 2);
           const auto owned = testing::owned_pieces(fold_of(2), small_checkpoint_model());
           for (std::int64_t step = saved + 1;; ++step) {

@@ -88,17 +88,10 @@ class checkpoint_state {
   std::vector<held> held_;
 };
 
-/// The ranks of a folding, each with its state of `step`: f(e, comm, state). One rank has a communicator of its own.
+/// The ranks of a folding, each with its state of `step`: f(e, world, state).
 template <class F>
 void on_ranks(const folding_extents& fold, const model_shape& model, std::int64_t step, F&& f) {
   const auto owned = testing::owned_pieces(fold, model);
-  if (fold.world() == 1) {
-    host_context context;
-    self_comm self;
-    checkpoint_state state(owned, 0, step);
-    f(host_exec(context), self, state);
-    return;
-  }
   run_threads(int(fold.world()), [&](thread_comm& world) {
     host_context context;
     checkpoint_state state(owned, world.rank(), step);
@@ -108,14 +101,14 @@ void on_ranks(const folding_extents& fold, const model_shape& model, std::int64_
 
 inline void save_step(storage& to, const std::string& folder, const folding_extents& fold, const model_shape& model, std::int64_t step,
                       int keep = 2, bool apart = false) {
-  on_ranks(fold, model, step, [&](host_exec e, auto& comm, checkpoint_state& state) {
+  on_ranks(fold, model, step, [&](host_exec e, thread_comm& world, checkpoint_state& state) {
     checkpoint_writer writer(to, folder, keep);
     if (apart) {
-      writer.begin(e, comm, state.content());
+      writer.begin(e, world, state.content());
       state.spoil();
-      writer.finish(e, comm);
+      writer.finish(e, world);
     } else {
-      writer.save(e, comm, state.content());
+      writer.save(e, world, state.content());
     }
   });
 }
@@ -124,9 +117,9 @@ inline void save_step(storage& to, const std::string& folder, const folding_exte
 inline std::int64_t load_step(storage& from, const std::string& path, const folding_extents& fold, const model_shape& model,
                               std::optional<dtype> type = std::nullopt) {
   std::atomic<std::int64_t> step{-1};
-  on_ranks(fold, model, 0, [&](host_exec e, auto& comm, checkpoint_state& state) {
+  on_ranks(fold, model, 0, [&](host_exec e, thread_comm& world, checkpoint_state& state) {
     state.spoil();
-    const loaded_checkpoint loaded = load_checkpoint(e, comm, from, path, state.content(type).tensors);
+    const loaded_checkpoint loaded = load_checkpoint(e, world, from, path, state.content(type).tensors);
     require(state.wrong(loaded.step) == 0, state.wrong(loaded.step), " elements of ", state.size(), " are not those of step ", loaded.step);
     const checkpoint_content original = checkpoint_state({}, 0, loaded.step).content();
     require(loaded.notes == original.notes && loaded.arrays == original.arrays, "notes or arrays are not those of step ", loaded.step);

@@ -5,8 +5,8 @@
 //   failure_note mine;
 //   mine.attempt([&] { ... this rank's files ... });      never throws; no communicator inside
 //   agree(e, comm, mine);                                  collective: throws on all ranks or on none
+#include <moefold/checkpoint/bytes.hpp>
 #include <moefold/comm/communicator.hpp>
-#include <moefold/core/file_error.hpp>
 
 #include <array>
 #include <new>
@@ -69,9 +69,9 @@ void broadcast_bytes(host_exec e, Comm& comm, std::vector<std::byte>& bytes, int
   comm.broadcast(e, std::span<std::int64_t>(size), root).wait(e);
   bytes.resize(std::size_t(size[0]));
   std::vector<std::uint8_t> travelling(bytes.size());
-  if (!bytes.empty()) std::memcpy(travelling.data(), bytes.data(), bytes.size());
-  comm.broadcast(e, std::span<std::uint8_t>(travelling), root).wait(e);
-  if (!bytes.empty()) std::memcpy(bytes.data(), travelling.data(), bytes.size());
+  load_all(bytes, std::span(travelling));
+  comm.broadcast(e, std::span(travelling), root).wait(e);
+  load_all(std::as_bytes(std::span(travelling)), std::span(bytes));
 }
 
 /// Collective: returns where no rank failed; else throws on every rank what the lowest of them met, "rank 3: ..." before it. Moves 32 bytes per rank.
@@ -82,14 +82,13 @@ void agree(host_exec e, Comm& comm, const failure_note& mine) {
   std::vector<std::int64_t> all(4 * std::size_t(comm.size()));
   comm.all_gather(e, std::span<const std::int64_t>(own), std::span<std::int64_t>(all)).wait(e);
   for (int rank = 0; rank < comm.size(); ++rank) {
-    const std::int64_t* const of = &all[4 * std::size_t(rank)];
+    const std::span<const std::int64_t> of = std::span(all).subspan(4 * std::size_t(rank), 4);
     if (failure_note::kind(of[0]) == failure_note::kind::none) continue;
-    std::vector<std::byte> words;
-    for (const std::string* s : {&mine.text, &mine.file})
-      for (const char c : *s) words.push_back(std::byte(c));
+    const std::string both = mine.text + mine.file;
+    std::vector<std::byte> words(both.size());
+    load_all(bytes_of(both), std::span(words));
     broadcast_bytes(e, comm, words, rank);
-    std::string text(words.size(), '\0');
-    for (std::size_t i = 0; i < words.size(); ++i) text[i] = char(words[i]);
+    const std::string text(text_of(words));
     const std::size_t split = std::size_t(of[2]);
     const std::string said = text.substr(0, split);
     failure_note first{failure_note::kind(of[0]), {}, text.substr(split), std::uint64_t(of[1])};

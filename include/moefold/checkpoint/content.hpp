@@ -41,7 +41,7 @@ std::vector<T> values_of(const checkpoint_array& array) {
   require<config_error>(array.type == dtype_of<T>, "moefold: the array '", array.name, "' of the checkpoint has elements of ",
                         name_of(array.type), ", not ", name_of(dtype_of<T>));
   std::vector<T> values(array.bytes.size() / sizeof(T));
-  if (!values.empty()) std::memcpy(values.data(), array.bytes.data(), values.size() * sizeof(T));
+  load_all(array.bytes, std::span(values));
   return values;
 }
 

@@ -156,8 +156,8 @@ class checkpoint_writer {
     if (!p.array) {
       require<config_error>(bool(content.tensors[p.index].get), "moefold: '", p.name, "' has no get; what is saved needs one");
       content.tensors[p.index].get(to);
-    } else if (!to.empty()) {
-      std::memcpy(to.data(), content.arrays[p.index].bytes.data(), to.size());
+    } else {
+      load_all(content.arrays[p.index].bytes, to);
     }
   }
 
