@@ -95,8 +95,8 @@ class token_file final : public token_source {
   static void convert(const file_bytes& from, std::span<std::int32_t> to) {
     for (std::size_t i = 0; i < to.size(); ++i) {
       const T value = load<T>(from.bytes, i * sizeof(T));
-      require_file(std::in_range<std::int32_t>(value) && value >= T{0}, from.file, from.first + i * sizeof(T), "there is ", value,
-                   ", and a token id lies in 0 .. 2^31 - 1; is the file of another format?");
+      require_file(std::in_range<std::uint32_t>(value) && std::in_range<std::int32_t>(value), from.file, from.first + i * sizeof(T),
+                   "there is ", value, ", and a token id lies in 0 .. 2^31 - 1; is the file of another format?");
       to[i] = std::int32_t(value);
     }
   }
