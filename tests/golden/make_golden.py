@@ -11,6 +11,7 @@ Needs torch, transformers >= 5 and safetensors; nothing else in the project does
     tokens.u16           SEQUENCES * LENGTH + 1 tokens, little-endian: sequence i is tokens [i * LENGTH, (i + 1) * LENGTH], labels shifted by one
     loss.txt             mean cross-entropy over all tokens in nats, without auxiliary losses
     gradients.safetensors of that loss, under the names and in the shapes of the weights
+    fused.safetensors    of Mixtral alone: the weights again, as transformers holds them in memory, all experts in one tensor
 All of it in fp32 on one CPU thread with eager attention (scores and softmax written out) and experts one after the other.
 Weights are drawn larger than a model starts with, norms and biases too, so that every gradient says something; routing with a margin, so that
 rounding elsewhere does not choose other experts, and every expert with some tokens.
@@ -158,6 +159,8 @@ def make(name, config, into):
     (folder / "loss.txt").write_text(f"{loss:.9g}\n")
     save_gradients(model, folder / "gradients.safetensors")
     save(model, folder)
+    if name == "mixtral":
+        save_file({name: t.contiguous() for name, t in model.state_dict().items()}, folder / "fused.safetensors", metadata={"format": "pt"})
     size = sum(f.stat().st_size for f in folder.iterdir())
     print(f"{name:10} seed {seed} loss {loss:.7f} routing margin {margin:.1e} {size} bytes, {len(load_file(folder / 'model.safetensors'))} tensors")
 
