@@ -2,11 +2,10 @@
 // gradients that transformers computes, on every mapping. A dense one, upcycled, has the loss it had.
 #include <moefold/checkpoint/posix_storage.hpp>
 #include <moefold/checkpoint/published.hpp>
-#include <moefold/comm/thread.hpp>
 #include <moefold/model/config_file.hpp>
 #include <moefold/model/upcycle.hpp>
 #include <moefold/train/data_options.hpp>
-#include <moefold/train/trainer.hpp>
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <doctest/doctest.h>
@@ -15,15 +14,13 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
-#include <mutex>
 
 using namespace moefold;
-using testing::mapping;
+using namespace moefold::testing;
 
 namespace {
 
 constexpr extent_t sequence = 16, batch = 8;
-using in_fp32 = policies<fp32, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
 
 std::string text_of(const std::string& path) {
   std::ifstream in(path, std::ios::binary);
@@ -53,61 +50,51 @@ struct golden {
   }
 };
 
-/// What a run of one step says: its loss, and the gradients of the mean loss under published names, each element counted.
+/// What a run of one step says: its loss, and the gradients of the mean loss under published names.
 struct seen {
   double loss = 0;
-  std::map<std::string, std::vector<float>> gradients;
-  std::map<std::string, std::vector<int>> owners;
+  std::map<std::string, std::vector<double>> gradients{};
 };
 
 /// One step of `model` on the golden tokens, its weights given by weights_of(fact, piece, out).
 template <class Weights>
 seen run(const golden& from, const model_shape& model, const folding_extents& fold, bool gradients, Weights&& weights_of) {
-  seen result;
-  std::mutex guard;
   const dataset data = make_dataset(
       {.files = {from.folder + "/tokens.u16"}, .format = data_format::u16, .weights = {}, .shuffle = false, .held_out_share = 0}, sequence,
       1);
-  run_threads(int(fold.world()), [&](thread_comm& world) {
-    const bool first = world.rank() == 0;
-    trainer_options options;
-    options.global_batch = batch, options.learning_rate = 0;
-    basic_trainer<in_fp32, thread_comm> trainer(std::move(world), model, sequence, fold, options, data);
-    for (state_tensor& t : owned_state(trainer)) {
+  mapping_options options;
+  options.model = model, options.sequence = sequence, options.steps = 1, options.data = &data;
+  options.train.global_batch = batch, options.train.learning_rate = 0;
+  options.start = [&](std::vector<state_tensor>& owned, std::vector<state_array>& shared) {
+    for (state_tensor& t : owned) {
       if (t.part != "weight") continue;
       std::vector<float> numbers(std::size_t(t.piece.range.size()), 0.f);
-      if (weights_of(t.fact, t.piece, std::span(numbers))) t.set(std::as_bytes(std::span(numbers).first(std::size_t(t.piece.size()))));
+      weights_of(t.fact, t.piece, std::span(numbers));
+      t.set(std::as_bytes(std::span(numbers).first(std::size_t(t.piece.size()))));
     }
-    if (model.expert_bias) {
+    for (state_array& a : shared) {
+      REQUIRE(a.name == "router.bias");
       const published_reader file(disk(), from.folder);
+      const std::size_t row = std::size_t(model.experts) * sizeof(float);
       for (extent_t l = model.dense_layers; l < model.layers; ++l) {
         const published_segment bias{published_router_bias(l), 0, 0, model.experts, {model.experts}};
-        std::vector<float> numbers(std::size_t(model.experts));
         file.read({{{model.experts}, {}, {model.experts}}, {0, model.experts}, model.experts}, std::span(&bias, 1), dtype::fp32,
-                  std::as_writable_bytes(std::span(numbers)));
-        std::copy(numbers.begin(), numbers.end(), trainer.routers().bias().rows(l, 1).data());
+                  a.bytes.subspan(std::size_t(l) * row, row));
       }
     }
-    trainer.weights_follow_masters();
-    const step_result now = trainer.compute();
-    std::scoped_lock lock(guard);
-    if (first) result.loss = now.loss;
-    if (!gradients) return;
-    for (const state_tensor& t : owned_gradients(trainer, 1.0 / double(now.tokens))) {
-      std::vector<float> numbers(std::size_t(t.piece.size()));
-      t.get(std::as_writable_bytes(std::span(numbers)));
-      for_each_published_run(t.piece, published_segments(model, t.fact),
-                             [&](const published_segment& s, extent_t at, extent_t local, extent_t count) {
-                               auto& tensor = result.gradients[s.tensor];
-                               auto& owners = result.owners[s.tensor];
-                               tensor.resize(std::size_t(s.needed.size()));
-                               owners.resize(std::size_t(s.needed.size()));
-                               for (extent_t i = 0; i < count; ++i) {
-                                 tensor[std::size_t(at + i)] = numbers[std::size_t(local + i)];
-                                 ++owners[std::size_t(at + i)];
-                               }
-                             });
-    }
+  };
+  const outcome out = train_mapping<float_policies>(fold, options);
+  report(out);
+  seen result{out.losses.at(0)};
+  if (!gradients) return result;
+  for_each_parameter(model, {}, 0, [&](const parameter_fact& p) {
+    const std::vector<double>& gradient = out.first.at(p.name());
+    const tensor_piece all{{p.extent, {}, p.extent}, {0, p.extent.size()}, p.extent.size()};
+    for_each_published_run(all, published_segments(model, p), [&](const published_segment& s, extent_t at, extent_t local, extent_t count) {
+      auto& tensor = result.gradients[s.tensor];
+      tensor.resize(std::size_t(s.needed.size()));
+      std::copy_n(gradient.begin() + local, count, tensor.begin() + at);
+    });
   });
   return result;
 }
@@ -115,7 +102,6 @@ seen run(const golden& from, const folding_extents& fold) {
   const published_reader file(disk(), from.folder);
   return run(from, from.model, fold, true, [&](const parameter_fact& p, const tensor_piece& piece, std::span<float> out) {
     file.read(piece, published_segments(from.model, p), dtype::fp32, std::as_writable_bytes(out));
-    return true;
   });
 }
 
@@ -148,13 +134,11 @@ TEST_SUITE("mapping/golden") {
           const std::string which = tensor;
           CAPTURE(which);
           REQUIRE(ours.gradients.contains(tensor));
-          const std::vector<float>& found = ours.gradients.at(tensor);
-          const std::vector<int>& owners = ours.owners.at(tensor);
-          CHECK(std::all_of(owners.begin(), owners.end(), [](int ranks) { return ranks == 1; }));
+          const std::vector<double>& found = ours.gradients.at(tensor);
           double largest = 0, worst = 0;
           for (std::size_t i = 0; i < expected.size(); ++i) {
             largest = std::max(largest, std::abs(double(expected[i])));
-            worst = std::max(worst, std::abs(double(expected[i]) - double(found[i])));
+            worst = std::max(worst, std::abs(double(expected[i]) - found[i]));
           }
           CHECK(largest > 1e-5);
           CHECK(worst <= 1e-4 * largest);
@@ -185,10 +169,9 @@ TEST_SUITE("mapping/golden") {
         const seen ours =
             run(llama, m, foldings()[f].fold, false, [&](const parameter_fact& p, const tensor_piece& piece, std::span<float> out) {
               const upcycled_parameter from = upcycled(llama.model, m, p);
-              if (from.segments.empty()) return draw_router(u, p, 42, piece, out), true;
+              if (from.segments.empty()) return draw_router(u, p, 42, piece, out);
               file.read(piece, from.segments, dtype::fp32, std::as_writable_bytes(out));
               for (float& x : out) x = float(x * from.scale);
-              return true;
             });
         CHECK(ours.loss == doctest::Approx(llama.loss).epsilon(1e-6));
       }

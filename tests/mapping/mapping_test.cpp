@@ -1,5 +1,5 @@
 // Every mapping against one rank: gradients, losses, norms, traffic, memory and replicas of one small model.
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <doctest/doctest.h>
@@ -9,10 +9,11 @@
 using namespace moefold;
 using namespace moefold::testing;
 
-namespace {
+// Here, for all suites of this program (support/common_runs.hpp).
+template outcome moefold::testing::train_mapping<double_policies>(const folding_extents&, const mapping_options&);
+template outcome moefold::testing::train_mapping<float_policies>(const folding_extents&, const mapping_options&);
 
-using double_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
-using float_policies = policies<fp32, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
+namespace {
 
 const outcome& single_rank_in_double() {
   static const outcome one = train_mapping<double_policies>({}, small_model());
