@@ -22,6 +22,7 @@ if(MOEFOLD_ENABLE_MPI STREQUAL "ON")
 endif()
 
 set(MOEFOLD_RUNS "" CACHE STRING "Headers NAME.hpp that define a struct NAME : moefold::run_defaults; empty: all in examples/runs/")
+set(MOEFOLD_MODELS "" CACHE STRING "Files FOLDER/config.json of models; each makes <moefold/models/FOLDER.hpp> for those headers")
 
 if(PROJECT_IS_TOP_LEVEL)
   if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)

@@ -62,5 +62,5 @@ if(MOEFOLD_INSTALL)
     install(EXPORT moefold-ncclTargets NAMESPACE moefold:: DESTINATION ${folder})
   endif()
   install(FILES ${PROJECT_BINARY_DIR}/moefoldConfig.cmake ${PROJECT_BINARY_DIR}/moefoldConfigVersion.cmake cmake/FindCBLAS.cmake
-                cmake/FindNCCL.cmake cmake/Cuda20.cmake DESTINATION ${folder})
+                cmake/FindNCCL.cmake cmake/Cuda20.cmake cmake/Models.cmake cmake/model_header.cpp DESTINATION ${folder})
 endif()

@@ -64,6 +64,12 @@ foreach(name ${test_names})
   endif()
 endforeach()
 
+# The full counts of tests that run a part of them every day.
+if(TARGET train_test)
+  moefold_test_entry(train_resume_soak train_test "--test-suite=train/model_files")
+  set_tests_properties(train_resume_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
+endif()
+
 # What the sanitizers run, and what needs nvcc: one target each, so that their presets build nothing else.
 add_custom_target(sanitize_tests)
 add_custom_target(cuda_tests)

@@ -5,7 +5,7 @@ set -euo pipefail
 
 packages=(
   cmake ninja-build git ca-certificates          # the build
-  g++ clang                                      # both compilers compile every header; the build uses g++
+  g++ clang libclang-rt-dev                      # both compilers compile every header; the build uses g++, the fuzz targets clang
   ccache                                         # used where present
   libopenblas-pthread-dev                        # matrix products; not the serial flavour, which threads may not share
   doctest-dev libbenchmark-dev libcli11-dev      # tests, benchmarks, the programs' command lines

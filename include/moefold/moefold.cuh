@@ -19,6 +19,7 @@
 #include <moefold/ops/activation.cuh>
 #include <moefold/ops/adamw.cuh>
 #include <moefold/ops/balance.cuh>
+#include <moefold/ops/bias.cuh>
 #include <moefold/ops/blas.cuh>
 #include <moefold/ops/capacity.cuh>
 #include <moefold/ops/choice_rows.cuh>

@@ -23,16 +23,21 @@ namespace {
 
 // Odd where it may be: the width, the batch, the pairs of a head; heads * d is not the width.
 constexpr model_shape grouped{.hidden = 7, .heads = 4, .kv_heads = 2, .head_dim = 6, .rope_theta = 100.0};
+constexpr model_shape biased_and_normed{
+    .hidden = 7, .heads = 4, .kv_heads = 2, .head_dim = 6, .rope_theta = 100.0, .norm_eps = 1e-2, .qkv_bias = true, .qk_norm = true};
 constexpr model_shape one_to_one{.hidden = 7, .heads = 4, .kv_heads = 4, .head_dim = 2};  // for tp 4
 
-/// The definition, token by token: project, turn by the position, softmax over what is not later, project back.
+/// The definition, token by token: project, add the bias, normalise each head, turn by the position, softmax over what is not later, project back.
 tensor<double> by_definition(const attended& a) {
   const extent_t d = a.model.head_dim, tokens = a.sequence * a.batch;
-  const auto project = [](const tensor<double>& in, const tensor<double>& w) {
+  const auto project = [](const tensor<double>& in, const tensor<double>& w, const tensor<double>& bias = tensor<double>({0})) {
     tensor<double> out({in.extent(0), w.extent(0)}, 0.0);
     for (extent_t t = 0; t < in.extent(0); ++t)
-      for (extent_t o = 0; o < w.extent(0); ++o)
-        for (extent_t i = 0; i < w.extent(1); ++i) out.view()(t, o) += in.view()(t, i) * w.view()(o, i);
+      for (extent_t o = 0; o < w.extent(0); ++o) {
+        double sum = bias.size() == 0 ? 0 : bias[std::size_t(o)];
+        for (extent_t i = 0; i < w.extent(1); ++i) sum += in.view()(t, i) * w.view()(o, i);
+        out.view()(t, o) = sum;
+      }
     return out;
   };
   const auto turn = [&](tensor<double> in) {
@@ -47,7 +52,18 @@ tensor<double> by_definition(const attended& a) {
         }
     return in;
   };
-  const auto q = turn(project(a.x, a.query)), k = turn(project(a.x, a.key)), v = project(a.x, a.value);
+  const auto normed = [&](tensor<double> in, const tensor<double>& gain) {
+    for (extent_t t = 0; t < tokens && gain.size() > 0; ++t)
+      for (extent_t head = 0; head < in.extent(1) / d; ++head) {
+        double squares = 0;
+        for (extent_t i = 0; i < d; ++i) squares += in.view()(t, head * d + i) * in.view()(t, head * d + i);
+        for (extent_t i = 0; i < d; ++i)
+          in.view()(t, head * d + i) *= gain[std::size_t(i)] / std::sqrt(squares / double(d) + a.model.norm_eps);
+      }
+    return in;
+  };
+  const auto q = turn(normed(project(a.x, a.query, a.query_bias), a.query_norm)),
+             k = turn(normed(project(a.x, a.key, a.key_bias), a.key_norm)), v = project(a.x, a.value, a.value_bias);
   tensor<double> out(q.shape(), 0.0);
   for (extent_t t = 0; t < tokens; ++t)
     for (extent_t head = 0; head < a.model.heads; ++head) {
@@ -81,26 +97,48 @@ TEST_SUITE("attention/attention") {
       CHECK(test::largest_error(b.on_one().y, by_definition(b)) < 1e-13);
     }
   }
-  TEST_CASE("the gradients of input and of all four weights equal finite differences") {
-    attended a(grouped, 5, 3);
-    const auto loss = [&] { return test::dot(a.on_one().y, a.dy); };
-    std::vector<tensor<double>> slopes;
-    for (tensor<double>* of : {&a.x, &a.query, &a.key, &a.value, &a.output}) slopes.push_back(test::numerical_gradient(*of, loss));
-    a.on_one();
-    CHECK(test::largest_error(a.dx, slopes[0]) < 1e-8);
-    CHECK(test::largest_error(a.d_query, slopes[1]) < 1e-8);
-    CHECK(test::largest_error(a.d_key, slopes[2]) < 1e-8);
-    CHECK(test::largest_error(a.d_value, slopes[3]) < 1e-8);
-    CHECK(test::largest_error(a.d_output, slopes[4]) < 1e-8);
+  TEST_CASE("biases and norms of heads are where the definition has them, each alone and both") {
+    for (const bool bias : {false, true})
+      for (const bool norm : {false, true}) {
+        model_shape m = biased_and_normed;
+        m.qkv_bias = bias, m.qk_norm = norm;
+        attended a(m, 7, 3);
+        CHECK(test::largest_error(a.on_one().y, by_definition(a)) < 1e-13);
+      }
+  }
+  TEST_CASE("the gradients of the input, of all four weights, of biases and of the heads' gains equal finite differences") {
+    for (const model_shape& model : {grouped, biased_and_normed}) {
+      attended a(model, 5, 3);
+      const auto loss = [&] { return test::dot(a.on_one().y, a.dy); };
+      const std::pair<tensor<double>*, const tensor<double>*> all[] = {{&a.x, &a.dx},
+                                                                       {&a.query, &a.d_query},
+                                                                       {&a.key, &a.d_key},
+                                                                       {&a.value, &a.d_value},
+                                                                       {&a.output, &a.d_output},
+                                                                       {&a.query_bias, &a.d_query_bias},
+                                                                       {&a.key_bias, &a.d_key_bias},
+                                                                       {&a.value_bias, &a.d_value_bias},
+                                                                       {&a.query_norm, &a.d_query_norm},
+                                                                       {&a.key_norm, &a.d_key_norm}};
+      std::vector<tensor<double>> slopes;
+      for (const auto& of : all) slopes.push_back(test::numerical_gradient(*of.first, loss));
+      a.on_one();
+      for (std::size_t i = 0; i < std::size(all); ++i) {
+        CAPTURE(i);
+        CHECK(test::largest_error(*all[i].second, slopes[i]) < 2e-8);
+      }
+    }
   }
   TEST_CASE_TEMPLATE("on tp x cp ranks it is the one rank's layer, forward and all gradients", Precision, fp64, fp32) {
     const double close = 4 * test::rounding<typename Precision::storage>;
-    attended one(grouped, 16, 3), wide(one_to_one, 16, 3);
+    model_shape wide_model = one_to_one;
+    wide_model.qk_norm = true;
+    attended one(biased_and_normed, 16, 3), wide(wide_model, 16, 3);
     one.on_one(), wide.on_one();
     for (const auto& ranks : {std::pair{2, 1}, {1, 2}, {2, 2}, {1, 4}, {2, 4}, {4, 1}, {4, 2}}) {
       CAPTURE(ranks.first);
       CAPTURE(ranks.second);
-      attended many(ranks.first == 4 ? one_to_one : grouped, 16, 3);
+      attended many(ranks.first == 4 ? wide_model : biased_and_normed, 16, 3);
       check_same(many.on<Precision>(ranks.first, ranks.second), ranks.first == 4 ? wide : one, close);
     }
   }
@@ -173,6 +211,30 @@ TEST_SUITE("attention/attention") {
     CHECK_THROWS_WITH_AS(make(grouped, wrong[1]), doctest::Contains("value of attention.key needs shape [12, 7]"), config_error);
     CHECK_THROWS_WITH_AS(make(grouped, wrong[2]), doctest::Contains("value of attention.value needs shape [12, 7]"), config_error);
     CHECK_THROWS_WITH_AS(make(grouped, wrong[3]), doctest::Contains("value of attention.output needs shape [7, 24]"), config_error);
+    model_shape biased = grouped, normed = grouped, windowed = grouped;
+    biased.qkv_bias = true, normed.qk_norm = true, windowed.sliding_window = 15;
+    CHECK_THROWS_WITH_AS(make(biased, good), doctest::Contains("value of attention.query_bias needs shape [24] on this rank, given [0]"),
+                         config_error);
+    CHECK_THROWS_WITH_AS(make(normed, good), doctest::Contains("value of attention.query_norm needs shape [6] on this rank, given [0]"),
+                         config_error);
+    const auto refused = [&](auto member, extent_t size, const char* text) {  // a model without it, given it
+      tensor<double> whole({size});
+      own_parameter<fp64, std::conditional_t<std::is_same_v<decltype(member), parameter<fp64, replicated> attention_weights<fp64>::*>,
+                                             replicated, rows_over_tp>>
+          extra(whole, 0, 1);
+      attention_weights<fp64> more = good;
+      more.*member = extra.get();
+      CHECK_THROWS_WITH_AS(make(grouped, more), doctest::Contains(text), config_error);
+    };
+    using weights = attention_weights<fp64>;
+    refused(&weights::query_bias, 24, "attention.query_bias needs shape [0] on this rank, given [24]");
+    refused(&weights::key_bias, 12, "attention.key_bias needs shape [0]");
+    refused(&weights::value_bias, 12, "attention.value_bias needs shape [0]");
+    refused(&weights::query_norm, 6, "attention.query_norm needs shape [0]");
+    refused(&weights::key_norm, 6, "attention.key_norm needs shape [0]");
+    CHECK_THROWS_WITH_AS(make(windowed, good), doctest::Contains("(given sequence = 16, sliding_window = 15)"), config_error);
+    windowed.sliding_window = 16;
+    CHECK_NOTHROW(make(windowed, good));
     model_shape odd = grouped;
     odd.head_dim = 5;
     CHECK_THROWS_WITH_AS(make(odd, good), doctest::Contains("head_dim must be even"), config_error);

@@ -74,6 +74,9 @@ TEST_SUITE("core/model_shape") {
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.dense_layers = m.layers + 1, m.dense_ffn = 64; })),
                          doctest::Contains("take 0 (none) to layers"), config_error);
     CHECK_THROWS_AS(check(with([](model_shape& m) { m.dense_layers = -1; })), config_error);
+    CHECK_NOTHROW(check(with([](model_shape& m) { m.sliding_window = 1; })));
+    CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.sliding_window = -1; })),
+                         doctest::Contains("or 0 for all of them (given sliding_window = -1, least = 0)"), config_error);
     CHECK_THROWS_WITH_AS(check(with([](model_shape& m) { m.dense_layers = 1; })), doctest::Contains("dense layers have a width"),
                          config_error);
     CHECK_THROWS_AS(check(with([](model_shape& m) { m.dense_ffn = 64; })), config_error);

@@ -91,7 +91,7 @@ TEST_SUITE("inventory/activations") {
   TEST_CASE("so it is with capacity, balance losses, shared experts, groups, gelu and the AllGather dispatcher") {
     using enum axis_id;
     model_shape rich = small;
-    rich.shared_ffn = 24, rich.shared_gate = true;
+    rich.shared_ffn = 24, rich.shared_gate = true, rich.qk_norm = true, rich.qkv_bias = true;
     model_shape sigmoid = small;
     sigmoid.score = score_function::sigmoid, sigmoid.expert_groups = 4, sigmoid.chosen_groups = 2, sigmoid.expert_bias = true;
     sigmoid.activation = activation_function::gelu, sigmoid.shared_ffn = 8;
@@ -111,7 +111,7 @@ TEST_SUITE("inventory/activations") {
     using enum axis_id;
     using enum recompute_part;
     model_shape rich = small;
-    rich.shared_ffn = 24, rich.shared_gate = true;
+    rich.shared_ffn = 24, rich.shared_gate = true, rich.qk_norm = true, rich.qkv_bias = true;
     model_shape corrected = rich;  // two counts: with groups and a bias
     corrected.score = score_function::sigmoid, corrected.expert_groups = 4, corrected.chosen_groups = 2, corrected.expert_bias = true;
     const moe_facts losses{{}, {.micro_batch = 0.1, .sequence = 0.1, .global = 0.1, .global_running = 0.1, .z = 0.1}, 0.1};
@@ -129,7 +129,7 @@ TEST_SUITE("inventory/activations") {
     using enum axis_id;
     using enum recompute_part;
     model_shape dense = small, rich = small;
-    dense.dense_layers = 3, dense.dense_ffn = 20;
+    dense.dense_layers = 3, dense.dense_ffn = 20, dense.qk_norm = true, dense.qkv_bias = true;
     rich.dense_layers = 1, rich.dense_ffn = 200, rich.shared_ffn = 24, rich.shared_gate = true, rich.activation = activation_function::gelu;
     for (const folding_extents& fold : {folding_extents{}, make_folding({{tp, 2}, {cp, 2}, {pp, 2}}, {{etp, 2}, {ep, 2}, {pp, 2}})})
       for (const schedule_value* schedule : {static_cast<const schedule_value*>(nullptr), &value_of_schedule<zero_bubble_h1>})

@@ -60,6 +60,16 @@ TEST_SUITE("inventory/legality") {
           "4, "
           "virtual_stages = 5)");
   }
+  TEST_CASE("a sequence may fill the window of the model, and not be longer") {
+    model_shape windowed = model;
+    windowed.sliding_window = 16;
+    CHECK(refused(windowed, 16, {}, {}) == "");
+    CHECK(refused(windowed, 17, {}, {}) ==
+          "moefold: the model's tokens see only sliding_window tokens back, and attention here sees the whole sequence: shorten the "
+          "sequence to "
+          "the window, where both are the same, or set sliding_window = 0 to train a model that sees everything (given sequence = 17, "
+          "sliding_window = 16)");
+  }
   TEST_CASE("the model's own contradictions are found first") {
     using enum axis_id;
     model_shape odd = model;

@@ -30,7 +30,7 @@ constexpr model_shape small{.layers = 5, .hidden = 32, .heads = 4, .kv_heads = 4
 TEST_SUITE("inventory/parameters") {
   TEST_CASE("what all ranks hold, divided by the replicas, is the whole model, in every mapping") {
     for (const mapping& m : testing::mappings())
-      for (const model_shape& model : {small, model_shape{.layers = 7}}) {
+      for (const model_shape& model : {small, model_shape{.layers = 7}, model_shape{.layers = 7, .qkv_bias = true, .qk_norm = true}}) {
         CAPTURE(m.name);
         extent_t padding = 0, stored = 0;
         for (extent_t rank = 0; rank < m.fold.world(); ++rank)
@@ -81,8 +81,40 @@ TEST_SUITE("inventory/parameters") {
       CHECK(p.placement.replicas() == right.replicas);
       CHECK(p.decay == right.decay);
       CHECK((p.init_std == 0) == right.ones);
+      CHECK(p.init_mean == (right.ones ? 1 : 0));
     });
     CHECK(at == expected.size());
+  }
+  TEST_CASE(
+      "projections have biases, cut and summed as their rows, and heads have gains, replicated, where the model says so; none of them "
+      "decays") {
+    model_shape one = small;
+    one.layers = 1, one.kv_heads = 2, one.head_dim = 6;
+    const auto attention = [](const model_shape& m) {
+      std::vector<std::string> names;
+      for_each_parameter(m, {}, 0, [&](const parameter_fact& p) {
+        if (p.name().find(".attention.") == std::string::npos) return;
+        names.push_back(p.name().substr(std::string("layers.0.attention.").size()));
+        const std::string& name = names.back();
+        if (name.ends_with("_bias")) {
+          CHECK(p.extent == (name == "query_bias" ? shape{24} : shape{12}));
+          CHECK((p.placement == value_of<rows_over_tp> && !p.decay && p.init_std == 0 && p.init_mean == 0));
+        }
+        if (name.ends_with("_norm"))
+          CHECK((p.extent == shape{6} && p.placement == value_of<replicated> && !p.decay && p.init_std == 0 && p.init_mean == 1));
+      });
+      return names;
+    };
+    using names = std::vector<std::string>;
+    CHECK(attention(one) == names{"norm", "query", "key", "value", "output"});
+    one.qkv_bias = true;
+    CHECK(attention(one) == names{"norm", "query", "query_bias", "key", "key_bias", "value", "value_bias", "output"});
+    one.qk_norm = true;
+    CHECK(attention(one) ==
+          names{"norm", "query", "query_bias", "key", "key_bias", "value", "value_bias", "query_norm", "key_norm", "output"});
+    model_shape bare = one;
+    bare.qkv_bias = bare.qk_norm = false;
+    CHECK(count_parameters(one) - count_parameters(bare) == 24 + 2 * 12 + 2 * 6);
   }
   TEST_CASE("a dense layer has an MLP over tp in place of router and experts; the layers behind it are as ever") {
     for (const activation_function activation : {activation_function::swiglu, activation_function::gelu}) {

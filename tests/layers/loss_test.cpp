@@ -136,6 +136,50 @@ TEST_SUITE("layers/loss") {
     CHECK(std::isfinite(m.on_one().total()));
     CHECK(std::all_of(m.dx.begin(), m.dx.end(), [](double d) { return std::isfinite(d); }));
   }
+  TEST_CASE_TEMPLATE("the best tokens have the largest logits, the first of equal ones, never padding, on every tp", Precision, fp64, fp32,
+                     mixed_bf16) {
+    for (const extent_t vocabulary : {12, 9, 3}) {  // over 4 ranks: whole shards, one of padding alone, half a shard
+      measured m(vocabulary);
+      for (double& x : m.x) x = std::round(4 * x);  // exact in every type
+      for (extent_t v = 0; v < m.padded; ++v)
+        for (extent_t c = 0; c < hidden; ++c) m.head.view()(v, c) = v < vocabulary ? std::round(4 * m.head.view()(v % 6, c)) / 4 : 1e3;
+      for (extent_t c = 0; c < hidden; ++c) m.x.view()(4, c) = 0;  // all equal
+      std::vector<std::int32_t> expected;
+      bool tied = false;
+      for (extent_t t = 0; t < tokens; ++t) {
+        std::vector<double> logits(std::size_t(vocabulary), 0.0);
+        for (extent_t v = 0; v < vocabulary; ++v)
+          for (extent_t c = 0; c < hidden; ++c) logits[std::size_t(v)] += m.x.view()(t, c) * m.head.view()(v, c);
+        const auto best = std::max_element(logits.begin(), logits.end());
+        expected.push_back(std::int32_t(best - logits.begin()));
+        tied = tied || std::count(logits.begin(), logits.end(), *best) > 1;
+      }
+      CHECK(tied);
+      for (std::int32_t& label : m.labels_now) label = std::min<std::int32_t>(label, 2);
+      for (const int ranks : {1, 2, 4}) {
+        std::vector<std::int32_t> found(static_cast<std::size_t>(tokens), -7);
+        run_ranks(ranks, [&](thread_comm& tp) {
+          using T = typename Precision::storage;
+          host_context context;
+          const host_exec e(context);
+          arena keep;
+          test::own_parameter<Precision, rows_over_tp> own(m.head, tp.rank(), tp.size());
+          const loss_layer<Precision, thread_comm> layer{{own.get()}, &tp, vocabulary};
+          const extent_t rows = tokens / ranks;
+          auto own_x = test::take_rows<double, T>(m.x, {tokens, 1, 0, ranks, tp.rank()});
+          typename loss_layer<Precision, thread_comm>::saved s;
+          double loss = 0;
+          layer.forward(e, test::matrix(own_x, hidden), m.labels_now, keep, s, view<double>(&loss, {1}));
+          layer.best_tokens(e, s, {found.data() + tp.rank() * rows, {rows}});
+          std::int32_t few = 0;
+          CHECK_THROWS_WITH_AS(layer.best_tokens(e, s, {&few, {1}}), doctest::Contains("elements in ids"), error);
+        });
+        CAPTURE(vocabulary);
+        CAPTURE(ranks);
+        CHECK(found == expected);
+      }
+    }
+  }
   TEST_CASE("a missing label is an error that says how many are needed") {
     measured m(5);
     m.labels_now.pop_back();

@@ -10,8 +10,17 @@ using namespace moefold;
 namespace {
 
 // 5 layers for uneven stages, 11 tokens for padding on every tp, odd widths where a folding allows them.
-constexpr model_shape model{
-    .layers = 5, .hidden = 6, .heads = 4, .kv_heads = 4, .head_dim = 2, .experts = 8, .top_k = 2, .ffn = 2, .vocabulary = 11};
+constexpr model_shape model{.layers = 5,
+                            .hidden = 6,
+                            .heads = 4,
+                            .kv_heads = 4,
+                            .head_dim = 2,
+                            .experts = 8,
+                            .top_k = 2,
+                            .ffn = 2,
+                            .vocabulary = 11,
+                            .qkv_bias = true,
+                            .qk_norm = true};
 
 extent_t stages_of(const folding_extents& fold) { return fold.attention.of(axis_id::pp); }
 
@@ -112,7 +121,9 @@ TEST_SUITE("layers/parameter_store") {
         CHECK((extent_t(wide.parameter_bytes()) == promised_wide.parameters && extent_t(wide.gradient_bytes()) == promised_wide.gradients));
       }
   }
-  TEST_CASE("gains start as ones, matrices as normal numbers of their width, no two of the same; another seed is another model") {
+  TEST_CASE(
+      "gains start as ones, biases as zeros, matrices as normal numbers of their width, no two of the same; another seed is another "
+      "model") {
     auto a = whole_model<fp64>(42), b = whole_model<fp64>(43), again = whole_model<fp64>(42);
     CHECK(a == again);
     for (const auto& parameter : a) {
@@ -122,6 +133,8 @@ TEST_SUITE("layers/parameter_store") {
       for (const double x : numbers) squares += x * x / double(numbers.size());
       if (name.ends_with("norm")) {
         CHECK(std::all_of(numbers.begin(), numbers.end(), [](double x) { return x == 1; }));
+      } else if (name.ends_with("bias")) {
+        CHECK(std::all_of(numbers.begin(), numbers.end(), [](double x) { return x == 0; }));
       } else {
         const bool output = name.ends_with("output") || name.ends_with("down");
         CHECK(std::sqrt(squares) == doctest::Approx(model.init_std / (output ? std::sqrt(10.0) : 1.0)).epsilon(0.4));

@@ -1,6 +1,6 @@
 // The first layers dense, so that stages without a MoE layer exist, in every mapping against one rank: gradients, losses, norms, traffic, memory, replicas.
 #include <moefold/schedule/zero_bubble.hpp>
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <doctest/doctest.h>
@@ -9,8 +9,6 @@ using namespace moefold;
 using namespace moefold::testing;
 
 namespace {
-
-using double_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
 
 mapping_options dense(extent_t layers, std::int64_t steps = 3) {
   mapping_options options = small_model();

@@ -1,7 +1,7 @@
 // Whole models under the fp8 policy: they learn as in fp32, on one rank and folded over four; runs repeat and replicas stay the same to the bit,
 // amaxes travel as foretold, and neither recomputation nor evaluation nor a step that is skipped leaves a trace in the scales.
 #include <moefold/comm/self.hpp>
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 
 #include <doctest/doctest.h>
 

@@ -1,5 +1,5 @@
 // Every mapping against one rank: gradients, losses, norms, traffic, memory and replicas of one small model.
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <doctest/doctest.h>
@@ -9,10 +9,11 @@
 using namespace moefold;
 using namespace moefold::testing;
 
-namespace {
+// Here, for all suites of this program (support/common_runs.hpp).
+template outcome moefold::testing::train_mapping<double_policies>(const folding_extents&, const mapping_options&);
+template outcome moefold::testing::train_mapping<float_policies>(const folding_extents&, const mapping_options&);
 
-using double_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
-using float_policies = policies<fp32, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
+namespace {
 
 const outcome& single_rank_in_double() {
   static const outcome one = train_mapping<double_policies>({}, small_model());
@@ -83,6 +84,24 @@ TEST_SUITE("mapping/mapping") {
       compare_in_double(many, one);
     }
     CHECK(tried >= 18);
+  }
+
+  TEST_CASE("with biases of the projections and normalised heads, grouped, every mapping gives the single rank's numbers") {
+    mapping_options options = small_model();
+    options.model.heads = 8, options.model.head_dim = 4;
+    options.model.qkv_bias = options.model.qk_norm = true;
+    options.model.sliding_window = options.sequence;
+    options.steps = 3;
+    const outcome one = train_mapping<double_policies>({}, options);
+    report(one);
+    for (const char* name : {"query_bias", "key_bias", "value_bias", "query_norm", "key_norm"})
+      CHECK(largest(one.first.at(sentence("layers.4.attention.", name))) > 1e-6);
+    double worst = 0;
+    for (const mapping& m : mappings()) {
+      CAPTURE(m.name);
+      worst = std::max(worst, compare_in_double(train_mapping<double_policies>(m.fold, options), one));
+    }
+    std::printf("%-45s gradients %.1e\n", "biases and normalised heads", worst);
   }
 
   TEST_CASE("a run repeated is the same, bit for bit, in every mapping") {

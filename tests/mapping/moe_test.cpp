@@ -1,6 +1,6 @@
 // Every mapping against one rank once more, with what the MoE layers let their user choose: balance losses over all their sets, jitter, capacity over full
 // sequences, sigmoid scores with groups and a bias, shared experts, the AllGather dispatcher; labels unevenly ignored and tokens padded.
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <cstdio>
@@ -10,7 +10,7 @@ using namespace moefold::testing;
 
 namespace {
 
-using all_to_all_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
+using all_to_all_policies = double_policies;
 struct gather : moe_defaults {
   template <class T, class Comm>
   using dispatcher = all_gather_dispatcher<T, Comm>;

@@ -1,6 +1,6 @@
 // Every pipeline schedule trains as one rank does: stages x chunks x micro-batches, fewer micro-batches than stages and no multiples of them included;
 // layers shared out unevenly, down to stages without any.
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 
 #include <moefold/schedule/gpipe.hpp>
 #include <moefold/schedule/interleaved.hpp>
@@ -13,8 +13,13 @@ using namespace moefold::testing;
 
 namespace {
 
+/// With a schedule as a value: one trainer plays them all.
 template <class Schedule>
-using with = policies<fp64, cp_all_gather, moe_defaults, Schedule, adamw>;
+outcome train_with(const folding_extents& fold, mapping_options options) {
+  static const schedule_value schedule = value_of_schedule<Schedule>;
+  options.train.schedule = &schedule;
+  return train_mapping<double_policies>(fold, options);
+}
 
 /// A sequence is a micro-batch: the batch is their number.
 mapping_options tiny_model(extent_t micro_batches) {
@@ -49,7 +54,7 @@ folding_extents stages(extent_t pp, int chunks, extent_t layers) {
 const outcome& one_rank(extent_t micro_batches) {
   static std::map<extent_t, outcome> known;
   auto at = known.find(micro_batches);
-  if (at == known.end()) at = known.emplace(micro_batches, train_mapping<with<one_f_one_b>>({}, tiny_model(micro_batches))).first;
+  if (at == known.end()) at = known.emplace(micro_batches, train_with<one_f_one_b>({}, tiny_model(micro_batches))).first;
   return at->second;
 }
 
@@ -61,8 +66,7 @@ void trains_as_one_rank() {
       CAPTURE(pp);
       CAPTURE(m);
       const mapping_options o = tiny_model(m);
-      worst =
-          std::max(worst, compare_in_double(train_mapping<with<Schedule>>(stages(pp, Schedule::chunks, o.model.layers), o), one_rank(m)));
+      worst = std::max(worst, compare_in_double(train_with<Schedule>(stages(pp, Schedule::chunks, o.model.layers), o), one_rank(m)));
     }
   std::printf("%-16s 24 pipelines, gradients %.1e\n", Schedule::name, worst);
 }
@@ -87,7 +91,7 @@ TEST_SUITE("mapping/schedules") {
       folded.layers.chunks = decltype(schedule)::chunks;
       o.train.bucket = 1;  // a layer to a bucket
       CAPTURE(decltype(schedule)::name);
-      const outcome many = train_mapping<with<decltype(schedule)>>(folded, o);
+      const outcome many = train_with<decltype(schedule)>(folded, o);
       CHECK(many.overlaps);
       compare_in_double(many, one);
     };
@@ -98,7 +102,7 @@ TEST_SUITE("mapping/schedules") {
     }
   }
   TEST_CASE("what a split backward leaves for later is the inventory's to the byte, and nothing is left where it is not split") {
-    const auto run = [](auto schedule) { return train_mapping<with<decltype(schedule)>>(stages(2, 1, 4), tiny_model(3)); };
+    const auto run = [](auto schedule) { return train_with<decltype(schedule)>(stages(2, 1, 4), tiny_model(3)); };
     const outcome split = run(zero_bubble{}), whole = run(one_f_one_b{});
     report(split);
     CHECK(whole.deferred == 0);
@@ -112,7 +116,7 @@ TEST_SUITE("mapping/schedules") {
       fold.layers = split;
       fold.layers.chunks = decltype(schedule)::chunks;
       CAPTURE(describe(split));
-      compare_in_double(train_mapping<with<decltype(schedule)>>(fold, tiny_model(3)), one_rank(3));
+      compare_in_double(train_with<decltype(schedule)>(fold, tiny_model(3)), one_rank(3));
     };
     compare(one_f_one_b{}, layer_counts({3, 1}));
     compare(one_f_one_b{}, layer_counts({0, 4}));

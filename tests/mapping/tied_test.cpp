@@ -1,7 +1,7 @@
 // A table that embedding and head share, in every mapping against one rank: gradients, losses, norms, traffic, memory and replicas.
 #include <moefold/schedule/interleaved.hpp>
 #include <moefold/schedule/zero_bubble.hpp>
-#include "../support/compare_runs.hpp"
+#include "../support/common_runs.hpp"
 #include "../support/mappings.hpp"
 
 #include <doctest/doctest.h>
@@ -10,8 +10,6 @@ using namespace moefold;
 using namespace moefold::testing;
 
 namespace {
-
-using double_policies = policies<fp64, cp_all_gather, moe_defaults, one_f_one_b, adamw>;
 
 mapping_options tied(std::int64_t steps = 3) {
   mapping_options options = small_model();

@@ -13,6 +13,7 @@
 
 #include <memory>
 #include <numeric>
+#include <set>
 
 using namespace moefold;
 
@@ -87,11 +88,12 @@ struct whole_model {
   using comm = recording<thread_comm>;
   static constexpr model_shape model = [] {
     model_shape m{.layers = 2, .hidden = 16, .heads = 4, .kv_heads = 2, .head_dim = 4, .experts = 4, .ffn = 8, .vocabulary = 24};
-    m.init_std = 0.2, m.shared_ffn = 8, m.shared_gate = true;
+    m.init_std = 0.2, m.shared_ffn = 8, m.shared_gate = true, m.qkv_bias = true, m.qk_norm = true;
     return m;
   }();
   static constexpr extent_t sequence = 16, batch = 2;
   std::vector<std::vector<double>> gradients;
+  std::vector<std::string> names;  // of the parameters
   double loss = 0;
 
   whole_model(thread_comm& world, const folding_extents& fold, routing_tap& tap, const routing_trace& choices) {
@@ -115,7 +117,10 @@ struct whole_model {
     stage.forward(host_exec(context), s, &tap, view<double>(&loss, {1}));
     tensor<typename Precision::storage> dx({batch * sequence / fold.attention.of(axis_id::tp), model.hidden});
     stage.backward(host_exec(context), {}, dx.view(), s);
-    for (const auto& entry : store.entries()) gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
+    for (const auto& entry : store.entries()) {
+      gradients.emplace_back(entry.gradient.begin(), entry.gradient.end());
+      names.push_back(entry.fact.name());
+    }
 
     const activation_shape a{model, fold, sequence, batch, facts_of<Policy>()};
     extent_t kept = kept_by_stage<Precision>(a, 0);
@@ -168,9 +173,12 @@ void check_bf16(const folding_extents& fold) {
         const double x = first.gradients[p][i], y = second.gradients[p][i];
         along += x * y, a += x * x, b += y * y;
       }
-      CAPTURE(p);
+      const std::string& name = first.names[p];
+      CAPTURE(name);
       CHECK(along > 0.99 * std::sqrt(a * b));
-      CHECK(std::abs(std::sqrt(b) - std::sqrt(a)) < 0.03 * std::sqrt(a));
+      const bool summed = name.ends_with("_bias") || name.ends_with("_norm");  // over tokens, as they are: most of it cancels
+      const double far = summed ? 0.1 : 0.03;
+      CHECK(std::abs(std::sqrt(b) - std::sqrt(a)) < far * std::sqrt(a));
     }
   });
 }
@@ -211,6 +219,54 @@ TEST_SUITE("model/transformer") {
     tensor<double> counts({1, 4}, 0.0);
     own.layers.add_numbers(host_exec(own.context), own.saved, counts);
     for (const double n : counts) CHECK(n == 0);
+  }
+  TEST_CASE("so it is for biases and the gains of heads, and a backward in two parts gives the same bits") {
+    model_shape model = small;
+    model.qkv_bias = model.qk_norm = true;
+    const micro_batch batch = tokens();
+    stage own(model), probe(model), split(model);
+    const auto shift = [](stage& s) {  // away from zeros and ones, which hide factors
+      for (auto& entry : s.store.entries())
+        if (entry.fact.init_std == 0)
+          for (std::size_t i = 0; i < entry.value.size(); ++i) entry.value[i] += 0.2 * double(i % 3) - 0.1;
+    };
+    shift(own), shift(probe), shift(split);
+    own.forward(batch), split.forward(batch);
+    own.backward();
+    split.layers.backward_input(host_exec(split.context), {}, split.dx.view(), split.saved);
+    split.layers.backward_weight(host_exec(split.context), split.saved);
+    CHECK(own.store.entries().size() == 13 + 5);
+    for (std::size_t p = 0; p < own.store.entries().size(); ++p) {
+      const auto& entry = own.store.entries()[p];
+      CAPTURE(entry.fact.name());
+      const auto slope = test::numerical_gradient(
+          probe.store.entries()[p].value, [&] { return probe.forward(batch); }, 1e-4);
+      CHECK(test::largest_error(entry.gradient, slope) < 1e-7);
+      CHECK(test::largest_error(split.store.entries()[p].gradient, entry.gradient) == 0);
+    }
+  }
+  TEST_CASE("the best next tokens are the labels that cost least; a stage that is not the last knows none") {
+    micro_batch batch = tokens();
+    stage s(small), first(with_layers(2), 2, 0);
+    std::vector<std::int32_t> best(std::size_t(2 * sequence));
+    const auto ask = [](stage& of, std::vector<std::int32_t>& ids) {
+      of.layers.best_tokens(host_exec(of.context), of.saved, view<std::int32_t>(std::span(ids)));
+    };
+    s.forward(batch);
+    ask(s, best);
+    for (std::size_t t = 0; t < best.size(); ++t) {
+      std::vector<double> loss;
+      for (std::int32_t id = 0; id < 11; ++id) {
+        std::fill(batch.labels.begin(), batch.labels.end(), -1);
+        batch.labels[t] = id;
+        loss.push_back(s.forward(batch));
+      }
+      CHECK(best[t] == std::min_element(loss.begin(), loss.end()) - loss.begin());
+    }
+    ask(s, best);  // of ignored labels too
+    CHECK(std::set<std::int32_t>(best.begin(), best.end()).size() > 1);
+    first.forward(batch);
+    CHECK_THROWS_WITH_AS(ask(first, best), doctest::Contains("known to the last chunk of the last stage alone"), error);
   }
   TEST_CASE("the table that embedding and head share gets the gradient of both") {
     model_shape tied = small;

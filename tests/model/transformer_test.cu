@@ -6,6 +6,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 
@@ -19,6 +20,7 @@ constexpr extent_t sequence = 16, batch = 2;
 constexpr model_shape small = [] {
   model_shape m{.layers = 3, .hidden = 24, .heads = 4, .kv_heads = 4, .head_dim = 8, .experts = 4, .ffn = 12, .vocabulary = 29};
   m.shared_ffn = 8, m.shared_gate = true, m.dense_layers = 1, m.dense_ffn = 20, m.init_std = 0.3;
+  m.qkv_bias = true, m.qk_norm = true;
   return m;
 }();
 
@@ -26,6 +28,7 @@ struct outcome {
   double loss = 0;
   std::map<std::string, std::vector<double>> gradients;  // by parameter and rank
   std::vector<double> numbers;
+  std::map<int, std::vector<std::int32_t>> next;  // the likeliest tokens behind the rows of each rank
 };
 
 /// One micro-batch through the whole model, forward and backward, on the calling rank.
@@ -72,8 +75,11 @@ void run_stage(Exec e, Comm& world, const model_shape& model, const folding_exte
   } else {
     stage.backward(e, {}, dx.view(), s);
   }
+  std::vector<std::int32_t> next(std::size_t(dx.extent(0)), -1);
+  stage.best_tokens(e, s, view<std::int32_t>(std::span(next)));
   const std::span<const double> counted = numbers.read(e);
   std::scoped_lock lock(guard);
+  result.next[rank] = next;
   result.loss += counted[0];
   if (rank == 0) result.numbers.assign(counted.begin() + 1, counted.end());
   for (const auto& entry : store.entries()) {
@@ -98,6 +104,9 @@ void twins_agree(double limit, const model_shape& model = small, const folding_e
   });
   CHECK(device.loss == doctest::Approx(host.loss).epsilon(limit));
   CHECK(test::norm_error(device.numbers, host.numbers) < limit);
+  CHECK(device.next == host.next);
+  const auto token = [&](std::int32_t id) { return id >= 0 && id < model.vocabulary; };
+  for (const auto& of_rank : host.next) CHECK(std::all_of(of_rank.second.begin(), of_rank.second.end(), token));
   CHECK(device.gradients.size() == host.gradients.size());
   for (const auto& parameter : host.gradients) {
     CAPTURE(parameter.first);
@@ -116,7 +125,8 @@ using ax = axis_id;
 }  // namespace
 
 TEST_SUITE("model/transformer") {
-  TEST_CASE("loss, counts and every gradient of a whole model are the host's, and so they are over heads and sequence at once") {
+  TEST_CASE(
+      "loss, counts, next tokens and every gradient of a whole model are the host's, and so they are over heads and sequence at once") {
     twins_agree<fp64, cp_combined<2>>(1e-10);
     twins_agree<fp64, cp_combined<2>>(1e-10, small, make_folding({{ax::cp, 2}}, {{ax::ep, 2}}));  // heads only
     twins_agree<fp64, cp_combined<2>>(1e-10, small, make_folding({{ax::cp, 4}}, {{ax::etp, 2}, {ax::ep, 2}}));

@@ -23,7 +23,7 @@ head -c 1000 "$work/letters" >"$work/short"
 : >"$work/empty"
 
 refused 2 "--wrong" --wrong
-refused 2 "--steps" --steps 0
+refused 2 "0 steps only loads" --steps 0
 refused 2 "--global-batch" --global-batch 0
 refused 2 "--ranks" --ranks -4
 refused 2 "--steps" --steps many

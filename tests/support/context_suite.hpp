@@ -21,7 +21,8 @@ inline std::vector<std::int32_t> packed_documents(extent_t sequence, extent_t ba
 
 template <class Context>
 void check_context_policy() {
-  const model_shape model{.hidden = 10, .heads = 16, .kv_heads = 8, .head_dim = 4, .rope_theta = 100.0};
+  const model_shape model{
+      .hidden = 10, .heads = 16, .kv_heads = 8, .head_dim = 4, .rope_theta = 100.0, .norm_eps = 1e-2, .qkv_bias = true, .qk_norm = true};
   for (const bool packed : {false, true})
     for (const extent_t batch : {extent_t{1}, extent_t{2}}) {
       attended one(model, 48, batch), many(model, 48, batch);

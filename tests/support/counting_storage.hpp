@@ -1,8 +1,10 @@
 #pragma once
-// Another storage that counts what is read and written through it, in calls and bytes, by all threads together.
+// Another storage that counts what is read and written through it, in calls and bytes, by all threads together; and may be made slow.
 #include <moefold/checkpoint/storage.hpp>
 
 #include <atomic>
+#include <chrono>
+#include <thread>
 
 namespace moefold {
 
@@ -10,6 +12,7 @@ class counting_storage final : public storage {
  public:
   explicit counting_storage(storage& inner) : inner_(inner) {}
   std::atomic<std::uint64_t> reads{0}, bytes_read{0}, writes{0}, bytes_written{0}, opened{0};
+  std::chrono::milliseconds write_takes{0};  // every write at least this long
   void reset() { reads = bytes_read = writes = bytes_written = opened = 0; }
 
   std::unique_ptr<storage_file> create(const std::string& path) override { return counted(inner_.create(path)); }
@@ -35,6 +38,7 @@ class counting_storage final : public storage {
     }
     void write(std::uint64_t offset, std::span<const std::byte> from) override {
       ++of_.writes, of_.bytes_written += from.size();
+      std::this_thread::sleep_for(of_.write_takes);
       inner_->write(offset, from);
     }
     void sync() override { inner_->sync(); }

@@ -4,6 +4,7 @@
 #include <moefold/comm/thread.hpp>
 #include <moefold/train/trainer.hpp>
 
+#include <functional>
 #include <map>
 #include <mutex>
 
@@ -38,6 +39,9 @@ struct mapping_options {
   dataset::edit_function edit{};  // of every sample
   std::int32_t document_end = -1;
   layer_split layers{};
+  const dataset* data = nullptr;  // instead of the test's own
+  /// Called on every rank before the first step, to give it other weights than it drew.
+  std::function<void(std::vector<state_tensor>& owned, std::vector<state_array>& shared)> start{};
 };
 
 /// A text long enough for every test: words from a small vocabulary of tokens, the same on every machine.
@@ -91,7 +95,7 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
   using precision = typename Policies::precision;
   outcome result;
   std::mutex guard;
-  dataset data = test_data(options.model.vocabulary, options.sequence);
+  dataset data = options.data ? *options.data : test_data(options.model.vocabulary, options.sequence);
   data.set_edit(options.edit);
   data.end_documents_after(options.document_end);
   const extent_t batch = options.train.global_batch;
@@ -117,6 +121,12 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
     train.steps = options.steps;
     basic_trainer<Policies, thread_comm> trainer(std::move(world), options.model, options.sequence, fold, train, data, {}, options.facts);
 
+    if (options.start) {
+      auto owned = owned_state(trainer);
+      auto shared = shared_state(trainer);
+      options.start(owned, shared);
+      trainer.weights_follow_masters();
+    }
     if (trainer.optimizer().overlaps() && rank == 0) result.overlaps = true;
     const parameter_memory memory =
         memory_of_parameters<precision>(options.model, fold, coordinate_of(fold.attention, rank)[axis_id::pp], 2, options.train.bucket);
@@ -167,6 +177,7 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       compare_traffic(trainer.traffic() - before, foretold, rank, result);
     }
 
+    trainer.parameters();  // all have arrived: nobody waits for another rank below
     const extent_t stage = coordinate_of(fold.attention, rank)[axis_id::pp];
     if (recomputed_by_block<precision>(trainer.activations(), trainer.activations().worst_rows()) < extent_t(trainer.recomputed_peak())) {
       std::scoped_lock lock(guard);

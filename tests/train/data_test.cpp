@@ -1,10 +1,9 @@
 #include <moefold/train/data.hpp>
 
+#include <support/temporary_folder.hpp>
+
 #include <doctest/doctest.h>
 
-#include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <set>
 
 using namespace moefold;
@@ -23,24 +22,36 @@ template <class F>
 std::string reason(F&& f) {
   try {
     f();
-  } catch (const config_error& e) {
+  } catch (const error& e) {
     return e.what();
   }
   return "";
 }
 bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
-struct temporary_folder {
-  std::filesystem::path path;
-  temporary_folder() {
-    std::string name = (std::filesystem::temp_directory_path() / "moefold_data_XXXXXX").string();
-    path = mkdtemp(name.data());
+// Two sources: tokens 0..99 and 100..255 as u8, in memory.
+std::vector<token_sequences> two_sources(extent_t sequence, std::size_t first = 100, std::size_t second = 156, document_rule rule = {}) {
+  std::string a, b;
+  for (std::size_t i = 0; i < first; ++i) a += char(i % 100);
+  for (std::size_t i = 0; i < second; ++i) b += char(100 + i % 156);
+  std::vector<token_sequences> out;
+  for (std::string* text : {&a, &b}) out.emplace_back(std::make_shared<token_stream>(token_stream::from_bytes(*text)), sequence, rule);
+  return out;
+}
+token_blend weights(std::vector<double> w) { return token_blend(w); }
+
+// Counts up from 0 for ever, as if it lay in a file too large to look at.
+class endless final : public token_source {
+ public:
+  explicit endless(extent_t size) : size_(size) {}
+  extent_t size() const override { return size_; }
+  void read(extent_t first, std::span<std::int32_t> to) const override {
+    check_range(first, to.size());
+    for (std::size_t i = 0; i < to.size(); ++i) to[i] = std::int32_t((first + extent_t(i)) % 70000);
   }
-  ~temporary_folder() { std::filesystem::remove_all(path); }
-  std::string file(const char* name, const std::string& bytes) const {
-    std::ofstream(path / name, std::ios::binary) << bytes;
-    return (path / name).string();
-  }
+
+ private:
+  extent_t size_;
 };
 
 }  // namespace
@@ -120,17 +131,17 @@ TEST_SUITE("train/data") {
     CHECK(token_stream::from_bytes("\xff\x80z")[0] == 255);
     CHECK(token_stream::from_bytes("\xff\x80z")[1] == 128);
   }
-  TEST_CASE("data shorter than a batch are refused with the bytes that would just do") {
+  TEST_CASE("data shorter than a batch are refused with the tokens that would just do") {
     const std::string text = reason([] { data_of(100, 10).require_batch(16); });
-    CHECK(has(text, "the data have 100 bytes"));
+    CHECK(has(text, "the data have 100 tokens"));
     CHECK(has(text, "a batch of 16 sequences of 10 needs 171"));
     CHECK(reason([] { data_of(171, 10).require_batch(16); }) == "");
     CHECK(reason([] { data_of(170, 10).require_batch(16); }) != "");
-    CHECK(has(reason([] { data_of(10, 10); }), "the data have 10 bytes, one sequence of 10 needs 11"));
-    CHECK(has(reason([] { data_of(100, 10, 1.0); }), "held-out share"));
+    CHECK(has(reason([] { data_of(10, 10); }), "the data have 10 tokens, one sequence of 10 needs 11"));
+    CHECK(has(reason([] { data_of(100, 10, 1.01); }), "held-out share"));
     CHECK(has(reason([] { data_of(100, 0); }), "at least 1 token"));
   }
-  TEST_CASE("the bytes asked for are the fewest that do, for any share, and an absurd batch is refused at once") {
+  TEST_CASE("the tokens asked for are the fewest that do, for any share, and an absurd batch is refused at once") {
     for (const double share : {0.0, 0.05, 0.3, 0.5, 0.9})
       for (extent_t batch = 2; batch < 60; ++batch) {
         const std::string text = reason([&] { data_of(2, 1, share).require_batch(batch); }), before = "of 1 needs ";
@@ -148,7 +159,7 @@ TEST_SUITE("train/data") {
   TEST_CASE("files are read one after another, byte for byte") {
     const temporary_folder folder;
     const std::string big(200000, 'x');
-    const auto text = token_stream::from_files({folder.file("a", big), folder.file("b", std::string("\0\r\n\xfe", 4))});
+    const auto text = token_stream::from_files({folder.put("a", big), folder.put("b", std::string("\0\r\n\xfe", 4))});
     CHECK(text.size() == 200004);
     CHECK(text[199999] == 'x');
     CHECK(text[200000] == 0);
@@ -157,10 +168,10 @@ TEST_SUITE("train/data") {
   }
   TEST_CASE("a missing, empty or unreadable file is named") {
     const temporary_folder folder;
-    const std::string good = folder.file("good", "text");
-    CHECK(has(reason([&] { token_stream::from_files({good, "/no/such/file"}); }), "cannot open data file '/no/such/file': No such file"));
-    CHECK(has(reason([&] { token_stream::from_files({good, folder.file("empty", "")}); }), "empty' is empty"));
-    CHECK(has(reason([&] { token_stream::from_files({folder.path.string()}); }), "cannot read data file '" + folder.path.string()));
+    const std::string good = folder.put("good", "text");
+    CHECK(has(reason([&] { token_stream::from_files({good, "/no/such/file"}); }), "there is no file '/no/such/file'"));
+    CHECK(has(reason([&] { token_stream::from_files({good, folder.put("empty", "")}); }), "empty' is empty"));
+    CHECK(has(reason([&] { token_stream::from_files({folder.path.string()}); }), "cannot open '" + folder.path.string()));
     CHECK(has(reason([&] { token_stream::from_files({}); }), "no data file given"));
   }
   TEST_CASE("order-0 entropy of equally frequent letters is the logarithm of their number") {
@@ -190,5 +201,152 @@ TEST_SUITE("train/data") {
   }
   TEST_CASE("micro-batch m of rank d starts at sample (m * DP + d) * B") {
     CHECK(batch_part{16, 2, 4, 3}.sample(0, 1, 0) == (1 * 4 + 3) * 2);
+  }
+  TEST_CASE("of a blend every source is shuffled and repeated on its own, and no held-out sequence is trained on") {
+    const dataset data(two_sources(5, 101, 156), weights({1, 3}), 9, 0.2);  // 20 and 31 sequences; 4 and 6 held out
+    CHECK(data.training_sequences() == 41);
+    CHECK(data.held_out_sequences() == 10);
+    CHECK(data.tokens() == 257);
+    std::vector<std::vector<extent_t>> seen(2);
+    for (extent_t g = 0; g < 400; ++g) {
+      const extent_t index = data.sequence_index(g);
+      CHECK((index < 16 || (index >= 20 && index < 45)));
+      seen[index >= 20].push_back(index);
+    }
+    CHECK(seen[0].size() == 100);
+    CHECK(seen[1].size() == 300);
+    for (std::size_t s = 0; s < 2; ++s) {
+      const std::size_t n = s == 0 ? 16 : 25;
+      for (std::size_t epoch = 0; (epoch + 1) * n <= seen[s].size(); ++epoch) {
+        const auto from = seen[s].begin() + std::ptrdiff_t(epoch * n);
+        CHECK(std::set<extent_t>(from, from + std::ptrdiff_t(n)).size() == n);
+      }
+      CHECK(!std::equal(seen[s].begin(), seen[s].begin() + std::ptrdiff_t(n), seen[s].begin() + std::ptrdiff_t(n)));
+    }
+    std::vector<std::int32_t> tokens(5), labels(5);
+    data.training_sample(0, tokens, labels);
+    CHECK((tokens[0] >= 100) == (data.sequence_index(0) >= 20));
+  }
+  TEST_CASE("sources of the same size are shuffled differently") {
+    const dataset data(two_sources(5, 101, 101), weights({1, 1}), 9, 0.0);
+    std::vector<extent_t> first, second;
+    for (extent_t g = 0; g < 40; ++g) {
+      const extent_t index = data.sequence_index(g);
+      index < 20 ? first.push_back(index) : second.push_back(index - 20);
+    }
+    CHECK(first.size() == 20);
+    CHECK(first != second);
+  }
+  TEST_CASE("evaluation sees every held-out sequence of a blend once, the sources mixed") {
+    const dataset data(two_sources(5, 501, 501), weights({1, 9}), 9, 0.5);
+    std::set<extent_t> seen;
+    int of_first = 0;
+    dataset noted = data;
+    noted.set_edit([&](extent_t index, auto, auto) { seen.insert(index); });
+    std::vector<std::int32_t> tokens(5), labels(5);
+    for (extent_t i = 0; i < 100; ++i) {
+      noted.evaluation_sample(i, tokens, labels);
+      of_first += i < 50 && tokens[0] < 100;
+    }
+    CHECK(seen.size() == 100);
+    for (const extent_t index : seen) CHECK(index % 100 >= 50);
+    CHECK(of_first > 10);
+    CHECK(of_first < 40);
+  }
+  TEST_CASE("with everything held out evaluation goes over all sequences in file order") {
+    const dataset data(two_sources(5, 51, 36), weights({1, 9}), 9, 1.0);
+    CHECK(data.training_sequences() == 0);
+    CHECK(data.held_out_sequences() == 17);
+    CHECK_NOTHROW(data.require_batch(8));
+    std::vector<std::int32_t> tokens(5), labels(5);
+    for (extent_t i = 0; i < 17; ++i) {
+      data.evaluation_sample(i, tokens, labels);
+      CHECK(tokens[0] == (i < 10 ? 5 * i : 100 + 5 * (i - 10)));
+      CHECK(labels[4] == tokens[0] + 5);
+    }
+    CHECK_THROWS_AS(data.evaluation_sample(17, tokens, labels), error);
+    CHECK(has(reason([&] { data.training_sample(0, tokens, labels); }), "all sequences are held out"));
+  }
+  TEST_CASE("documents begin after the end token, where the source says, and at the later of both") {
+    const auto starts_of = [](const dataset& data, extent_t g) {
+      std::vector<std::int32_t> tokens(6), labels(6), starts(6, 99);
+      data.training_sample(g, tokens, labels, starts);
+      return starts;
+    };
+    const auto text = [](const char* t) { return std::make_shared<token_stream>(token_stream::from_bytes(t)); };
+    const auto both = std::make_shared<joined_tokens>(std::vector<shared_tokens>{text("ab.c"), text("d.efghij")});
+    dataset data({token_sequences(both, 6, {-1, true, false})}, {}, 1, 0.0, false);  // ab.c|d.  efghij (12 tokens: 1 sequence)
+    CHECK(data.has_documents());
+    CHECK(starts_of(data, 0) == std::vector<std::int32_t>{0, 0, 0, 0, 4, 4});
+    data.end_documents_after('.');
+    CHECK(starts_of(data, 0) == std::vector<std::int32_t>{0, 0, 0, 3, 4, 4});
+    dataset plain({token_sequences(both, 6)}, {}, 1, 0.0, false);
+    CHECK(!plain.has_documents());
+    CHECK(starts_of(plain, 0) == std::vector<std::int32_t>{0, 0, 0, 0, 0, 0});
+    plain.end_documents_after('.');
+    CHECK(plain.has_documents());
+    CHECK(starts_of(plain, 0) == std::vector<std::int32_t>{0, 0, 0, 3, 3, 3});
+    plain.set_edit([](extent_t, std::span<std::int32_t> tokens, auto) { tokens[3] = '.'; });  // documents are those of the edited tokens
+    CHECK(starts_of(plain, 0) == std::vector<std::int32_t>{0, 0, 0, 3, 4, 4});
+  }
+  TEST_CASE("data too large to look at are checked as they are read, naming the token") {
+    const auto large = std::make_shared<endless>(dataset::most_scanned + 1);
+    dataset data({token_sequences(large, 10000)}, {}, 1, 0.0, false);
+    CHECK(std::isnan(data.training_entropy()));
+    CHECK(has(reason([&] { data.require_vocabulary(100000); }), "too many to look for one"));
+    data.set_vocabulary(65536);
+    CHECK_NOTHROW(data.require_vocabulary(65536));
+    CHECK_THROWS_AS(data.require_vocabulary(65535), config_error);
+    std::vector<std::int32_t> tokens(10000), labels(10000);
+    data.training_sample(5, tokens, labels);
+    CHECK(has(reason([&] { data.training_sample(6, tokens, labels); }), "token 65536 is 65536 and the model has a vocabulary of 65536"));
+    data.set_vocabulary(20000);
+    CHECK(has(reason([&] { data.training_sample(1, tokens, labels); }), "token 20000 is 20000"));  // a label only
+    dataset small({token_sequences(std::make_shared<endless>(100001), 10)}, {}, 1);
+    CHECK(has(reason([&] { small.require_vocabulary(69999); }), "the data have token 69999 and the model a vocabulary of 69999"));
+    CHECK_NOTHROW(small.require_vocabulary(70000));
+  }
+  TEST_CASE("the entropy of a blend is that of its mixture") {
+    std::vector<token_sequences> sources;
+    for (const char c : {'a', 'b'})
+      sources.emplace_back(std::make_shared<token_stream>(token_stream::from_bytes(std::string(c == 'a' ? 11 : 101, c))), 10);
+    const dataset data(std::move(sources), weights({1, 3}), 1, 0.0);
+    CHECK(data.training_entropy() == doctest::Approx(-0.25 * std::log(0.25) - 0.75 * std::log(0.75)));
+  }
+  TEST_CASE("sources that do not fit together are refused") {
+    CHECK(has(reason([] { dataset(two_sources(5), {}, 1); }), "a blend of 1 sources was given 2"));
+    CHECK(has(reason([] {
+                auto sources = two_sources(5);
+                sources[1] = two_sources(6)[1];
+                dataset(sources, weights({1, 1}), 1);
+              }),
+              "sequences of 5 and of 6 tokens cannot be mixed"));
+    CHECK(has(reason([] {
+                dataset(two_sources(5), weights({1, 1}), 1).require_batch(99);
+              }),
+              "the data make 47 sequences of 5 tokens to train on, and a batch has 99"));
+  }
+  TEST_CASE("datasets that give other samples say another identity, and the same ones the same") {
+    std::set<std::string> said;
+    const auto note = [&](const dataset& data) { return said.insert(data.identity()).second; };
+    const dataset plain = data_of(1000, 10);
+    CHECK(has(plain.identity(), "1 source, 94 sequences of 10 tokens, shuffled, #"));
+    CHECK(note(plain));
+    CHECK(!note(data_of(1000, 10)));
+    CHECK(!note(data_of(1000, 10, 0.05, 7)));  // the seed is said elsewhere
+    CHECK(note(data_of(1001, 10)));
+    CHECK(note(data_of(1000, 10, 0.06)));
+    CHECK(note(data_of(1000, 10, 0.05, 1, false)));
+    CHECK(note(data_of(1000, 11)));
+    std::string other = letters(1000);
+    other[999] = '!';
+    CHECK(note(dataset(token_stream::from_bytes(other), 10, 1)));
+    dataset ended = plain;
+    ended.end_documents_after('z');
+    CHECK(note(ended));
+    CHECK(note(dataset(two_sources(5), weights({1, 2}), 1)));
+    CHECK(note(dataset(two_sources(5), weights({1, 3}), 1)));
+    CHECK(note(dataset(two_sources(5, 100, 156, {-1, true, false}), weights({1, 3}), 1)));
+    CHECK(has(dataset(two_sources(5, 51, 36), weights({1, 3}), 1, 1.0).identity(), "2 sources, 0 sequences"));
   }
 }

@@ -182,6 +182,27 @@ TEST_SUITE("train/metrics") {
       CHECK(std::string(e.what()).find("cannot write metrics file '/no/such/folder/m.jsonl': No such file") != std::string::npos);
     }
   }
+  TEST_CASE("a resumed run keeps the lines through the step it goes on behind, says what it is, and goes on") {
+    const temporary_folder folder;
+    const auto path = folder.path / "run.jsonl";
+    {
+      metrics_writer writer(path.string(), run_record{.run = "first"});
+      for (int s = 1; s <= 5; ++s) writer.write({.step = s});
+    }
+    std::ofstream(path, std::ios::app) << "{\"step\":6,\"lo";  // killed while it wrote
+    {
+      metrics_writer writer(path.string(), run_record{.run = "second"}, 3);
+      writer.write({.step = 4});
+    }
+    const auto lines = lines_of(path);
+    REQUIRE(lines.size() == 6);
+    for (const auto& line : lines) CHECK(is_json(line));
+    CHECK(field(lines[3], "step") == "3");
+    CHECK(field(lines[4], "run") == "\"second\"");
+    CHECK(field(lines[5], "step") == "4");
+    metrics_writer((folder.path / "new.jsonl").string(), run_record{.run = "second"}, 3);  // nothing was there
+    CHECK(lines_of(folder.path / "new.jsonl").size() == 1);
+  }
   TEST_CASE("a full disk is reported") {
     if (!std::filesystem::exists("/dev/full")) return;
     CHECK_THROWS_AS(metrics_writer("/dev/full", run_record{}), error);

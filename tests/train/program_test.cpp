@@ -66,7 +66,7 @@ struct folder {
 program_options options_of(const folder& f, std::int64_t steps = 4) {
   program_options o;
   o.run = "tiny";
-  o.data = {f.file("text", 4000)};
+  o.data.files = {f.file("text", 4000)};
   o.train.steps = steps;
   return o;
 }
@@ -98,7 +98,7 @@ TEST_SUITE("train/program") {
     CHECK(run_program<tiny>(options_of(f), log) == 0);
     CHECK(log.lines[0] == "run tiny: 10.4k parameters, 2 layers, 4 experts (top-2), sequence 16, fp32; 4 ranks as threads");
     const int folding = place(log, "one stage"), memory = place(log, "optimizer"),
-              data = place(log, "data: 4.0k tokens (bytes) from 1 file, ");
+              data = place(log, "data: 4.0k tokens from 1 file (bytes), ");
     const int compared = place(log, "the first 3 losses are those of a single rank: largest relative difference "),
               end = place(log, "4 steps in ");
     const int closing = place(log, "training loss ");
@@ -147,32 +147,12 @@ TEST_SUITE("train/program") {
     CHECK(has(refused(o), "leave out trainer_options::schedule"));
     CHECK(!std::filesystem::exists(o.draw_schedule));
   }
-  TEST_CASE("equal losses are said to be equal, different ones and NaN are not") {
-    const double one[] = {5.0, 4.0}, close[] = {5.00001, 4.0}, other[] = {5.0, 4.001}, broken[] = {5.0, std::nan("")};
-    bool same = false;
-    CHECK(has(compare_losses(close, one, same), "the first 2 losses are those of a single rank: largest relative difference 2.0e-06"));
-    CHECK(same);
-    CHECK(has(compare_losses(other, one, same), "WARNING: the first 2 losses are NOT those of a single rank"));
-    CHECK(!same);
-    CHECK(has(compare_losses(broken, one, same), "NOT those of a single rank"));
-    CHECK(!same);
-  }
-  TEST_CASE("the memory table is the inventory's, stage by stage") {
-    const activation_shape a{tiny::model, resolve<tiny::fold>(4), 16, 1};
-    const std::string table = memory_table<fp32, one_f_one_b>(a, 8, 2).text();
-    for (const extent_t stage : {0, 1}) {
-      const parameter_memory bytes = memory_of_parameters<fp32>(a.model, a.fold, stage);
-      for (const extent_t number : {bytes.parameters, bytes.optimizer, (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.balanced_rows()),
-                                    (2 - stage) * kept_by_micro_batch<fp32>(a, stage, a.worst_rows()), scratch_bound<fp32>(a)})
-        CHECK(has(table, exact_text(number)));
-    }
-  }
   TEST_CASE("a dry run shows the tables and reads no data") {
     const folder f;
     string_sink log;
     program_options options = options_of(f);
     options.dry_run = true;
-    options.data = {(f.path / "nowhere").string()};
+    options.data.files = {(f.path / "nowhere").string()};
     CHECK(run_program<tiny>(options, log) == 0);
     CHECK(place(log, "optimizer") > 0);
     CHECK(log.lines.back() == "dry run: nothing was trained");
@@ -339,10 +319,10 @@ TEST_SUITE("train/program") {
               "the global batch must be a positive multiple of DP * micro-batch; change --global-batch or --micro-batch (given "
               "global_batch = 7, dp_times_micro_batch = 2)"));
     options = options_of(f);
-    options.data = {f.file("short", 100)};
-    CHECK(has(refused(options), "moefold: the data have 100 bytes, a batch of 8 sequences of 16 needs "));
-    options.data = {(f.path / "nowhere").string()};
-    CHECK(has(refused(options), "cannot open data file '"));
+    options.data.files = {f.file("short", 100)};
+    CHECK(has(refused(options), "moefold: the data have 100 tokens, a batch of 8 sequences of 16 needs "));
+    options.data.files = {(f.path / "nowhere").string()};
+    CHECK(has(refused(options), "moefold: there is no file '"));
     options = options_of(f);
     options.ranks = 6;
     CHECK(has(refused(options), "start a multiple of that product, or change the extents (given world = 6, fixed_ranks = 4)"));
@@ -351,5 +331,59 @@ TEST_SUITE("train/program") {
     options = options_of(f);
     options.metrics = (f.path / "no" / "metrics.jsonl").string();
     CHECK(has(refused(options), "moefold: cannot write metrics file '"));
+  }
+  TEST_CASE("what is to be continued is bytes, or numbers of tokens where the data are tokens, and is shown the same way") {
+    CHECK(detail::tokens_of("a\xc3", true) == std::vector<std::int32_t>{97, 0xc3});
+    CHECK(detail::tokens_of(" 5  17 ", false) == std::vector<std::int32_t>{5, 17});
+    CHECK_THROWS_WITH_AS(detail::tokens_of("5 x7", false), doctest::Contains("'x7' is no token"), config_error);
+    CHECK_THROWS_AS(detail::tokens_of("-5", false), config_error);
+    const std::vector<std::int32_t> tokens{97, 10, 27, 200};
+    CHECK(detail::text_of(tokens, true) == "a\n\\x1b\xc8");
+    CHECK(detail::text_of(tokens, false) == "97 10 27 200");
+  }
+  TEST_CASE(
+      "a text is continued by the same tokens in every mapping, by one that the vocabulary holds, and beyond the length of a sequence") {
+    const folder f;
+    program_options options;
+    options.generate = "the quick brown";
+    options.generate_tokens = 6;  // past the 16 tokens of a sequence
+    string_sink one, many;
+    CHECK(run_program<any_world>(options, one) == 0);
+    CHECK(run_program<tiny>(options, many) == 0);
+    CHECK(many.lines.back() == one.lines.back());
+    CHECK(has(one.lines.back(), "the quick brown"));
+    CHECK(place(one, "data: ") == -1);  // it needs none
+    options.generate = "\xff";
+    CHECK(has(refused<any_world>(options), "token 255 is not in the vocabulary of 128"));
+  }
+  TEST_CASE("evaluation looks at every sequence once, and at the last ones where they fill no batch; every mapping gives one number") {
+    const folder f;
+    program_options options = options_of(f);
+    options.evaluate = true;
+    string_sink one, many;
+    CHECK(run_program<any_world>(options, one) == 0);
+    options.ranks = 8;
+    CHECK(run_program<tiny>(options, many) == 0);
+    CHECK(has(one.lines.back(), "over 3984 tokens"));  // 249 sequences of 16
+    CHECK(many.lines.back().substr(0, 12) == one.lines.back().substr(0, 12));
+    CHECK(place(one, "249 sequences to evaluate") > 0);
+    CHECK(one.statuses.empty());
+  }
+  TEST_CASE("options of files that contradict each other are refused") {
+    const folder f;
+    program_options options = options_of(f);
+    options.load = options.resume = "somewhere";
+    CHECK(has(refused(options), "give only one of --load, --upcycle and --resume"));
+    options.resume = "";
+    CHECK(has(refused(options), "built without model files"));
+    options = options_of(f);
+    options.save_every = 5;
+    CHECK(has(refused(options), "--save DIR where"));
+    options = options_of(f);
+    options.train.steps = 0;
+    CHECK(has(refused(options), "0 steps only loads and exports"));
+    options = options_of(f);
+    options.evaluate = true, options.generate = "x";
+    CHECK(has(refused(options), "one of --evaluate and --generate"));
   }
 }

@@ -96,6 +96,8 @@ TEST_SUITE("train/progress") {
           "training loss 2.1000 nats per token, order-0 entropy of the text 3.3500: 1.2500 below it, the model has learnt from context");
     CHECK(has(closing_sentence(3.5, 3.35), "0.1500 above it"));
     CHECK(has(closing_sentence(std::numeric_limits<double>::quiet_NaN(), 3.35), "diverged"));
+    CHECK(closing_sentence(2.1, std::numeric_limits<double>::quiet_NaN()) ==
+          "training loss 2.1000 nats per token");  // of data too large to scan
   }
   TEST_CASE("a table aligns names left and numbers right") {
     text_table table({"memory", "bytes"});

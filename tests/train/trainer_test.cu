@@ -9,6 +9,10 @@
 
 #include <doctest/doctest.h>
 
+#include <cstring>
+#include <map>
+#include <mutex>
+
 #include <cstdlib>
 
 using namespace moefold;
@@ -192,5 +196,59 @@ TEST_SUITE("train/trainer") {
       CHECK(emulator::counted().synchronisations - waits == forwards + 3);
 #endif
     }
+  }
+  TEST_CASE("what a folded run on the device has learnt goes on in another folding there: the same bits go in and come out") {
+    const dataset data = data_of();
+    using state = std::map<std::string, std::vector<std::byte>>;
+    const auto run = [&](const folding_extents& fold, int steps, const state* from, std::vector<double>& losses) {
+      state all;
+      std::mutex guard;
+      run_device_threads(int(fold.world()), [&](device_thread_comm& world) {
+        const bool first = world.rank() == 0;
+        how h = usual();
+        basic_trainer<in_bf16, device_thread_comm, cuda_exec> trainer(std::move(world), h.model, sequence, fold, h.train, data, {},
+                                                                      h.facts);
+        const auto each_run = [](const state_tensor& t, auto f) {  // f(where in the whole tensor, where in the piece, bytes)
+          const std::size_t size = size_of(t.type);
+          std::size_t at = 0;
+          t.piece.for_each_run([&](extent_t global, extent_t, extent_t count) {
+            f(std::size_t(global) * size, at, std::size_t(count) * size);
+            at += std::size_t(count) * size;
+          });
+        };
+        if (from != nullptr) {
+          for (state_tensor& t : owned_state(trainer)) {
+            std::vector<std::byte> mine(t.bytes());
+            each_run(t, [&](std::size_t global, std::size_t at, std::size_t bytes) {
+              std::memcpy(&mine[at], &from->at(t.name())[global], bytes);
+            });
+            t.set(mine);
+          }
+          trainer.weights_follow_masters();
+          trainer.go_to({2, 2, 8});
+        }
+        for (int i = 0; i < steps; ++i) {
+          const step_result now = trainer.step();
+          if (first) losses.push_back(now.loss);
+        }
+        trainer.parameters();
+        std::scoped_lock lock(guard);
+        for (const state_tensor& t : owned_state(trainer)) {
+          std::vector<std::byte> mine(t.bytes());
+          t.get(mine);
+          auto& whole = all[t.name()];
+          whole.resize(std::size_t(t.fact.parameters()) * size_of(t.type));
+          each_run(t, [&](std::size_t global, std::size_t at, std::size_t bytes) { std::memcpy(&whole[global], &mine[at], bytes); });
+        }
+      });
+      return all;
+    };
+    const folding_extents one = make_folding({{ax::dp, 2}}, {{ax::ep, 2}}), other = make_folding({{ax::tp, 2}}, {{ax::etp, 2}});
+    std::vector<double> whole, none, rest;
+    run(one, 3, nullptr, whole);
+    const state saved = run(one, 2, nullptr, none);
+    CHECK((run(other, 0, &saved, none) == saved));
+    run(other, 1, &saved, rest);
+    CHECK(rest.at(0) == doctest::Approx(whole.at(2)).epsilon(1e-2));
   }
 }

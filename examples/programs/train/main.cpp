@@ -1,6 +1,8 @@
-// train: trains one of the built-in runs on text files, ranks as threads on the host or on CUDA devices, or as processes of a
+// train: trains one of the built-in runs on text or tokens, ranks as threads on the host or on CUDA devices, or as processes of a
 // launcher with a device each. All it does is in moefold/train/program.hpp.
 #include "runs.hpp"
+
+#include <moefold/train/model_files.hpp>
 
 #include <CLI/CLI.hpp>
 
@@ -15,7 +17,8 @@ std::atomic<bool> stop{false};
 
 extern "C" void on_interrupt(int) {
   stop.store(true, std::memory_order_relaxed);
-  std::signal(SIGINT, SIG_DFL);  // a second Ctrl-C ends at once
+  std::signal(SIGINT, SIG_DFL);  // a second one ends at once
+  std::signal(SIGTERM, SIG_DFL);
 }
 
 /// The library's own sources: real text that every checkout has.
@@ -33,14 +36,15 @@ std::vector<std::string> own_sources() {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app{"Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices, or, "
-               "under torchrun, mpirun or srun, as processes with a device each."};
+  CLI::App app{
+      "Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices, or, "
+      "under torchrun, mpirun or srun, as processes with a device each."};
   moefold::program_options options;
   options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
   options.commit = MOEFOLD_COMMIT;
   options.train.stop = &stop;
   bool list = false;
-  std::string device = "host";
+  std::string device = "host", save_beside = "on";
   const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 62);
   app.add_option("--run", options.run, "which run (see --list)")->capture_default_str();
   app.add_flag("--list", list, "list the runs that were built in, and stop");
@@ -48,8 +52,39 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"host", "cuda"}))
       ->capture_default_str();
   app.add_option("--ranks", options.ranks, "ranks, for runs with a dyn extent")->check(at_least_one);
-  app.add_option("--steps", options.train.steps, "training steps")->check(at_least_one)->capture_default_str();
-  app.add_option("--data", options.data, "text files to train on, read as bytes; default: the library's own sources");
+  app.add_option("--steps", options.train.steps, "training steps; 0: only load and export")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("--load", options.load, "start from the published (Hugging Face) model in this folder; the run must have its shape");
+  app.add_option("--upcycle", options.upcycle, "start from the published dense model in this folder: its MLPs become the experts");
+  app.add_option("--resume", options.resume, "go on from the newest save in this folder, or from this save; any mapping will do");
+  app.add_option("--save", options.save, "save into this folder, at the end and when stopped by Ctrl-C or SIGTERM");
+  app.add_option("--save-every", options.save_every, "steps between saves; 0: only at the end")->check(CLI::NonNegativeNumber);
+  app.add_option("--keep", options.keep, "saves that stay, the newest ones; 0: all")->check(CLI::NonNegativeNumber)->capture_default_str();
+  app.add_option("--save-beside", save_beside, "on: steps go on while a save is written; off: they wait [on]")
+      ->check(CLI::IsMember({"on", "off"}));
+  app.add_option("--export", options.export_to, "write the model into this folder at the end, as transformers reads it");
+  app.add_option("--dump-gradients", options.dump_gradients,
+                 "write the first step's gradients into this safetensors file, under published names");
+  app.add_flag("--evaluate", options.evaluate, "instead of training: loss and perplexity over all of the data");
+  app.add_option(
+      "--generate", options.generate,
+      "instead of training: continue this text, always by the likeliest token; numbers of tokens unless the data format is bytes");
+  app.add_option("--generate-tokens", options.generate_tokens, "by so many tokens")->check(CLI::PositiveNumber)->capture_default_str();
+  app.add_option("--data", options.data.files, "files to train on, or to evaluate; default: the library's own sources");
+  std::string format, shuffle;
+  app.add_option("--data-format", format, "what they hold: bytes, u16, u32, megatron (FILE.bin and FILE.idx) or llmc [bytes]");
+  app.add_option("--data-weights", options.data.weights,
+                 "how many samples come from each file, in proportion; default: the files are one text");
+  app.add_option("--shuffle", shuffle, "on or off; off: sequences in file order [on]")->check(CLI::IsMember({"on", "off"}));
+  app.add_option("--document-end", options.data.document_end, "token that ends a document; attention does not cross it")
+      ->check(CLI::NonNegativeNumber);
+  app.add_flag("--documents", options.data.document_marks, "attention does not cross documents that the files mark");
+  app.add_flag("--pack-documents", options.data.pack, "fill sequences with whole documents instead of cutting them");
+  const CLI::Option* const held_out =
+      app.add_option("--held-out", options.data.held_out_share,
+                     "share of the data that is held out for evaluation; default: 0.05, with --shuffle off none")
+          ->check(CLI::Range(0.0, 0.99));
   app.add_option("--metrics", options.metrics, "write one JSON object per step to this file");
   app.add_option("--heatmap", options.heatmap, "draw the load of every expert over the steps into this file (SVG)");
   app.add_option("--draw-schedule", options.draw_schedule, "draw the run's pipeline schedule into this file (SVG), and stop");
@@ -90,8 +125,23 @@ int main(int argc, char** argv) {
                                             "' in this program; --list shows those there are, and MOEFOLD_RUNS adds one");
     if (!rate.empty()) options.train.rate = moefold::rate_shape_of(rate);
     if (!bad.empty()) options.train.bad = moefold::bad_step_of(bad);
-    if (options.data.empty()) options.data = own_sources();
+    if (!format.empty()) options.data.format = moefold::data_format_of(format);
+    if (shuffle == "off") {
+      options.data.shuffle = false;
+      if (held_out->count() == 0) options.data.held_out_share = 0;
+    }
+    options.save_beside = save_beside == "on";
+    const bool reads_data = options.evaluate || (options.train.steps > 0 && options.generate.empty());
+    if (options.data.files.empty() && reads_data) {
+      moefold::require<moefold::config_error>(
+          options.data.format == moefold::data_format::bytes,
+          "moefold: the library's own sources are bytes; name files with --data, or leave out --data-format");
+      options.data.files = own_sources();
+    }
+    moefold::model_files files;
+    options.files = &files;
     std::signal(SIGINT, on_interrupt);
+    std::signal(SIGTERM, on_interrupt);
     moefold::terminal_sink log;
     const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
     if (me.size > 1) {  // a launcher started us: one rank per process

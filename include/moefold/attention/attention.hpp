@@ -3,12 +3,15 @@
 // follows sees only a bag of tokens.
 //
 //   x [T/TP, H] -gather-> [T, H] -Wq Wk Wv-> q [S/CP, B, heads/TP, d], k v [S/CP, B, kv/TP, d] -RoPE-> context policy -Wo-> sum, scatter -> [T/TP, H]
+//                                  + biases, where the model has them; q and k of every head -RMSNorm-> before RoPE, where it normalises heads
 //   T = S/CP * B tokens of this CP part. Traffic over tp: forward 1 all-gather + 1 reduce-scatter; backward 2 all-gathers + 1 reduce-scatter.
 #include <moefold/attention/policy.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/linear.hpp>
+#include <moefold/layers/norm.hpp>
 #include <moefold/layers/sequence.hpp>
+#include <moefold/ops/bias.hpp>
 #include <moefold/ops/rope.hpp>
 
 #include <memory>
@@ -22,6 +25,11 @@ struct attention_weights {
   linear<Precision, rows_over_tp> key;        // [kv/TP * d, H]
   linear<Precision, rows_over_tp> value;      // [kv/TP * d, H]
   linear<Precision, columns_over_tp> output;  // [H, heads/TP * d]
+
+  // qkv_bias and qk_norm; empty where the model has none
+  parameter<Precision, rows_over_tp> query_bias{};              // [heads/TP * d]
+  parameter<Precision, rows_over_tp> key_bias{}, value_bias{};  // [kv/TP * d]
+  parameter<Precision, replicated> query_norm{}, key_norm{};    // [d]
 };
 
 /// The layer over values: communicators and numbers instead of a mesh, so that all foldings share one instantiation.
@@ -38,6 +46,8 @@ class attention_layer {
     view<T> q, k, v;                      // roped, [S/CP, B, heads or kv over TP, d], or what the context policy has made of them
     view<T> out;                          // [S/CP, B, heads/TP, d]; out and lse only where they are kept
     view<A> lse;                          // [B, heads/TP, S/CP]
+    typename norm_layer<Precision>::saved query_norm,
+        key_norm;  // q and k as projected, and a number per token and head; where heads are normalised
   };
 
   /// Local, or collective over cp where the context policy makes groups (cp_combined). `sequence` is S; tp and cp must outlive the layer. Throws config_error if model, sequence or weights do not fit the groups.
@@ -58,6 +68,7 @@ class attention_layer {
     require<config_error>(extent_t(positions.size()) == sequence, "moefold: attention over sequences of ", sequence, " tokens was given ",
                           positions.size(), " positions; pass context_positions(sequence, cp)");
     check(model);
+    require_window(sequence, model.sliding_window);
     require_heads(model.heads, tp.size());
     require_kv_heads(model.kv_heads, tp.size());
     require_pieces(sequence, sequence_pieces(tp.size(), cp.size()));
@@ -68,6 +79,12 @@ class attention_layer {
     require_weight(name_of(parameter_kind::key), weights.key.weight, {kv_width, model.hidden});
     require_weight(name_of(parameter_kind::value), weights.value.weight, {kv_width, model.hidden});
     require_weight(name_of(parameter_kind::output), weights.output.weight, {model.hidden, q_width});
+    const auto of_model = [](bool there, extent_t width) { return shape{there ? width : 0}; };
+    require_weight(name_of(parameter_kind::query_bias), weights.query_bias, of_model(model.qkv_bias, q_width));
+    require_weight(name_of(parameter_kind::key_bias), weights.key_bias, of_model(model.qkv_bias, kv_width));
+    require_weight(name_of(parameter_kind::value_bias), weights.value_bias, of_model(model.qkv_bias, kv_width));
+    require_weight(name_of(parameter_kind::query_norm), weights.query_norm, of_model(model.qk_norm, model.head_dim));
+    require_weight(name_of(parameter_kind::key_norm), weights.key_norm, of_model(model.qk_norm, model.head_dim));
   }
 
   /// x [T/TP, H] -> y [T/TP, H], assigned. first: where the documents of packed sequences begin, read until backward. Collective over tp and cp.
@@ -82,14 +99,22 @@ class attention_layer {
          keep.template take<T>(part, batch, kv, d),
          keep.template take<T>(part, batch, kv, d),
          {},
+         {},
+         {},
          {}};
     if (keep_core_) take_core(keep, s);
+    const auto raw = [&](view<T> head) { return model_.qk_norm ? keep.template take<T>(head.shape()) : head; };
+    const view<T> q = raw(s.q), k = raw(s.k);  // before the norms
     {
       scratch local(e);
       view<const T> all = gather_rows_of_group<T>(e, *tp_, x, local);
-      weights_.query.forward(e, all, s.q.as({tokens, heads * d}));
-      weights_.key.forward(e, all, s.k.as({tokens, kv * d}));
-      weights_.value.forward(e, all, s.v.as({tokens, kv * d}));
+      project(e, weights_.query, weights_.query_bias, all, q.as({tokens, heads * d}));
+      project(e, weights_.key, weights_.key_bias, all, k.as({tokens, kv * d}));
+      project(e, weights_.value, weights_.value_bias, all, s.v.as({tokens, kv * d}));
+    }
+    if (model_.qk_norm) {
+      norm(weights_.query_norm).forward(e, view<const T>(by_head(q)), by_head(s.q), keep, s.query_norm);
+      norm(weights_.key_norm).forward(e, view<const T>(by_head(k)), by_head(s.k), keep, s.key_norm);
     }
     rope_forward(e, s.q, own_positions(), model_.rope_theta);
     rope_forward(e, s.k, own_positions(), model_.rope_theta);
@@ -113,6 +138,15 @@ class attention_layer {
     Context::template backward<T, A>(e, *groups_, map(s), dout, s.q, s.k, s.v, s.out, s.lse, dq, dk, dv);
     rope_backward(e, dq, own_positions(), model_.rope_theta);
     rope_backward(e, dk, own_positions(), model_.rope_theta);
+    if (model_.qk_norm) {
+      norm(weights_.query_norm).backward(e, view<const T>(by_head(dq)), by_head(dq), s.query_norm);
+      norm(weights_.key_norm).backward(e, view<const T>(by_head(dk)), by_head(dk), s.key_norm);
+    }
+    if (model_.qkv_bias) {  // at once, whatever is deferred: it costs next to nothing
+      bias_backward(e, dq.as({tokens, q_width}), weights_.query_bias.gradient);
+      bias_backward(e, dk.as({tokens, kv_width}), weights_.key_bias.gradient);
+      bias_backward(e, dv.as({tokens, kv_width}), weights_.value_bias.gradient);
+    }
     view<const T> x = gather_rows_of_group<T>(e, *tp_, s.x, local);
     view<T> partial = partial_rows<T, Exec>(*tp_, dx, local);
     weights_.query.backward(e, view<const T>(dq.as({tokens, q_width})), x, partial);
@@ -127,6 +161,17 @@ class attention_layer {
       : attention_layer(model, sequence, weights, tp, cp, std::move(groups), keep_core, std::span<const std::int32_t>(*own)) {
     own_positions_ = std::move(own);
   }
+  /// y = x W^T, and the bias where there is one.
+  template <class Exec>
+  static void project(Exec e, const linear<Precision, rows_over_tp>& weight, const parameter<Precision, rows_over_tp>& bias,
+                      view<const T> x, view<T> y) {
+    if (bias.value.empty()) return weight.forward(e, x, y);
+    bias_forward(e, bias.value, y);
+    weight.forward(e, x, y, T(1));
+  }
+  norm_layer<Precision> norm(const parameter<Precision, replicated>& gain) const { return {gain, model_.norm_eps}; }
+  /// [S/CP, B, heads, d] as a row for every token and head.
+  static view<T> by_head(view<T> x) { return x.as({x.extent(0) * x.extent(1) * x.extent(2), x.extent(3)}); }
   template <class Arena>
   static void take_core(Arena& to, saved& s) {
     s.out = to.template take<T>(s.q.shape());
@@ -165,6 +210,7 @@ template <class Policy, class Mesh, class Comm>
 class attention
     : check_heads<Policy::model.heads, extent_of<Mesh, tag::tp>>,
       check_kv_heads<Policy::model.kv_heads, extent_of<Mesh, tag::tp>>,
+      check_window<Policy::sequence, Policy::model.sliding_window>,
       check_pieces<Policy::sequence, sequence_pieces(extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,
       check_context_ranks<extent_of<Mesh, tag::cp>, context_pieces(Policy::context::facts, extent_of<Mesh, tag::cp>)>,
       check_context_heads<Policy::model.kv_heads, head_pieces(Policy::context::facts, extent_of<Mesh, tag::tp>, extent_of<Mesh, tag::cp>)>,

@@ -5,6 +5,7 @@
 //   ours   moe.gate [E, F, H]   | expert 0 | expert 1 | ...         a piece of it (mesh/slice.hpp) -> runs -> blocks of one file, read once
 //   theirs  segments             experts.0.gate_proj  experts.1.gate_proj  ...
 #include <moefold/checkpoint/convert.hpp>
+#include <moefold/checkpoint/published_segment.hpp>
 #include <moefold/checkpoint/shard_index.hpp>
 #include <moefold/mesh/slice.hpp>
 
@@ -12,15 +13,6 @@
 #include <mutex>
 
 namespace moefold {
-
-/// Our flat elements [first, first + count) of a whole, unpadded tensor are the elements from `first_in_tensor` of a published one.
-struct published_segment {
-  std::string tensor;
-  extent_t first_in_tensor = 0;
-  extent_t first = 0;
-  extent_t count = 0;
-  shape needed;  // of the published tensor, which is refused in any other; of rank 0: not checked
-};
 
 /// Calls f(segment, first element in its tensor, first in the piece, count) for the runs of a piece, in order. The segments are those of the whole tensor, in
 /// order and without gaps; throws error where they are not.

@@ -74,6 +74,9 @@ MOEFOLD_RULE(shared_gate, shared_gate, shared_ffn, shared_gate == 0 || shared_ff
              "moefold: shared_gate gates the shared expert; give it a width, shared_ffn")
 MOEFOLD_RULE(shared_width, shared_ffn, least, shared_ffn >= least, "moefold: shared_ffn is 0 (no shared expert) or above")
 
+MOEFOLD_RULE(window_size, sliding_window, least, sliding_window >= least,
+             "moefold: sliding_window is the number of tokens that a token sees, itself included, or 0 for all of them")
+
 MOEFOLD_RULE(dense_depth, dense_layers, layers, dense_layers >= 0 && dense_layers <= layers,
              "moefold: dense_layers are the first of the model's layers; take 0 (none) to layers")
 MOEFOLD_RULE(dense_width, dense_layers, dense_ffn, (dense_layers > 0) == (dense_ffn > 0) && dense_ffn >= 0,
@@ -93,6 +96,7 @@ struct check_model
       check_bias_scores<M.expert_bias, M.score == score_function::sigmoid>,
       check_shared_gate<M.shared_gate, M.shared_ffn>,
       check_shared_width<M.shared_ffn, 0>,
+      check_window_size<M.sliding_window, 0>,
       check_dense_depth<M.dense_layers, M.layers>,
       check_dense_width<M.dense_layers, M.dense_ffn> {
   static constexpr bool ok = true;
@@ -115,6 +119,7 @@ constexpr void check(const model_shape& m) {
   require_bias_scores(m.expert_bias, m.score == score_function::sigmoid);
   require_shared_gate(m.shared_gate, m.shared_ffn);
   require_shared_width(m.shared_ffn, 0);
+  require_window_size(m.sliding_window, 0);
   require_dense_depth(m.dense_layers, m.layers);
   require_dense_width(m.dense_layers, m.dense_ffn);
   require<config_error>(m.weight_scale > 0 && m.weight_scale < 1e300, "moefold: weight_scale is a finite number above 0 (given ",

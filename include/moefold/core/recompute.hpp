@@ -3,7 +3,7 @@
 // them, the inventory counts from them what is kept, what is set aside once per rank for the recomputation, and what travels again.
 //
 //   part             no longer kept                                   computed again
-//   norms            the two normed inputs [rows, H]                  two norms
+//   norms            the two normed inputs [rows, H]                  two norms; those of query and key heads keep what they need
 //   activation       act [R, F/ETP] and the shared expert's           silu * up
 //   core_attention   out [T, q/TP] and log-sum-exp                    attention over the kept q, k, v; context parallelism communicates again
 //   moe              all that the MoE layer keeps                     router, dispatch, experts and combine, their traffic too

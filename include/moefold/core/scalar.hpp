@@ -4,6 +4,7 @@
 #include <moefold/core/error.hpp>
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
@@ -38,6 +39,21 @@ constexpr const char* name_of(dtype type) {
     case dtype::fp8_e5m2: return "fp8_e5m2";
   }
   return "?";
+}
+
+/// Bytes of one element.
+constexpr std::size_t size_of(dtype type) {
+  switch (type) {
+    case dtype::fp64:
+    case dtype::int64: return 8;
+    case dtype::fp32:
+    case dtype::int32: return 4;
+    case dtype::bf16: return 2;
+    case dtype::uint8:
+    case dtype::fp8_e4m3:
+    case dtype::fp8_e5m2: return 1;
+  }
+  return 0;
 }
 
 template <class T>

@@ -3,7 +3,7 @@
 // rank needs while it works. Rows at the experts depend on the routing: balanced, or the worst that dropless can bring.
 //
 //   block, per layer      normed x2, h, y [rows, H]; rstd x2 [rows]                                    rows = S/(CP*TP) * B, T = rows * TP
-//   attention             q, out [T, heads/TP * d]; k, v [T, kv/TP * d]; lse [heads/TP, T]
+//   attention             q, out [T, heads/TP * d]; k, v [T, kv/TP * d]; lse [heads/TP, T]; with qk_norm q and k once more, rstd [T, heads/TP], [T, kv/TP]
 //   router                choices and weights [rows, k]; logits [rows, E]; load [E]; pull [B or 1, E], losses [5]; with a capacity the kept choices [rows, k] and
 //                         how many were dropped
 //   ticket                row and slot maps, counts; batch [R, H], weight [R]
@@ -86,6 +86,9 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
   for (int i = 0; i < 2; ++i) block.take(rows, acc);                                               // rstd
   block.take(tokens * m.q_width() / tp, t);                                                        // q
   for (int i = 0; i < 2; ++i) block.take(tokens * m.kv_width() / tp, t);                           // k, v
+  if (m.qk_norm)
+    for (const extent_t heads : {m.heads / tp, m.kv_heads / tp})
+      block.take(tokens * heads * m.head_dim, t), block.take(tokens * heads, acc);
   if (!a.recompute.has(core_attention)) {
     block.take(tokens * m.q_width() / tp, t);  // out
     block.take(tokens * m.heads / tp, acc);    // log-sum-exp
@@ -96,18 +99,18 @@ constexpr block_memory memory_of_block(const activation_shape& a, extent_t arriv
     return {kept.bytes, again.bytes};
   }
   const auto counted = [&a](detail::arena_count& to) {
-    if (a.facts.balance.any()) to.take(extent_t(balance_kinds), 8);  // sums of the losses
-    if (a.facts.tokens.drops()) to.take(1, 8);                       // dropped pairs
+    if (a.facts.balance.any()) to.take(extent_t(balance_kinds), 8);                 // sums of the losses
+    if (a.facts.tokens.drops()) to.take(1, 8);                                      // dropped pairs
     for (int i = 0; i < (a.corrected() ? 2 : 1); ++i) to.take(a.model.experts, 8);  // load
   };
   if (a.recompute.twice(moe)) counted(kept);  // once more
   detail::arena_count& keep = a.recompute.twice(moe) ? again : kept;
-  keep.take(rows * m.top_k, 4);                                               // chosen experts
-  keep.take(rows * m.top_k, acc);                                             // their weights
-  keep.take(rows * m.experts, acc);                                           // logits
+  keep.take(rows * m.top_k, 4);      // chosen experts
+  keep.take(rows * m.top_k, acc);    // their weights
+  keep.take(rows * m.experts, acc);  // logits
   counted(keep);
-  if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);    // pull
-  if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);                   // kept experts
+  if (a.facts.balance.any()) keep.take(a.balance_sets() * m.experts, acc);  // pull
+  if (a.facts.tokens.drops()) keep.take(rows * m.top_k, 4);                 // kept experts
   if (a.facts.dispatch == dispatch_kind::all_gather) {
     keep.take(etp, 8), keep.take(ep, 8);       // tokens of the peers
     keep.take(own, 8), keep.take(own + 1, 8);  // counts, offsets

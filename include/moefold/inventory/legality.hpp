@@ -1,6 +1,6 @@
 #pragma once
 // Whether a model fits a folding: each rule once, as a compile error for the types of a run and as the same sentence for values.
-// In short: E % EP, F % ETP, heads, kv heads and shared ffn % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP); global batch % (DP*B).
+// In short: E % EP, F % ETP, heads, kv heads and shared ffn % TP, S % (TP*CP) and, when CP > 1, S % (2*CP*TP), S <= window; global batch % (DP*B).
 #include <moefold/core/context_facts.hpp>
 #include <moefold/core/layer_split.hpp>
 #include <moefold/core/model_shape.hpp>
@@ -27,6 +27,10 @@ MOEFOLD_RULE(context_heads, kv_heads, tp_times_exchanging, kv_heads % tp_times_e
              "moefold: exchanging heads for sequence needs key/value heads that are a multiple of TP * CP (of TP * A for cp_combined<A>); "
              "use cp_ring, or fewer context ranks")
 MOEFOLD_RULE(length, sequence, least, sequence >= least, "moefold: a sequence is at least 1 token long")
+MOEFOLD_RULE(
+    window, sequence, sliding_window, sliding_window == 0 || sequence <= sliding_window,
+    "moefold: the model's tokens see only sliding_window tokens back, and attention here sees the whole sequence: shorten the sequence to "
+    "the window, where both are the same, or set sliding_window = 0 to train a model that sees everything")
 MOEFOLD_RULE(depth, layers, virtual_stages, layers >= virtual_stages,
              "moefold: every pipeline stage, and every chunk of one, needs at least one layer; lower PP, or give layer counts")
 MOEFOLD_RULE(batch, global_batch, dp_times_micro_batch, global_batch > 0 && global_batch % dp_times_micro_batch == 0,
@@ -82,6 +86,7 @@ template <class Run, class Attention = typename Run::fold::attention, class Moe 
 struct check_run
     : check_model<Run::model>,
       check_length<Run::sequence, 1>,
+      check_window<Run::sequence, Run::model.sliding_window>,
       check_heads<Run::model.heads, extent_of<Attention, tag::tp>>,
       check_kv_heads<Run::model.kv_heads, extent_of<Attention, tag::tp>>,
       check_experts<Run::model.experts, extent_of<Moe, tag::ep>>,
@@ -107,6 +112,7 @@ constexpr void check(const model_shape& model, extent_t sequence, const folding_
   require_shared_ffn(model.shared_ffn, tp);
   require_dense_ffn(model.dense_ffn, tp);
   require_length(sequence, 1);
+  require_window(sequence, model.sliding_window);
   require_pieces(sequence, sequence_pieces(tp, cp));
   check(fold.layers, model.layers, fold.attention.of(axis_id::pp));
   require_depth(model.layers, least_layers(fold.layers, fold.attention.of(axis_id::pp)));

@@ -7,6 +7,8 @@
 //   tied embedding, no head    [V, H]              rows over tp, ends        {first, last stage} x cp x dp; one stage: cp x dp
 //   layers.N.attention.norm    [H]                 replicated                tp x cp x dp
 //   layers.N.attention.query   [heads * d, H]      rows over tp              cp x dp        key, value alike: [kv_heads * d, H]
+//   layers.N.attention.query_bias [heads * d]      rows over tp              cp x dp        key_bias, value_bias alike: where projections have one
+//   layers.N.attention.query_norm, key_norm [d]    replicated                tp x cp x dp   where heads are normalised
 //   layers.N.attention.output  [H, heads * d]      columns over tp           cp x dp
 //   layers.N.moe.norm, final_norm [H]              replicated                tp x cp x dp
 //   layers.N.moe.router        [E, H]              replicated                tp x cp x dp
@@ -54,7 +56,12 @@ enum class parameter_kind : std::uint8_t {
   mlp_norm,
   mlp_gate,
   mlp_up,
-  mlp_down
+  mlp_down,
+  query_bias,
+  key_bias,
+  value_bias,
+  query_norm,
+  key_norm
 };
 
 constexpr const char* name_of(parameter_kind kind) {
@@ -78,7 +85,12 @@ constexpr const char* name_of(parameter_kind kind) {
                                    "mlp.norm",
                                    "mlp.gate",
                                    "mlp.up",
-                                   "mlp.down"};
+                                   "mlp.down",
+                                   "attention.query_bias",
+                                   "attention.key_bias",
+                                   "attention.value_bias",
+                                   "attention.query_norm",
+                                   "attention.key_norm"};
   return names[int(kind)];
 }
 
@@ -95,7 +107,8 @@ struct parameter_fact {
   extent_t padding = 0;  // elements that only pad: value 0, gradient 0, not counted
   placement_value placement{};
   bool decay = false;   // weight decay applies
-  double init_std = 0;  // 0: starts as ones (a model's own init_std is above 0)
+  double init_std = 0;  // it starts as normal numbers of this width around init_mean: matrices around 0; gains are ones, biases zeros
+  double init_mean = 0;
 
   bool as_head = false;  // the copy of a tied embedding that the head of the last stage uses
 
@@ -122,33 +135,40 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
   const auto matrix = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
     f(parameter_fact{kind, layer, {rows, columns}, 0, value_of<decltype(where)>, true, init});
   };
-  const auto gain = [&](parameter_kind kind, extent_t layer) {
-    f(parameter_fact{kind, layer, {m.hidden}, 0, value_of<replicated>, false, 0});
+  const auto gain = [&](parameter_kind kind, extent_t layer, extent_t width) {
+    f(parameter_fact{kind, layer, {width}, 0, value_of<replicated>, false, 0, 1});
+  };
+  const auto bias = [&](parameter_kind kind, extent_t layer, extent_t width) {
+    f(parameter_fact{kind, layer, {width}, 0, value_of<rows_over_tp>, false});
   };
   const auto expert = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
     f(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, value_of<decltype(where)>, true, init});
   };
   const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages) : value_of<rows_over_tp>;
   const auto table = [&](parameter_kind kind, bool as_head = false) {
-    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, rows, true, std, as_head});
+    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, rows, true, std, 0, as_head});
   };
   using enum parameter_kind;
   if (stage == 0) table(embedding);
   for_each_layer(m.layers, fold, stage, [&](extent_t l) {
-    gain(attention_norm, l);
+    gain(attention_norm, l, m.hidden);
     matrix(query, l, m.q_width(), m.hidden, rows_over_tp{}, std);
+    if (m.qkv_bias) bias(query_bias, l, m.q_width());
     matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
+    if (m.qkv_bias) bias(key_bias, l, m.kv_width());
     matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
+    if (m.qkv_bias) bias(value_bias, l, m.kv_width());
+    if (m.qk_norm) gain(query_norm, l, m.head_dim), gain(key_norm, l, m.head_dim);
     matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
     const bool gated = m.activation == activation_function::swiglu;
     if (m.dense(l)) {
-      gain(mlp_norm, l);
+      gain(mlp_norm, l, m.hidden);
       if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
       matrix(mlp_up, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
       matrix(mlp_down, l, m.hidden, m.dense_ffn, columns_over_tp{}, output_std);
       return;
     }
-    gain(moe_norm, l);
+    gain(moe_norm, l, m.hidden);
     matrix(router, l, m.experts, m.hidden, replicated{}, std);
     if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
     expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
@@ -160,7 +180,7 @@ constexpr void for_each_parameter(const model_shape& m, const folding_extents& f
     if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, replicated{}, std);
   });
   if (stage == stages - 1) {
-    gain(final_norm, -1);
+    gain(final_norm, -1, m.hidden);
     if (!m.tied_embeddings)
       table(head);
     else if (stages > 1)

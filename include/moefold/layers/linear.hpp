@@ -15,11 +15,11 @@ struct linear {
   parameter<Precision, Placement> weight;  // [out, in] of this rank
   [[no_unique_address]] product_inputs<Precision> inputs{};
 
-  /// x [rows, in] -> y [rows, out], assigned.
+  /// x [rows, in] -> y [rows, out] (y = x W^T + beta y): assigned, unless it is to be added to what is there, such as a bias.
   template <class Exec>
-  void forward(Exec e, view<const T> x, view<T> y) const {
+  void forward(Exec e, view<const T> x, view<T> y, T beta = T(0)) const {
     scratch local(e);
-    gemm_nt(e, inputs.x(e, x, local), inputs.weight(e, weight.value, local), y);
+    gemm_nt(e, inputs.x(e, x, local), inputs.weight(e, weight.value, local), y, beta);
   }
   /// dy [rows, out], x [rows, in] -> dx [rows, in] (dx = dy W + beta dx); the weight's gradient is accumulated.
   template <class Exec>

@@ -5,7 +5,9 @@
 #include <moefold/layers/linear.hpp>
 #include <moefold/layers/sequence.hpp>
 #include <moefold/ops/cross_entropy.hpp>
+#include <moefold/ops/top_k.hpp>
 #include <moefold/ops/total.hpp>
+#include <moefold/tensor/copy.hpp>
 
 #include <algorithm>
 
@@ -56,6 +58,41 @@ struct loss_layer {
     weight_gradient(e, view<const A>(s.gradient), x, head.weight.gradient);
     gemm_nn(e, view<const A>(s.gradient), head.weight.value, partial);
     sum_and_scatter_rows<T>(e, *tp, partial, dx);
+  }
+  /// The likeliest next token behind each of this rank's rows, in place of a backward: the logits are made once more where their gradient was.
+  /// ids [T/TP], in host memory; of equal logits the lowest id, padding never. Collective over tp: three all-gathers. Waits.
+  template <class Exec>
+  void best_tokens(Exec e, const saved& s, view<std::int32_t> ids) const {
+    const extent_t rows = s.x.extent(0), tokens = rows * tp->size(), width = head.weight.value.extent(0), first = tp->rank() * width;
+    require_count("best_tokens", "ids", ids.size(), rows);
+    const extent_t valid = std::clamp<extent_t>(vocabulary - first, 0, width);
+    scratch local(e);
+    const view<const T> x = gather_rows_of_group<T>(e, *tp, s.x, local);
+    const view<A> value = local.template take<A>(tokens, 1);
+    const view<std::int32_t> column = local.template take<std::int32_t>(tokens, 1);
+    if (valid > 0) {
+      const view<A> logits(s.gradient.data(), {tokens, valid});
+      gemm_nt(e, x, head.weight.value.rows(0, valid), logits);
+      top_k(e, view<const A>(logits), 1, column, value);
+    } else {
+      fill(e, column, -1), fill(e, value, A(0));  // no column: behind all
+    }
+    const view<A> values = local.template take<A>(tp->size(), tokens);
+    const view<std::int32_t> columns = local.template take<std::int32_t>(tp->size(), tokens);
+    tp->all_gather(e, std::span<const A>(value.span()), values.span()).wait(e);
+    tp->all_gather(e, std::span<const std::int32_t>(column.span()), columns.span()).wait(e);
+    const view<const A> of_rank = on_host(e, view<const A>(values), local);
+    const view<const std::int32_t> at_rank = on_host(e, view<const std::int32_t>(columns), local);
+    for (extent_t row = 0; row < rows; ++row) {
+      const extent_t token = tp->rank() * rows + row;
+      detail::ranked<A> best;
+      for (extent_t r = 0; r < tp->size(); ++r) {
+        const std::int32_t there = at_rank(r, token);
+        const detail::ranked<A> one{of_rank(r, token), there < 0 ? -1 : std::int32_t(r * width) + there};
+        if (one.before(best)) best = one;
+      }
+      ids(row) = best.index;
+    }
   }
 };
 

@@ -131,8 +131,8 @@ class parameter_store {
     for (extent_t i = 0; i < extent_t(to.size()); ++i) {
       const extent_t global = of.slice.global_index(i);
       to[std::size_t(i)] = global >= real        ? storage(0)
-                         : of.fact.init_std == 0 ? storage(1)
-                                                 : storage(of.fact.init_std * normal.normal(std::uint64_t(global)));
+                         : of.fact.init_std == 0 ? storage(of.fact.init_mean)
+                                                 : storage(of.fact.init_mean + of.fact.init_std * normal.normal(std::uint64_t(global)));
     }
   }
 

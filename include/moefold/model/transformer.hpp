@@ -98,6 +98,13 @@ class transformer_stage {
                                      {store.template get<rows_over_tp>(key, l), seen(key, l)},
                                      {store.template get<rows_over_tp>(value, l), seen(value, l)},
                                      {store.template get<columns_over_tp>(output, l), seen(output, l)}};
+      if (model.qkv_bias) {
+        a.query_bias = store.template get<rows_over_tp>(query_bias, l);
+        a.key_bias = store.template get<rows_over_tp>(key_bias, l);
+        a.value_bias = store.template get<rows_over_tp>(value_bias, l);
+      }
+      if (model.qk_norm)
+        a.query_norm = store.template get<replicated>(query_norm, l), a.key_norm = store.template get<replicated>(key_norm, l);
       using enum recompute_part;
       attention_layer<Precision, Comm, Context> attend(model, sequence, a, tp, cp, context, !recompute.has(core_attention),
                                                        positions_.view());
@@ -206,8 +213,8 @@ class transformer_stage {
       copy(e, view<const T>(from), dx);
   }
 
-  /// The first part of backward: the gradient of the input. Weight gradients are left for backward_weight, but for those of norms, embedding and the gate
-  /// of a shared expert, which cost nothing. Collective as backward.
+  /// The first part of backward: the gradient of the input. Weight gradients are left for backward_weight, but for those of norms, biases, embedding and
+  /// the gate of a shared expert, which cost nothing. Collective as backward.
   void backward_input(Exec e, view<const T> dy, view<T> dx, saved& s) const {
     const deferring later(e, s.deferred);
     backward(e, dy, dx, s);
@@ -219,6 +226,14 @@ class transformer_stage {
     const layer_range& own = layers(s.chunk);
     for (extent_t l = own.first + own.count; l-- > own.first;) events.gradients_ready(l);
     if (first(s.chunk)) events.gradients_ready(-1);
+  }
+
+  /// Of the last chunk of the last stage, once its forward has run and in place of its backward: the likeliest token behind each of this rank's rows.
+  /// ids [T/TP], in host memory. Collective over tp. Waits.
+  void best_tokens(Exec e, const saved& s, view<std::int32_t> ids) const {
+    require(last(s.chunk),
+            "moefold: the next tokens are known to the last chunk of the last stage alone; ask the stage where last(chunk) holds");
+    loss_.best_tokens(e, s.loss, ids);
   }
 
   /// Adds what this rank's layers counted in the micro-batch to all [layers of the whole model, layer_numbers::count], memory of the exec. Once per micro-batch, however

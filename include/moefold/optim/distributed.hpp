@@ -43,6 +43,7 @@ class distributed_optimizer {
   using moments = typename Precision::moments;
   using store_type = parameter_store<Precision, Memory>;
   static constexpr bool own_master = !std::is_same_v<storage, master>;
+  static constexpr int state_tensors = int(Optimizer::state_tensors);  // moments per weight
 
   /// The store and the groups must outlive the optimizer. Collective over every replica group, in the store's order: with overlap each gets a
   /// communicator apart, under its own name.
@@ -153,7 +154,7 @@ class distributed_optimizer {
   template <class Exec>
   void update(Exec e, std::int64_t step, learning_rates rates, double gradient_scale) {
     gather_end(e);
-    if (!have_master_) initialise_master(e);
+    require_masters(e);
     for (std::size_t b = 0; b < shards_.size(); ++b) {
       shard& s = shards_[b];
       const auto part = [](auto all, const range& r) { return all.subspan(std::size_t(r.begin), std::size_t(r.end - r.begin)); };
@@ -172,6 +173,21 @@ class distributed_optimizer {
     if constexpr (own_master)
       for (std::size_t b = 0; b < shards_.size(); ++b) cast(e, view<storage>(own_values(b)), view<master>(own_masters(b)));
     have_master_ = true;
+  }
+
+  /// Makes the master weights those of the store unless they have been made before. Local.
+  template <class Exec>
+  void require_masters(Exec e) {
+    if (!have_master_) initialise_master(e);
+  }
+  /// The master weights were given from outside: weights become their roundings, on every replica. Collective over every replica group.
+  template <class Exec>
+  void follow_masters(Exec e) {
+    gather_end(e);
+    if constexpr (own_master)
+      for (std::size_t b = 0; b < shards_.size(); ++b) cast(e, view<master>(own_masters(b)), view<storage>(own_values(b)));
+    have_master_ = true;
+    gather(e);
   }
 
   /// Gives every replica the updated shards of the others. Collective over every replica group, in the store's order.

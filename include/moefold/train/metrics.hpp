@@ -194,11 +194,15 @@ inline std::string to_json(const loss_spike& s) {
 
 /// Writes the record to a file, every line flushed, so that a run can be watched and an interrupted one keeps what it did.
 /// The constructor replaces the file and throws config_error where it cannot be written; write() throws error when the disk is full.
+/// resumed_at: the step that a resumed run goes on behind. Lines of a file that is there stay, up to the first one of a later step; -1: none stay.
 class metrics_writer {
  public:
-  metrics_writer(std::string path, const run_record& run) : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")) {
+  metrics_writer(std::string path, const run_record& run, std::int64_t resumed_at = -1) : path_(std::move(path)) {
+    const std::string before = resumed_at < 0 ? "" : lines_through(path_, resumed_at);
+    file_.reset(std::fopen(path_.c_str(), "wb"));
     require<config_error>(file_ != nullptr, "moefold: cannot write metrics file '", path_, "': ", std::strerror(errno),
                           "; name a file in a folder that exists and is writable");
+    put(before);
     line(to_json(run));
   }
   void write(const step_record& step) { line(to_json(step)); }
@@ -208,8 +212,29 @@ class metrics_writer {
   struct close {
     void operator()(std::FILE* f) const { std::fclose(f); }
   };
-  void line(std::string text) {
-    text += '\n';
+  static std::string lines_through(const std::string& path, std::int64_t last) {
+    const std::unique_ptr<std::FILE, close> file(std::fopen(path.c_str(), "rb"));
+    std::string text;
+    char block[1 << 14];
+    while (file != nullptr)
+      if (const std::size_t got = std::fread(block, 1, sizeof block, file.get()))
+        text.append(block, got);
+      else
+        break;
+    static constexpr std::string_view key = "{\"step\":";
+    for (std::size_t at = 0; at < text.size();) {
+      const std::size_t end = text.find('\n', at);
+      std::int64_t step = 0;
+      if (end == std::string::npos ||  // a line that was never finished
+          (text.compare(at, key.size(), key) == 0 &&
+           (std::from_chars(text.data() + at + key.size(), text.data() + end, step).ec != std::errc{} || step > last)))
+        return text.substr(0, at);
+      at = end + 1;
+    }
+    return text;
+  }
+  void line(std::string text) { put(text += '\n'); }
+  void put(std::string_view text) {
     const bool written = std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0;
     require(written, "moefold: could not write to metrics file '", path_, "': ", std::strerror(errno), "; free some space on its disk");
   }

@@ -93,6 +93,12 @@ inline std::string describe(const bad_report& b) {
                   b.elements == 1 ? " is not finite" : " are not finite");
 }
 
+/// What an evaluation found out; the same on every rank.
+struct evaluation {
+  double loss = 0;          // mean over the tokens that count, in nats
+  std::int64_t tokens = 0;  // that count
+};
+
 /// What a step found out; the same on every rank.
 struct step_result {
   std::int64_t step = 0;  // counted from 0

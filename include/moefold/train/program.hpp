@@ -1,18 +1,23 @@
 #pragma once
 // What the program `train` does for one run, wherever its ranks live (train/ranks.hpp): shows the folding and its memory before anything is allocated, checks the
-// first losses against a single rank, trains, evaluates, and writes metrics, an expert-load heatmap and the routing. Programs of one's own may call
-// it too.
+// first losses against a single rank, trains, evaluates, saves and resumes, and writes metrics, an expert-load heatmap, the routing and the model. Programs of
+// one's own may call it too.
 #include <moefold/core/replace_file.hpp>
 #include <moefold/mesh/describe.hpp>
 #include <moefold/moe/routing_file.hpp>
 #include <moefold/schedule/draw.hpp>
+#include <moefold/train/first_losses.hpp>
 #include <moefold/train/heatmap.hpp>
 #include <moefold/train/log.hpp>
+#include <moefold/train/memory_table.hpp>
 #include <moefold/train/metrics.hpp>
 #include <moefold/train/moe_record.hpp>
+#include <moefold/train/program_options.hpp>
 #include <moefold/train/progress.hpp>
 #include <moefold/train/ranks.hpp>
+#include <moefold/train/run_keeper.hpp>
 #include <moefold/train/spike.hpp>
+#include <moefold/train/step_sums.hpp>
 #include <moefold/train/trainer.hpp>
 
 #include <array>
@@ -22,70 +27,12 @@
 
 namespace moefold {
 
-struct program_options {
-  std::string run;                // its name
-  extent_t ranks = 0;             // 0: the smallest world of the run
-  std::vector<std::string> data;  // files, read as bytes
-  std::string metrics;            // file for JSON lines; empty: none
-  std::string heatmap;            // file for the expert-load heatmap (SVG); empty: none
-  std::string draw_schedule;      // file for a picture of the pipeline schedule (SVG); empty: none. Nothing is trained then
-  std::string record_routing;     // file for every token's experts, to be replayed; empty: none
-  std::string replay_routing;     // file whose choices are used instead of the router's, as far as it goes; empty: none
-  bool even_routing = false;      // for benchmarks: every expert gets the same number of tokens, whatever its scores
-  std::string commit = "unknown";
-  std::int64_t evaluate_every = 50;  // steps; 0: only at the end. The last step is always evaluated
-  bool dry_run = false;              // stop after the tables
-  trainer_options train{};
-};
-
 /// The smallest world a fold accepts: its fixed ranks, or the least common multiple of what surrounds its dyn extents.
 template <class Fold>
 constexpr extent_t smallest_world() {
   if (Fold::attention::ranks != dyn) return Fold::attention::ranks;
   if (Fold::moe::ranks != dyn) return Fold::moe::ranks;
   return std::lcm(Fold::attention::fixed_ranks, Fold::moe::fixed_ranks);
-}
-
-/// Bytes of every kind on one rank of each stage, from the inventory. Parameters, gradients and optimizer state are exactly what the engine
-/// allocates; activations follow the routing, and the engine sets aside what the worst routing needs; scratch is an upper bound.
-template <class Precision, class Schedule>
-text_table memory_table(const activation_shape& a, extent_t micro_batches, int state_tensors, extent_t bucket = default_bucket) {
-  text_table table({"stage", "layers", "parameters", "gradients", "optimizer", "activations", "recomputed", "scratch", "total",
-                    "activations, worst routing"});
-  const extent_t scratch = scratch_bound<Precision>(a);
-  const extent_t stages = a.fold.attention.of(axis_id::pp);
-  for (extent_t stage = 0; stage < stages; ++stage) {
-    const parameter_memory memory = memory_of_parameters<Precision>(a.model, a.fold, stage, state_tensors, bucket);
-    const extent_t live = Schedule::live(int(stage), int(stages), int(micro_batches));
-    const auto steps = Schedule::steps(int(stage), int(stages), int(micro_batches));
-    const bool split = std::any_of(steps.begin(), steps.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; });
-    const auto deferred = [&](extent_t rows) {
-      extent_t most = 0;
-      for (extent_t c = 0; split && c < a.fold.layers.chunks; ++c) most = std::max(most, deferred_by_chunk<Precision>(a, stage, c, rows));
-      return live * most;
-    };
-    const extent_t balanced = deferred(a.balanced_rows()) + live * kept_by_micro_batch<Precision>(a, stage, a.balanced_rows());
-    const extent_t worst = deferred(a.worst_rows()) + live * kept_by_micro_batch<Precision>(a, stage, a.worst_rows());
-    const extent_t again = recomputed_by_block<Precision>(a, a.worst_rows());
-    table.row({std::to_string(stage), std::to_string(layers_on_stage(a.model.layers, a.fold, stage)), exact_text(memory.parameters),
-               exact_text(memory.gradients), exact_text(memory.optimizer), exact_text(balanced), exact_text(again), exact_text(scratch),
-               bytes_text(memory.parameters + memory.gradients + memory.optimizer + balanced + again + scratch), exact_text(worst)});
-  }
-  return table;
-}
-
-/// What to say of the first losses of many ranks beside those of one; `same` becomes false where they differ by more than rounding, or are not numbers.
-inline std::string compare_losses(std::span<const double> many, std::span<const double> one, bool& same, double rounding = 1e-4) {
-  double worst = 0;
-  for (std::size_t i = 0; i < one.size(); ++i) {
-    const double difference = std::abs(many[i] - one[i]) / std::abs(one[i]);
-    if (!(difference <= worst)) worst = difference;  // NaN wins
-  }
-  same = worst <= rounding;
-  const std::string numbers = detail::printed("largest relative difference %.1e", worst);
-  if (same) return sentence("the first ", one.size(), " losses are those of a single rank: ", numbers);
-  return sentence("WARNING: the first ", one.size(), " losses are NOT those of a single rank: ", numbers,
-                  "; do not trust this build or mapping, and please report it");
 }
 
 namespace detail {
@@ -100,62 +47,6 @@ inline named_numbers named(const extents& mesh) {
   named_numbers out;
   for (const axis_extent& a : mesh.list()) out.emplace_back(name_of(a.axis), a.ranks);
   return out;
-}
-
-/// What the ranks tell each other of a step for the step line and the metrics: CPU seconds, and bytes sent by axis. Every rank knows the same labels, in
-/// the same order, whatever it has sent.
-class step_sums {
- public:
-  step_sums() {
-    labels_.emplace_back("world");
-    const auto add = [&](std::string_view name) {
-      if (std::find(labels_.begin(), labels_.end(), comm_label(name)) == labels_.end()) labels_.emplace_back(name);
-    };
-    for (const axis_set axes : group_set<thread_comm>::sets) add(axes.name());
-    add(group_set<thread_comm>::ends.name());
-    sums_.resize(2 + labels_.size());
-  }
-  /// Collective over the world.
-  template <class Comm>
-  void add(host_exec e, Comm& world, double cpu, double collectives, const traffic_log& sent) {
-    sums_[0] = cpu, sums_[1] = collectives;
-    for (std::size_t i = 0; i < labels_.size(); ++i) sums_[2 + i] = double(sent.total(labels_[i]).bytes);
-    world.all_reduce(e, std::span<const double>(sums_), std::span(sums_), sum{}).wait(e);
-  }
-  double share_of_collectives() const { return sums_[0] > 0 ? sums_[1] / sums_[0] : 0; }
-  named_numbers bytes() const {
-    named_numbers by_axis;
-    for (std::size_t i = 0; i < labels_.size(); ++i)
-      if (sums_[2 + i] > 0) by_axis.emplace_back(std::string(labels_[i].view()), std::int64_t(sums_[2 + i]));
-    return by_axis;
-  }
-
- private:
-  std::vector<comm_label> labels_;
-  std::vector<double> sums_;
-};
-
-/// The first losses of one rank with the same seed, data and batch.
-template <class Run, class Ranks>
-std::vector<double> single_rank_losses(const Ranks& ranks, const trainer_options& options, const dataset& data, int steps) {
-  std::vector<double> losses;
-  trainer_options alone = options;
-  alone.schedule = &value_of_schedule<one_f_one_b>;  // the run's own, and its layer counts, are made for its stages
-  alone.observe = {};
-  routing_tap tap;
-  if (options.tap) tap.replay = options.tap->replay, tap.even = options.tap->even;
-  alone.tap = &tap;
-  ranks.alone([&](typename Ranks::comm_type& world) {
-    alone.device = ranks.device_of(0);
-    basic_trainer<policies_of<Run, typename Ranks::exec_type>, typename Ranks::comm_type, typename Ranks::exec_type> trainer(
-        std::move(world), Run::model, Run::sequence, folding_extents{}, alone, data);
-    for (bool stop = false; !stop && int(losses.size()) < steps;) {
-      const step_result step = trainer.step();
-      losses.push_back(step.loss);
-      stop = step.stop;
-    }
-  });
-  return losses;
 }
 
 /// A stored routing, once it fits the run.
@@ -197,6 +88,66 @@ inline routing_trace trace_of(std::int64_t steps, const model_shape& model, exte
   return routing_trace(steps, model.layers, global_batch, sequence, model.top_k);
 }
 
+/// The tokens of what is to be continued: bytes, or numbers between spaces.
+inline std::vector<std::int32_t> tokens_of(const std::string& text, bool bytes) {
+  std::vector<std::int32_t> tokens;
+  if (bytes) {
+    for (const char c : text) tokens.push_back(static_cast<unsigned char>(c));
+    return tokens;
+  }
+  for (std::size_t at = 0; (at = text.find_first_not_of(' ', at)) != std::string::npos;) {
+    const std::size_t end = std::min(text.find(' ', at), text.size());
+    std::int32_t token = 0;
+    const auto [stop, failure] = std::from_chars(text.data() + at, text.data() + end, token);
+    require<config_error>(failure == std::errc{} && stop == text.data() + end && token >= 0, "moefold: '", text.substr(at, end - at),
+                          "' is no token; where the data are tokens, give what is to be continued as their numbers: \"17 4 256\"");
+    tokens.push_back(token);
+    at = end;
+  }
+  return tokens;
+}
+/// The other way: bytes that cannot be shown are written as \\x1b.
+inline std::string text_of(std::span<const std::int32_t> tokens, bool bytes) {
+  std::string text;
+  for (const std::int32_t token : tokens) {
+    if (!bytes)
+      text += sentence(text.empty() ? "" : " ", token);
+    else if (token == '\n' || token == '\t' || (token >= ' ' && token != 0x7f && token < 256))
+      text += char(token);
+    else
+      text += printed("\\x%02x", unsigned(token));
+  }
+  return text;
+}
+
+/// The likeliest continuation, token by token. Collective over the trainer's world.
+template <class Trainer>
+void generate(Trainer& trainer, const program_options& options, bool bytes, log_sink& log) {
+  std::vector<std::int32_t> tokens = tokens_of(options.generate, bytes);
+  const std::size_t given = tokens.size();
+  for (std::int64_t i = 0; i < options.generate_tokens; ++i) {
+    tokens.push_back(trainer.next_token(tokens));
+    log.status(sentence("token ", i + 1, "/", options.generate_tokens));
+  }
+  log.line("continued, always by the likeliest token:");
+  log.line(text_of(std::span(tokens).first(given), bytes) + (bytes ? "" : " |") + (bytes ? "" : " ") +
+           text_of(std::span(tokens).subspan(given), bytes));
+}
+
+/// The save that is resumed, in words; the run's seed, which orders the data, becomes the save's.
+inline void say_resumed(const found_save& save, const std::string& mapping, trainer_options& train, log_sink& log) {
+  const auto note = [&](const char* name) { return save.notes.contains(name) ? save.notes.at(name) : std::string("unknown"); };
+  log.line(sentence("resumed: step ", save.position.step, " from ", save.folder, ", ", save.position.sample, " samples seen"));
+  log.line(note("mapping") == mapping ? "  mapping: " + mapping + ", as before" : "  mapping: " + note("mapping") + "  ->  " + mapping);
+  if (const std::string before = note("steps"), now = std::to_string(train.steps); before != now)
+    log.line("  steps: planned for " + before + ", now " + now + "; the learning rate follows the new plan");
+  std::uint64_t seed = train.seed;
+  const std::string said = note("seed");
+  std::from_chars(said.data(), said.data() + said.size(), seed);
+  if (seed != train.seed) log.line(sentence("  seed: ", seed, ", the saved run's"));
+  train.seed = seed;
+}
+
 }  // namespace detail
 
 /// Trains Run as the options say, or only draws its schedule, and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
@@ -214,7 +165,10 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   const extent_t world_size = ranks.world(options.ranks, smallest_world<typename Run::fold>());
   const folding_extents fold = folding_of<Run>(world_size);
   check(model, Run::sequence, fold);
-  check(options.train, fold);
+  check_files(options);
+  trainer_options train = options.train;
+  if (!options.trains()) train.steps = 1;  // of which none is made
+  check(train, fold);
   require<config_error>(options.evaluate_every >= 0, "moefold: evaluate_every is 0 or more steps (given ", options.evaluate_every, ")");
   const extent_t dp = fold.attention.of(axis_id::dp);
   const extent_t micro_batches = options.train.global_batch / (dp * options.train.micro_batch);
@@ -224,10 +178,18 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   }
   require<config_error>(options.train.schedule == nullptr, "moefold: a run says its schedule by its type, ", Run::schedule::name,
                         ", and the options give another; leave out trainer_options::schedule");
-  trainer_options train = options.train;
   if (Run::recompute.any()) train.recompute = Run::recompute;
   constexpr moe_facts facts = facts_of<typename Run::moe>();
   const activation_shape shape{model, fold, Run::sequence, options.train.micro_batch, facts, train.recompute, Run::context::facts};
+
+  const std::string& published = options.upcycle.empty() ? options.load : options.upcycle;
+  if (options.files != nullptr) options.files->require_outputs(model, options.export_to, options.dump_gradients);
+  const std::string source = published.empty() ? "" : options.files->require_model(published, model, !options.upcycle.empty());
+  std::optional<found_save> resumed;
+  if (!options.resume.empty()) resumed = options.files->find_save(options.resume);
+  require<config_error>(!resumed || !options.trains() || resumed->position.step < train.steps, "moefold: the save in '",
+                        resumed ? resumed->folder : "", "' stands at step ", resumed ? resumed->position.step : 0,
+                        " and the run ends with step ", train.steps, "; give more --steps, or 0 to export it as it is");
 
   log.line(sentence("run ", options.run, ": ", count_text(double(count_parameters(model))), " parameters, ", model.layers, " layers, ",
                     model.experts, " experts (top-", model.top_k, "), sequence ", Run::sequence, ", ", precision::name, "; ",
@@ -236,8 +198,8 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
                     facts.jitter > 0 ? sentence("; jitter ", facts.jitter) : ""));
   log.line(sentence("context: ", Run::context::name, "; pipeline: ", Run::schedule::name, ", layers ", describe(fold.layers),
                     "; recomputed: ", describe(train.recompute)));
-  log.line("rate: " + describe(rate_of(options.train)) +
-           (options.train.expert_rate != 1 ? sentence("; experts ", options.train.expert_rate, " of it") : ""));
+  if (options.trains())
+    log.line("rate: " + describe(rate_of(train)) + (train.expert_rate != 1 ? sentence("; experts ", train.expert_rate, " of it") : ""));
   log.line("");
   log.line(describe(fold));
   log.line("memory in bytes per rank of each stage; activations of all micro-batches in flight, routing even; nothing is allocated yet");
@@ -247,13 +209,26 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     return 0;
   }
 
-  const dataset data(token_stream::from_files(options.data), Run::sequence, options.train.seed);
-  data.require_batch(options.train.global_batch);
+  if (!source.empty()) log.line(source);
+  if (resumed) detail::say_resumed(*resumed, mapping_text(fold), train, log);
+  const bool reads_data = options.trains() || options.evaluate;
+  data_options said = options.data;
+  said.vocabulary = model.vocabulary;
+  if (options.evaluate) said.held_out_share = 1;
+  const dataset data = reads_data ? make_dataset(said, Run::sequence, train.seed)
+                                  : dataset(token_stream::from_bytes(std::string(std::size_t(train.global_batch * Run::sequence + 1), 0)),
+                                            Run::sequence, train.seed, 0);
+  data.require_batch(train.global_batch);
   data.require_vocabulary(model.vocabulary);
-  log.line(sentence("data: ", count_text(double(data.text().size())), " tokens (bytes) from ", options.data.size(),
-                    options.data.size() == 1 ? " file, " : " files, ", data.training_sequences(), " sequences to train on, ",
-                    data.held_out_sequences(), " held out"));
-  const double entropy = data.training_entropy();
+  if (reads_data)
+    log.line(sentence("data: ", count_text(double(data.tokens())), " tokens from ", said.files.size(),
+                      said.files.size() == 1 ? " file (" : " files (", name_of(said.format), "), ",
+                      options.evaluate
+                          ? sentence(data.held_out_sequences(), " sequences to evaluate")
+                          : sentence(data.training_sequences(), " sequences to train on, ", data.held_out_sequences(), " held out")));
+  if (resumed && resumed->notes.contains("data") && resumed->notes.at("data") != data.identity())
+    log.line("  data: " + resumed->notes.at("data") + "  ->  " + data.identity() +
+             "; the samples are not those the saved run would go on with");
   std::optional<stored_routing> stored;
   if (!options.replay_routing.empty()) {
     stored.emplace(detail::routing_for(options.replay_routing, model, Run::sequence, options.train.global_batch));
@@ -275,12 +250,16 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
 
   std::optional<metrics_writer> metrics;
   if (ranks.speaks() && !options.metrics.empty())
-    metrics.emplace(options.metrics, run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe),
-                                                precision::name, MOEFOLD_VERSION, options.commit, compiler_name()});
+    metrics.emplace(options.metrics,
+                    run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe), precision::name,
+                               MOEFOLD_VERSION, options.commit, compiler_name()},
+                    resumed ? resumed->position.step : -1);
 
   const int compared = int(std::min<std::int64_t>(3, options.train.steps));
   constexpr double comparable = 2e10;  // parameters x tokens of a step that one rank trains in a moment
-  const std::string incomparable = depends_on_mapping(facts, fold.attention.of(axis_id::tp) * fold.attention.of(axis_id::cp), dp)
+  const std::string incomparable = resumed           ? "the run was, when it began"
+                                 : !options.trains() ? "nothing is trained"
+                                 : depends_on_mapping(facts, fold.attention.of(axis_id::tp) * fold.attention.of(axis_id::cp), dp)
                                      ? "its capacity or balance loss looks at the tokens of single ranks, and so depends on the mapping"
                                  : double(count_parameters(model)) * double(options.train.global_batch * Run::sequence) > comparable
                                      ? "the model or the batch is too large for one rank to train in a moment"
@@ -289,11 +268,27 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   std::vector<double> alone, together;
   if (compare) {
     log.line(sentence("first ", compared, compared == 1 ? " step" : " steps", " on one rank alone, to compare with"));
-    alone = detail::single_rank_losses<Run>(ranks, train, data, compared);
-  } else if (fold.world() > 1) {
+    alone = single_rank_losses<Run>(ranks, train, data, compared, [&](auto& trainer) {
+      program_options same = options;  // but for what is saved
+      same.save.clear();
+      group_over group(trainer.world().inner());
+      host_context context;
+      run_keeper(same, std::nullopt, trainer, group, host_exec(context), {}, silent).begin(model);
+    });
+  } else if (fold.world() > 1 && options.trains()) {
     log.line("not compared with a single rank: " + incomparable);
   }
   bool trusted = true;
+  const run_notes notes{{"run", options.run},
+                        {"mapping", mapping_text(fold)},
+                        {"seed", std::to_string(train.seed)},
+                        {"steps", std::to_string(train.steps)},
+                        {"data", data.identity()},
+                        {"sequence", std::to_string(Run::sequence)},
+                        {"global_batch", std::to_string(train.global_batch)},
+                        {"precision", precision::name},
+                        {"version", MOEFOLD_VERSION},
+                        {"commit", options.commit}};
 
   const auto begin = clock::now();
   const auto train_rank = [&](comm_type& world) {
@@ -305,7 +300,19 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     basic_trainer<policies_of<Run, exec_type>, comm_type, exec_type> trainer(std::move(world), model, Run::sequence, fold, mine, data);
     host_context context;
     const host_exec host(context);
-    detail::step_sums sums;
+    group_over group(trainer.world().inner());
+    run_keeper keeper(options, resumed, trainer, group, host, notes, rank == 0 ? log : silent);
+    keeper.begin(model);
+    if (options.evaluate) {
+      const evaluation e = trainer.evaluate_all();
+      if (rank == 0)
+        log.line(sentence("loss ", detail::printed("%.6f", e.loss), ", perplexity ", detail::printed("%.4f", std::exp(e.loss)), ", over ",
+                          e.tokens, " tokens"));
+    } else if (!options.generate.empty()) {
+      detail::generate(trainer, options, options.data.format == data_format::bytes, rank == 0 ? log : silent);
+    }
+    if (!options.trains()) return keeper.export_model(model);
+    step_sums sums;
     const auto in_collectives = [&] {  // CPU seconds, where the communicator counts them
       if constexpr (requires { trainer.world().cpu_seconds(); })
         return trainer.world().cpu_seconds();
@@ -314,22 +321,26 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     };
     const double cpu_before = detail::thread_cpu_seconds(), comm_before = in_collectives();
     step_result last;
-    progress live(options.train.steps);
-    spike_watch spikes;
+    progress live(train.steps);
+    spike_watch spikes({}, resumed && resumed->notes.contains("spikes") ? spike_memory_of(resumed->notes.at("spikes")) : spike_memory{});
     std::optional<double> held_out;
-    std::int64_t done = 0;
-    for (; done < options.train.steps && !last.stop;) {
+    std::int64_t done = trainer.position().step;
+    for (const std::int64_t begin_at = done; done < train.steps && !last.stop;) {
       const auto from = clock::now();
       const traffic_log sent = trainer.traffic();
-      last = trainer.step();
+      last = trainer.compute();
+      if (done == begin_at && !options.dump_gradients.empty()) keeper.dump_gradients(model, last);
+      trainer.apply(last);
       ++done;
       const double seconds = std::chrono::duration<double>(clock::now() - from).count();
       sums.add(host, trainer.world().inner(), detail::thread_cpu_seconds() - cpu_before,  // not recorded
-               in_collectives() - comm_before, trainer.traffic() - sent);
+               in_collectives() - comm_before, trainer.traffic() - sent, keeper.ready());
+      const std::optional<loss_spike> spike = spikes.add(last.step, last.loss);
       std::optional<double> now;
       const bool due = options.evaluate_every > 0 && done % options.evaluate_every == 0;
-      if (due || done == options.train.steps || last.stop) now = trainer.evaluate();
+      if (due || done == train.steps || last.stop) now = trainer.evaluate();
       if (now) held_out = now;
+      keeper.after_step(sums.all_ready(), spikes.memory());
       if (rank != 0) continue;
 
       step_record record;
@@ -354,7 +365,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
         log.line(sentence("step ", done, last.skip ? " skipped: " : ": ", describe(*last.bad)));
       else if (last.skip)
         log.line(sentence("step ", done, " skipped: loss ", last.loss, ", gradient norm ", last.grad_norm));
-      if (const auto spike = spikes.add(last.step, last.loss)) {
+      if (spike) {
         log.line(describe(*spike));
         if (metrics) metrics->event(*spike);
       }
@@ -364,14 +375,16 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
           log.line(compare_losses(together, alone, trusted, sizeof(typename precision::storage) < 4 ? 1e-2 : 1e-4));
       }
     }
+    keeper.end(spikes.memory());
+    keeper.export_model(model);
     if (rank != 0) return;
     log.line("memory of rank 0 as measured, by what it was for");
     log.line(table_of(trainer.memory().report()).text());
-    if (last.stop) log.line(sentence("stopped after step ", done, " of ", options.train.steps, ", as asked"));
+    if (last.stop) log.line(sentence("stopped after step ", done, " of ", train.steps, ", as asked"));
     log.line(sentence(
         done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
         held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
-    log.line(closing_sentence(last.loss, entropy));
+    log.line(closing_sentence(last.loss, data.training_entropy()));
   };
   try {
     ranks.run(world_size, train_rank);

@@ -90,6 +90,7 @@ class progress {
 inline std::string closing_sentence(double loss, double order0_entropy) {
   const std::string numbers = detail::printed("training loss %.4f nats per token, order-0 entropy of the text %.4f", loss, order0_entropy);
   if (!std::isfinite(loss)) return numbers + ": the run has diverged; lower the learning rate";
+  if (std::isnan(order0_entropy)) return detail::printed("training loss %.4f nats per token", loss);
   if (loss < order0_entropy) return numbers + detail::printed(": %.4f below it, the model has learnt from context", order0_entropy - loss);
   return numbers + detail::printed(": %.4f above it, the model does not use context yet; train for more steps", loss - order0_entropy);
 }

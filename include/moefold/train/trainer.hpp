@@ -11,9 +11,10 @@
 #include <moefold/pipeline/runner.hpp>
 #include <moefold/schedule/check.hpp>
 #include <moefold/schedule/forward_only.hpp>
-#include <moefold/train/data.hpp>
+#include <moefold/train/batch_loader.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/run.hpp>
+#include <moefold/train/state.hpp>
 
 #include <array>
 #include <cmath>
@@ -65,28 +66,20 @@ class basic_trainer {
                &scales_),
         optimizer_(exec_, store_, groups_, optimizer, {options.overlap, looked_for(options.bad)}), rate_(rate_of(options)),
         numbers_(step_numbers({model, fold_, sequence, options.micro_batch, facts_})), held_out_(1),
-        load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0), tokens_(std::size_t(sequence)),
-        labels_(std::size_t(sequence)), starts_(std::size_t(sequence)),
-        positions_(context_positions(sequence, fold.attention.of(axis_id::cp))) {
-    const coordinate here = coordinate_of(fold.attention, world_.rank());
-    const int stages = int(fold.attention.of(axis_id::pp)), stage = int(here[axis_id::pp]);
-    part_ = {options.global_batch, options.micro_batch, fold.attention.of(axis_id::dp), here[axis_id::dp]};
-    place_ = {0,
-              0,
-              options.micro_batch,
-              {sequence, fold.attention.of(axis_id::cp), here[axis_id::cp], fold.attention.of(axis_id::tp), here[axis_id::tp]}};
-    batches_.resize(std::size_t(part_.micro_batches()));
+        load_({model.layers, model.experts}, 0), aux_load_({model.layers, model.experts}, 0),
+        loader_(data, sequence, fold_, world_.rank(), options.global_batch, options.micro_batch, options.seed) {
+    const int stages = int(fold.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
     const schedule_value schedule = schedule_of(options);
     require<config_error>(schedule.trains, "moefold: a trainer needs a schedule that trains; ", schedule.name, " has no backward");
-    check_schedule(schedule, stages, int(batches_.size()));
-    steps_ = schedule.steps(stage, stages, int(batches_.size()));
+    check_schedule(schedule, stages, int(micro_batches()));
+    steps_ = schedule.steps(stage, stages, int(micro_batches()));
     const activation_shape a = activations();
     {
       const memory_scope scope(memory_category::scratch);
       execs_.context.scratch.reserve(std::size_t(scratch_bound<precision>(a)));
     }
     runner_.emplace(stage_, groups_.template over<tag::pp>(), groups_.stages_for_gradients(), a.rows(), model.hidden,
-                    std::max(schedule.live(stage, stages, int(batches_.size())), schedule.chunks > 1 ? 2 : 1),
+                    std::max(schedule.live(stage, stages, int(micro_batches())), schedule.chunks > 1 ? 2 : 1),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
     if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; })) {
       extent_t most = 0;
@@ -113,15 +106,15 @@ class basic_trainer {
     store_.zero_gradients(exec_);
     scales_.begin();
     fill(exec_, numbers_.all(), 0.0);
-    token_counts counted = load_tokens();
+    batch_loader::token_counts counted = loader_.load({at_.sample}, at_.step);
     groups_.template over<tag::tp, tag::cp, tag::dp>()
         .all_reduce(host_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
         .wait(host_);
     const auto [tokens, routed] = counted;
-    for (micro_batch& batch : batches_) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
+    for (micro_batch& batch : loader_.batches()) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
     const view<double> by_layer = numbers_.at(step_header, model_.layers * layer_.count).as({model_.layers, layer_.count});
     runner_->run(
-        exec_, std::span<const schedule_step>(steps_), options_.tap, [this](int m) { return &batches_[std::size_t(m)]; },
+        exec_, std::span<const schedule_step>(steps_), options_.tap, batch_of(),
         [&](const auto& s) { stage_.add_numbers(exec_, s, by_layer); }, events(), numbers_.at(1, 1));
 
     const double squares = optimizer_.reduce(exec_);
@@ -145,10 +138,10 @@ class basic_trainer {
     const double n = double(std::max<std::int64_t>(tokens, 1)),
                  pairs = double(std::max<std::int64_t>(routed, 1) * model_.top_k * std::max<extent_t>(model_.moe_layers(), 1));
     routed_ = routed;
-    step_result result{step_,
+    step_result result{at_.step,
                        all[1] / n,
                        std::sqrt(all[0]) / n,
-                       rate_(step_),
+                       rate_(at_.step),
                        tokens,
                        all[2] > 0,
                        balance / double(std::max<std::int64_t>(routed, 1)),
@@ -172,9 +165,10 @@ class basic_trainer {
               result.loss, " and a gradient norm of ", result.grad_norm,
               ": the run has diverged; parameters are those of the step before; lower the learning rate or look at the data");
     }
-    ++step_;
+    ++at_.step;
+    at_.sample += options_.global_batch;
     if (result.tokens == 0 || result.skip) return;
-    optimizer_.update(exec_, ++updates_, {result.learning_rate, result.learning_rate * options_.expert_rate},
+    optimizer_.update(exec_, ++at_.updates, {result.learning_rate, result.learning_rate * options_.expert_rate},
                       clip_coefficient(result.grad_norm, options_.max_norm) / double(result.tokens));
     optimizer_.gather_begin(exec_);
     states_.update(load_.view(), aux_load_.view());
@@ -186,23 +180,32 @@ class basic_trainer {
   std::optional<double> evaluate(extent_t most_batches = 2) {
     const extent_t batches = std::min(most_batches, data_.held_out_sequences() / options_.global_batch);
     if (batches == 0) return std::nullopt;
-    const traffic_log before = log_;
-    states_.publish(exec_);
-    const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
-    const std::vector<schedule_step> steps = forward_only::steps_over(stage_.chunks(), stage, stages, int(batches_.size()));
-    double sums[2] = {0, 0};
-    for (extent_t b = 0; b < batches; ++b) {
-      sums[1] += double(load_tokens(b)[0]);
-      fill(exec_, held_out_.all(), 0.0);
-      runner_->run(
-          exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr),
-          [this](int m) { return &batches_[std::size_t(m)]; }, [](const auto&) {}, events(), held_out_.all());
-      sums[0] += held_out_.read(exec_)[0];
-    }
-    if (!stage_.last(stage_.chunks() - 1)) sums[1] = 0;
-    world_.all_reduce(host_, std::span<const double>(sums), std::span(sums), sum{}).wait(host_);
-    log_ = before;
-    return sums[0] / std::max(sums[1], 1.0);
+    return evaluate_samples({0, batches * options_.global_batch, true}).loss;
+  }
+  /// Mean loss over every held-out sequence (of a dataset with share 1: over all of it); what does not fill a global batch is padded. Collective over the
+  /// world. Leaves no trace in the recorded traffic.
+  evaluation evaluate_all() { return evaluate_samples({0, data_.held_out_sequences(), true}); }
+
+  /// The token that the model thinks likeliest after `text`, of which it sees the last S. Collective over the world; the same on every rank.
+  std::int32_t next_token(std::span<const std::int32_t> text) {
+    require<config_error>(!text.empty(), "moefold: nothing can be continued by a token; give at least one");
+    for (const std::int32_t token : text)
+      require<config_error>(token >= 0 && token < model_.vocabulary, "moefold: token ", token, " is not in the vocabulary of ",
+                            model_.vocabulary);
+    const batch_place& place = loader_.place();
+    if (extent_t(text.size()) > place.part.sequence) text = text.last(std::size_t(place.part.sequence));
+    const extent_t last = extent_t(text.size()) - 1, rows = place.part.local_tokens();
+    const bool here = loader_.load_text(text, at_.step);
+    std::int32_t best = -1;
+    run_forward(1, [&](const auto& s) {
+      if (!stage_.last(s.chunk)) return;
+      std::vector<std::int32_t> ids(std::size_t(rows * place.batch));
+      stage_.best_tokens(exec_, s, view<std::int32_t>(std::span(ids)));
+      for (extent_t i = 0; here && i < rows; ++i)
+        if (place.part.position(place.part.tp_rank * rows + i) == last) best = ids[std::size_t(i * place.batch)];
+    });
+    world_.all_reduce(host_, std::span<const std::int32_t>(&best, 1), std::span(&best, 1), max{}).wait(host_);
+    return best;
   }
 
   /// Choices of every expert of every layer in the last step, over all tokens that are not padding, before dropping: [layers, E]. The same on every rank.
@@ -218,6 +221,17 @@ class basic_trainer {
     for (double& l : mean) l /= double(std::max<std::int64_t>(routed_, 1));
     return mean;
   }
+  /// Where the run stands. A trainer that goes on from a checkpoint is told so before its next step, alike on all ranks. Local.
+  const run_position& position() const { return at_; }
+  void go_to(const run_position& position) {
+    require<config_error>(position.step >= 0 && position.updates >= 0 && position.sample >= 0 && position.updates <= position.step,
+                          "moefold: a run cannot stand at step ", position.step, " with ", position.updates, " updates and ",
+                          position.sample, " samples; take the numbers of a checkpoint");
+    at_ = position;
+  }
+  /// After owned_state() was filled (train/state.hpp): weights become the masters' roundings, on every replica. Collective over the world.
+  void weights_follow_masters() { optimizer_.follow_masters(exec_); }
+
   /// What the routers remember between steps: biases and shares.
   router_states<typename precision::accumulate, memory_type>& routers() { return states_; }
   /// What products with 8-bit inputs remember between steps: the largest magnitudes of their tensors.
@@ -235,9 +249,9 @@ class basic_trainer {
   Exec exec() const { return exec_; }
   const folding_extents& fold() const { return fold_; }
   activation_shape activations() const {
-    return {model_, fold_, place_.part.sequence, options_.micro_batch, facts_, options_.recompute, Policies::context::facts};
+    return {model_, fold_, loader_.place().part.sequence, options_.micro_batch, facts_, options_.recompute, Policies::context::facts};
   }
-  extent_t micro_batches() const { return extent_t(batches_.size()); }
+  extent_t micro_batches() const { return extent_t(loader_.batches().size()); }
   /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
@@ -251,6 +265,10 @@ class basic_trainer {
     return policy == bad_step::zero ? bad_gradients::zero : bad_gradients::find;
   }
 
+  /// Which micro-batch the runner is to feed.
+  auto batch_of() {
+    return [this](int m) { return &loader_.batches()[std::size_t(m)]; };
+  }
   /// What the pipeline tells of its layers, the optimizer hears.
   stage_events events() {
     return {this,
@@ -285,8 +303,6 @@ class basic_trainer {
     return report;
   }
 
-  using token_counts = std::array<std::int64_t, 2>;  // that count in the loss; that are not padding
-
   static folding_extents checked(const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
                                  const dataset& data) {
     folding_extents own = fold;
@@ -313,49 +329,28 @@ class basic_trainer {
     return sums;
   }
 
-  /// Fills batches_ with this rank's tokens of the current step (or of held-out batch `evaluation`); returns how many of its own count in the loss,
-  /// and how many are not padding. A token below 0 is padding; its label is ignored.
-  token_counts load_tokens(std::optional<extent_t> evaluation = {}) {
-    const extent_t part = place_.part.cp_tokens(), batch = options_.micro_batch;
-    token_counts counted{};
-    for (std::size_t m = 0; m < batches_.size(); ++m) {
-      micro_batch& to = batches_[m];
-      to.place = place_;
-      to.place.step = step_;
-      to.place.first_sample = part_.sample(0, extent_t(m), 0);
-      to.ids.resize(std::size_t(part * batch));
-      to.labels.resize(std::size_t(part * batch));
-      to.padding.assign(std::size_t(part * batch), 0);
-      to.first.resize(data_.document_end() < 0 ? 0 : positions_.size() * std::size_t(batch));
-      to.index = extent_t(m);
-      to.seed = options_.seed;
-      to.training = !evaluation;
-      for (extent_t b = 0; b < batch; ++b) {
-        const extent_t sample = to.place.first_sample + b;
-        if (evaluation)
-          data_.evaluation_sample(*evaluation * options_.global_batch + sample, tokens_, labels_);
-        else
-          data_.training_sample(part_.sample(step_, extent_t(m), b), tokens_, labels_);
-        if (!to.first.empty()) {
-          document_starts(tokens_, data_.document_end(), starts_);
-          for (std::size_t i = 0; i < positions_.size(); ++i)
-            to.first[i * std::size_t(batch) + std::size_t(b)] = starts_[std::size_t(positions_[i])];
-        }
-        for (extent_t i = 0; i < part; ++i) {
-          const std::size_t position = std::size_t(place_.part.position(i));
-          const std::size_t at = std::size_t(i * batch + b);
-          const bool padding = tokens_[position] < 0;
-          to.padding[at] = padding;
-          to.ids[at] = padding ? 0 : tokens_[position];
-          to.labels[at] = padding ? -1 : labels_[position];
-        }
-      }
-      const extent_t own = place_.part.local_tokens() * batch, first = place_.part.tp_rank * own;
-      counted[0] +=
-          std::count_if(to.labels.begin() + first, to.labels.begin() + first + own, [](std::int32_t label) { return label >= 0; });
-      counted[1] += std::count(to.padding.begin() + first, to.padding.begin() + first + own, 0);
+  evaluation evaluate_samples(const sample_range& from) {
+    const traffic_log before = log_;
+    double sums[2] = {0, 0};
+    for (sample_range batch = from; batch.first < from.end; batch.first += options_.global_batch) {
+      sums[1] += double(loader_.load(batch, at_.step)[0]);
+      sums[0] += run_forward(int(micro_batches()), [](const auto&) {});
     }
-    return counted;
+    if (!stage_.last(stage_.chunks() - 1)) sums[1] = 0;
+    world_.all_reduce(host_, std::span<const double>(sums), std::span(sums), sum{}).wait(host_);
+    log_ = before;
+    return {sums[0] / std::max(sums[1], 1.0), std::int64_t(sums[1])};
+  }
+  /// Forwards of the first micro-batches; returns the loss summed over this rank's own tokens. Leaves recorded traffic to the caller.
+  template <class Done>
+  double run_forward(int micro_batches, Done&& done) {
+    const int stages = int(fold_.attention.of(axis_id::pp)), stage = int(stage_of(fold_, world_.rank()));
+    const std::vector<schedule_step> steps = forward_only::steps_over(stage_.chunks(), stage, stages, micro_batches);
+    states_.publish(exec_);
+    fill(exec_, held_out_.all(), 0.0);
+    runner_->run(exec_, std::span<const schedule_step>(steps), static_cast<routing_tap*>(nullptr), batch_of(), done, events(),
+                 held_out_.all());
+    return held_out_.read(exec_)[0];
   }
 
   memory_ledger ledger_;
@@ -382,14 +377,10 @@ class basic_trainer {
   read_back<double, memory_type> held_out_;  // the loss of an evaluation
   tensor<std::int64_t> load_, aux_load_;     // [layers, E]
   std::int64_t routed_ = 0;                  // tokens of the last step that are not padding
-  std::vector<std::int32_t> tokens_, labels_, starts_;  // [S], by position
-  std::vector<std::int32_t> positions_;                 // [S], rank after rank of cp
+  batch_loader loader_;
   std::optional<runner<stage_type, communicator_type>> runner_;
   std::vector<schedule_step> steps_;
-  std::vector<micro_batch> batches_;
-  batch_place place_{};
-  batch_part part_{};
-  std::int64_t step_ = 0, updates_ = 0;
+  run_position at_;
 };
 
 /// The trainer of a run: its types and numbers, on as many ranks as the world has; on a device in its device_precision. A run that breaks a rule does not

@@ -38,6 +38,9 @@ constexpr model_shape model{.shared_gate = true};
 // fails NEGATIVE_SHARED: shared_ffn is 0 .no shared expert. or above
 #elif defined(NEGATIVE_SHARED)
 constexpr model_shape model{.shared_ffn = -1};
+// fails NEGATIVE_WINDOW: the number of tokens that a token sees, itself included, or 0 for all of them
+#elif defined(NEGATIVE_WINDOW)
+constexpr model_shape model{.sliding_window = -1};
 // fails DENSE_BEYOND: dense_layers are the first of the model's layers. take 0 .none. to layers
 #elif defined(DENSE_BEYOND)
 constexpr model_shape model{.dense_layers = 5, .dense_ffn = 64};

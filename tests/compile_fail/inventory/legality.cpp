@@ -35,6 +35,12 @@ struct run : defaults {
 // fails FFN: the expert ffn width must be a multiple of ETP; choose an ETP that divides it
 #elif defined(FFN)
   using fold = folding<mesh<dp<5>>, mesh<etp<5>>>;
+// fails WINDOW: shorten the sequence to the window, where both are the same, or set sliding_window = 0
+#elif defined(WINDOW)
+  static constexpr model_shape model{.layers = 4, .heads = 8, .kv_heads = 4, .sliding_window = 255};
+// fails WINDOW_IN_NUMBERS: check_window<256(l|ll|L|LL)?, 255(l|ll|L|LL)?>
+#elif defined(WINDOW_IN_NUMBERS)
+  static constexpr model_shape model{.layers = 4, .heads = 8, .kv_heads = 4, .sliding_window = 255};
 // fails SHARED_FFN: the shared expert's ffn width must be a multiple of TP; choose a TP that divides it
 #elif defined(SHARED_FFN)
   static constexpr model_shape model{.shared_ffn = 97};
