@@ -14,6 +14,7 @@
 #include <moefold/train/files.hpp>
 
 #include <charconv>
+#include <memory>
 #include <mutex>
 
 namespace moefold {
@@ -24,7 +25,7 @@ inline std::int64_t number_in(const run_notes& notes, const std::string& name, c
   const auto at = notes.find(name);
   std::int64_t number = 0;
   const bool there = at != notes.end();
-  const char* const end = there ? at->second.data() + at->second.size() : nullptr;
+  const char* const end = there ? std::to_address(at->second.end()) : nullptr;
   require_file(there && std::from_chars(at->second.data(), end, number).ptr == end && number >= 0, path_in(folder, manifest_file), 0,
                "its note '", name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing",
                ", needs a number from 0; the save is not one of a training run");
@@ -57,9 +58,9 @@ void with_numbers(dtype type, std::span<std::byte> bytes, F&& f) {
   const auto as = [&](auto zero) {
     using T = decltype(zero);
     std::vector<T> numbers(bytes.size() / sizeof(T));
-    std::memcpy(numbers.data(), bytes.data(), bytes.size());
+    load_all(bytes, std::span(numbers));
     f(std::span(numbers));
-    std::memcpy(bytes.data(), numbers.data(), bytes.size());
+    store_all(bytes, std::span<const T>(numbers));
   };
   if (type == dtype::fp64) return as(double());
   if (type == dtype::bf16) return as(bf16());

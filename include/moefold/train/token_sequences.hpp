@@ -62,12 +62,12 @@ class token_sequences {
       const std::size_t count = std::size_t(p.count);
       const auto to = tokens.subspan(filled, count), next = labels.subspan(filled, count);
       from_->read(p.first, to);
-      std::copy(to.begin() + 1, to.end(), next.begin());
+      std::ranges::copy(to.subspan(1), next.begin());
       from_->read(p.first + p.count, next.last(1));
       filled += count;
     });
-    std::fill(tokens.begin() + std::ptrdiff_t(filled), tokens.end(), -1);
-    std::fill(labels.begin() + std::ptrdiff_t(filled), labels.end(), -1);
+    std::ranges::fill(tokens.subspan(filled), -1);
+    std::ranges::fill(labels.subspan(filled), -1);
   }
 
   /// Raises starts[k], of every token k of sequence i, to where its document begins as the source or the packing has it. Padding is a document of its own.
