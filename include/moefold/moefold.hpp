@@ -135,7 +135,6 @@
 #include <moefold/moe/policy.hpp>
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
-#include <moefold/moe/routing_file.hpp>
 #include <moefold/moe/row_fetch.hpp>
 #include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/tokens.hpp>
@@ -144,12 +143,9 @@
 #include <moefold/model/deepseek.hpp>
 #include <moefold/model/llama.hpp>
 #include <moefold/model/mixtral.hpp>
-#include <moefold/model/names.hpp>
 #include <moefold/model/qwen.hpp>
-#include <moefold/model/shape_text.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
-#include <moefold/model/upcycle.hpp>
 
 #include <moefold/pipeline/runner.hpp>
 
@@ -161,27 +157,10 @@
 
 #include <moefold/train/batch_loader.hpp>
 #include <moefold/train/data.hpp>
-#include <moefold/train/data_options.hpp>
-#include <moefold/train/files.hpp>
-#include <moefold/train/first_losses.hpp>
-#include <moefold/train/heatmap.hpp>
-#include <moefold/train/log.hpp>
-#include <moefold/train/memory_table.hpp>
-#include <moefold/train/metrics.hpp>
-#include <moefold/train/moe_record.hpp>
 #include <moefold/train/options.hpp>
-#include <moefold/train/program.hpp>
-#include <moefold/train/program_options.hpp>
-#include <moefold/train/progress.hpp>
-#include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
-#include <moefold/train/run_keeper.hpp>
-#include <moefold/train/spike.hpp>
 #include <moefold/train/state.hpp>
-#include <moefold/train/step_sums.hpp>
 #include <moefold/train/token_blend.hpp>
-#include <moefold/train/token_file.hpp>
-#include <moefold/train/token_index.hpp>
 #include <moefold/train/token_sequences.hpp>
 #include <moefold/train/token_source.hpp>
 #include <moefold/train/trainer.hpp>
