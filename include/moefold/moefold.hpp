@@ -144,12 +144,9 @@
 #include <moefold/model/deepseek.hpp>
 #include <moefold/model/llama.hpp>
 #include <moefold/model/mixtral.hpp>
-#include <moefold/model/names.hpp>
 #include <moefold/model/qwen.hpp>
-#include <moefold/model/shape_text.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
-#include <moefold/model/upcycle.hpp>
 
 #include <moefold/pipeline/runner.hpp>
 
