@@ -54,6 +54,11 @@ TEST_SUITE("checkpoint/load") {
     }
     {
       memory_storage disk(good);
+      disk.bytes("c/step-00000001/rank-0001.safetensors").push_back(std::byte{0});
+      CHECK_THROWS_WITH_AS(load(disk), Contains("rank-0001.safetensors' at byte "), incomplete_checkpoint);
+    }
+    {
+      memory_storage disk(good);
       auto& bytes = disk.bytes("c/step-00000001/manifest.json");
       std::string text(text_of(bytes));
       text = text.substr(0, text.size() - 19);
