@@ -11,6 +11,7 @@
 #include <array>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 namespace moefold {
 
