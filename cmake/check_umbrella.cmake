@@ -1,7 +1,10 @@
 # cmake -DINCLUDE=<...>/include -P check_umbrella.cmake: moefold/moefold.hpp names every host header, moefold/moefold.cuh every CUDA header beside it, and
-# neither names what is not there. Left out, and included by name: what reads files with third-party headers, and what only ranks under a launcher need.
+# neither names what is not there. Left out, and included by name: what reads files with third-party headers, or serves only those that do; what only ranks
+# under a launcher need; what only whole programs like examples/programs/train are made of; and fault injection.
 cmake_minimum_required(VERSION 3.25)
-set(by_name "^moefold/(checkpoint/.*|comm/mpi|comm/nccl[a-z_]*|comm/rendezvous|model/[a-z_]*_file|train/nccl_ranks|train/[a-z_]*_files)\\.(hpp|cuh)$")
+set(programs "data_options|files|first_losses|heatmap|log|memory_table|metrics|moe_record|program|program_options|progress|run_keeper|spike|step_sums|token_file|token_index")
+set(by_name "checkpoint/.*|comm/chaos|comm/mpi|comm/nccl[a-z_]*|comm/rendezvous|model/(names|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|schedule/draw")
+set(by_name "^moefold/(${by_name}|train/(${programs}|nccl_ranks|[a-z_]*_files))\.(hpp|cuh)$")
 foreach(kind hpp cuh)
   file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/moefold/*/*.${kind})
   list(FILTER headers EXCLUDE REGEX ${by_name})

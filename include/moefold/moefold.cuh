@@ -3,7 +3,6 @@
 // comm/nccl.cuh is included by name.
 #include <moefold/moefold.hpp>
 
-#include <moefold/comm/chaos.cuh>
 #include <moefold/comm/device_group.cuh>
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/self.cuh>

@@ -1,6 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
-// threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead.
+// threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead. By name: checkpoint/ and what
+// reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), MPI and NCCL.
 #include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
@@ -44,7 +45,6 @@
 #include <moefold/tensor/view.hpp>
 
 #include <moefold/comm/bootstrap.hpp>
-#include <moefold/comm/chaos.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/groups.hpp>
@@ -99,7 +99,6 @@
 #include <moefold/inventory/traffic.hpp>
 
 #include <moefold/schedule/check.hpp>
-#include <moefold/schedule/draw.hpp>
 #include <moefold/schedule/forward_only.hpp>
 #include <moefold/schedule/gpipe.hpp>
 #include <moefold/schedule/interleaved.hpp>
@@ -135,7 +134,6 @@
 #include <moefold/moe/policy.hpp>
 #include <moefold/moe/router.hpp>
 #include <moefold/moe/routing.hpp>
-#include <moefold/moe/routing_file.hpp>
 #include <moefold/moe/row_fetch.hpp>
 #include <moefold/moe/sequential_experts.hpp>
 #include <moefold/moe/tokens.hpp>
@@ -144,12 +142,9 @@
 #include <moefold/model/deepseek.hpp>
 #include <moefold/model/llama.hpp>
 #include <moefold/model/mixtral.hpp>
-#include <moefold/model/names.hpp>
 #include <moefold/model/qwen.hpp>
-#include <moefold/model/shape_text.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/model/transformer.hpp>
-#include <moefold/model/upcycle.hpp>
 
 #include <moefold/pipeline/runner.hpp>
 
@@ -161,27 +156,11 @@
 
 #include <moefold/train/batch_loader.hpp>
 #include <moefold/train/data.hpp>
-#include <moefold/train/data_options.hpp>
-#include <moefold/train/files.hpp>
-#include <moefold/train/first_losses.hpp>
-#include <moefold/train/heatmap.hpp>
-#include <moefold/train/log.hpp>
-#include <moefold/train/memory_table.hpp>
-#include <moefold/train/metrics.hpp>
-#include <moefold/train/moe_record.hpp>
 #include <moefold/train/options.hpp>
-#include <moefold/train/program.hpp>
-#include <moefold/train/program_options.hpp>
-#include <moefold/train/progress.hpp>
 #include <moefold/train/ranks.hpp>
 #include <moefold/train/run.hpp>
-#include <moefold/train/run_keeper.hpp>
-#include <moefold/train/spike.hpp>
 #include <moefold/train/state.hpp>
-#include <moefold/train/step_sums.hpp>
 #include <moefold/train/token_blend.hpp>
-#include <moefold/train/token_file.hpp>
-#include <moefold/train/token_index.hpp>
 #include <moefold/train/token_sequences.hpp>
 #include <moefold/train/token_source.hpp>
 #include <moefold/train/trainer.hpp>

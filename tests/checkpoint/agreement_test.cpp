@@ -60,4 +60,22 @@ TEST_SUITE("checkpoint/agreement") {
     self_comm self;
     CHECK_THROWS_WITH_AS(agree(host_exec(context), self, mine), Contains("moefold: out of memory"), error);
   }
+
+  TEST_CASE("ranks wait patiently for one whose work takes longer than a deadline, and agree on how it went") {
+    thread_options options;
+    options.first_deadline = options.deadline = std::chrono::milliseconds(100);
+    const auto rank = [](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      failure_note note;
+      patiently(e, world, note, [&] {
+        if (world.rank() != 1) return;
+        std::this_thread::sleep_for(std::chrono::milliseconds(400));
+        throw storage_error("moefold: full", "there", 28);
+      });
+      CHECK(note.failed() == (world.rank() == 1));
+      CHECK_THROWS_WITH_AS(agree(e, world, note), "moefold: rank 1: full", storage_error);
+    };
+    run_threads(3, rank, options);
+  }
 }

@@ -110,7 +110,8 @@ TEST_SUITE("checkpoint/published") {
     const temporary_folder folder;
     const extent_t n = 512;
     counting_storage counting(disk());
-    const std::string path = folder.put("a.safetensors", file_of({{"w", {512, 512}, counted(512 * 512, 0)}}));
+    const std::string path = folder.put(
+        "a.safetensors", file_of({{"w", {512, 512}, counted(512 * 512, 0)}, {"large", {3 * 512 * 512}, counted(3 * 512 * 512, 0)}}));
     const published_reader from(counting, path);
     const std::vector<published_segment> segments{{"w", 0, 0, n * n, {n, n}}};
     const auto cost = [&](const box& where) {
@@ -127,10 +128,13 @@ TEST_SUITE("checkpoint/published") {
     CHECK(cost({{n, n}, {128, 0}, {128, n}}) == 1);  // one run
     CHECK(counting.bytes_read == std::uint64_t(128 * n * 4));
     counting.reset();
-    const std::vector<published_segment> swapped{{"w", 131'072, 0, 10, {}}, {"w", 0, 10, 10, {}}};
-    CHECK(read(from, whole({20}), swapped)[10] == 0);
-    CHECK(counting.reads == 2);  // half a megabyte apart
+    const std::vector<published_segment> apart{{"w", 0, 0, 10, {}}, {"w", 100'000, 10, 10, {}}};
+    CHECK(read(from, whole({20}), apart)[10] == 100'000);
+    CHECK(counting.reads == 2);  // 400 kB apart
     CHECK(counting.bytes_read == 80);
+    counting.reset();
+    CHECK(read(from, whole({3 * n * n}), std::vector<published_segment>{{"large", 0, 0, 3 * n * n, {}}})[1] == 1);
+    CHECK(counting.reads == 1);  // 3 MiB
   }
   TEST_CASE("a model in many files is read through its index, with few of them open") {
     const temporary_folder folder;

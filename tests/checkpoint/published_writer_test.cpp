@@ -133,6 +133,20 @@ TEST_SUITE("checkpoint/published_writer") {
     again.finish();
     CHECK(folder.text("b.safetensors") == folder.text(single_file_name));
   }
+  TEST_CASE("the end of a run in one file and the beginning of the next in another are not taken for neighbours") {
+    const temporary_folder folder;
+    published_writer out(disk(), folder.path.string(), {{"a", file_dtype::f32, {4}}, {"b", file_dtype::f32, {4}}}, 16);
+    out.create();
+    const std::vector<float> values{1, 2, 3, 4};  // a[0], a[1], and at the next bytes, but of the second file, b[2], b[3]
+    const tensor_piece piece{{{4}, {}, {4}}, {0, 4}, 4};
+    out.write(piece, std::vector<published_segment>{{"a", 0, 0, 2, {}}, {"b", 2, 2, 2, {}}}, dtype::fp32, std::as_bytes(std::span(values)));
+    out.finish();
+    const published_reader from(disk(), folder.path.string());
+    std::vector<float> back(8);
+    from.read({{{8}, {}, {8}}, {0, 8}, 8}, std::vector<published_segment>{{"a", 0, 0, 4, {}}, {"b", 0, 4, 4, {}}}, dtype::fp32,
+              std::as_writable_bytes(std::span(back)));
+    CHECK(back == std::vector<float>{1, 2, 0, 0, 0, 0, 3, 4});
+  }
   TEST_CASE("neighbours are written together, a megabyte at a time") {
     const temporary_folder folder;
     counting_storage counting(disk());

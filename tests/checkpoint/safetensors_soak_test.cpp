@@ -71,7 +71,7 @@ cost cost_of(const std::string& path) {
 TEST_SUITE("checkpoint/safetensors_soak") {
   TEST_CASE("no header takes more memory than twice its file and 64 MiB, or more than a second for 10 MB") {
     struct heavy {
-      const char* what;
+      std::string what;
       std::string json;
       bool accepted;
     };

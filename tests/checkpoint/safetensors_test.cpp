@@ -7,7 +7,7 @@
 
 #include <doctest/doctest.h>
 
-#include <chrono>
+#include <ctime>
 
 using namespace moefold;
 
@@ -115,13 +115,13 @@ TEST_SUITE("checkpoint/safetensors") {
     refused({{"a", file_dtype::f32, {std::uint64_t{1} << 62}}}, "more bytes than can be counted");
     refused({{"a", file_dtype::u8, {std::uint64_t{1} << 63}}}, "a file cannot hold so many bytes");
   }
-  TEST_CASE("a header of a hundred thousand tensors takes well under a second") {
+  TEST_CASE("a header of 260,000 tensors, with more keys than other JSON may have, takes well under two seconds") {
     std::vector<tensor_to_store> tensors;
-    for (int i = 0; i < 100'000; ++i) tensors.push_back({sentence("layers.", i % 317, ".w", i), file_dtype::bf16, {1, 2}});
+    for (int i = 0; i < 260'000; ++i) tensors.push_back({sentence("layers.", i % 317, ".w", i), file_dtype::bf16, {1, 2}});
     const safetensors_layout layout = lay_out(tensors, {});
-    const auto begin = std::chrono::steady_clock::now();
+    const std::clock_t begin = std::clock();
     const safetensors_header header = safetensors_header::parse(std::string_view(layout.header).substr(8), "a", layout.file_size);
-    CHECK(header.size() == 100'000);
-    CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
+    CHECK(header.size() == 260'000);
+    CHECK(std::clock() - begin < 2 * CLOCKS_PER_SEC);
   }
 }

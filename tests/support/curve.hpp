@@ -1,6 +1,7 @@
 #pragma once
 // Trains one small model on real text, the library's own headers, and returns its loss curve: what a precision costs is read off its end.
 // Runs from the root of the project, as CTest does.
+#include <moefold/checkpoint/posix_storage.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/train/trainer.hpp>
 
@@ -31,7 +32,7 @@ inline const token_stream& own_sources() {
     for (const auto& file : std::filesystem::recursive_directory_iterator("include/moefold"))
       if (file.is_regular_file()) files.push_back(file.path().string());
     std::sort(files.begin(), files.end());
-    return token_stream::from_files(files);
+    return token_stream::from_files(files, disk());
   }();
   return text;
 }

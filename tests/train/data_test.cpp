@@ -1,5 +1,7 @@
 #include <moefold/train/data.hpp>
 
+#include <moefold/checkpoint/posix_storage.hpp>
+
 #include <support/temporary_folder.hpp>
 
 #include <doctest/doctest.h>
@@ -159,7 +161,7 @@ TEST_SUITE("train/data") {
   TEST_CASE("files are read one after another, byte for byte") {
     const temporary_folder folder;
     const std::string big(200000, 'x');
-    const auto text = token_stream::from_files({folder.put("a", big), folder.put("b", std::string("\0\r\n\xfe", 4))});
+    const auto text = token_stream::from_files({folder.put("a", big), folder.put("b", std::string("\0\r\n\xfe", 4))}, disk());
     CHECK(text.size() == 200004);
     CHECK(text[199999] == 'x');
     CHECK(text[200000] == 0);
@@ -169,10 +171,10 @@ TEST_SUITE("train/data") {
   TEST_CASE("a missing, empty or unreadable file is named") {
     const temporary_folder folder;
     const std::string good = folder.put("good", "text");
-    CHECK(has(reason([&] { token_stream::from_files({good, "/no/such/file"}); }), "there is no file '/no/such/file'"));
-    CHECK(has(reason([&] { token_stream::from_files({good, folder.put("empty", "")}); }), "empty' is empty"));
-    CHECK(has(reason([&] { token_stream::from_files({folder.path.string()}); }), "cannot open '" + folder.path.string()));
-    CHECK(has(reason([&] { token_stream::from_files({}); }), "no data file given"));
+    CHECK(has(reason([&] { token_stream::from_files({good, "/no/such/file"}, disk()); }), "there is no file '/no/such/file'"));
+    CHECK(has(reason([&] { token_stream::from_files({good, folder.put("empty", "")}, disk()); }), "empty' is empty"));
+    CHECK(has(reason([&] { token_stream::from_files({folder.path.string()}, disk()); }), "cannot open '" + folder.path.string()));
+    CHECK(has(reason([&] { token_stream::from_files({}, disk()); }), "no data file given"));
   }
   TEST_CASE("order-0 entropy of equally frequent letters is the logarithm of their number") {
     CHECK(order0_entropy(token_stream::from_bytes("abcdabcd")) == doctest::Approx(std::log(4.0)));

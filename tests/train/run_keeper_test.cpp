@@ -21,17 +21,18 @@ struct telling_files final : program_files {
     }
     bool saving() const override { return now; }
     bool ready() const override { return files.ready; }
-    std::string finish(host_exec, rank_group&) override {
+    finished_save finish(host_exec, rank_group&) override {
       now = false;
       files.told += "finish; ";
       if (std::exchange(files.fails, false)) throw storage_error("the disk is full", "there", 28);
-      return "there";
+      return {"there", {}};
     }
   };
   std::string told;
   bool ready = false, fails = false;
 
   void require_outputs(const model_shape&, const std::string&, const std::string&) override {}
+  void require_saves(const std::string&) override {}
   std::string require_model(const std::string&, const model_shape&, bool) override { return ""; }
   void load(host_exec, rank_group&, const std::string& folder, const model_shape&, bool dense, std::uint64_t, std::span<state_tensor> owned,
             std::span<state_array>) override {
@@ -58,7 +59,7 @@ struct telling_files final : program_files {
     }
     return {"router.bias"};
   }
-  std::unique_ptr<checkpoint_saver> saver(const std::string&, int, bool) override { return std::make_unique<telling_saver>(*this); }
+  std::unique_ptr<checkpoint_saver> saver(const std::string&, int) override { return std::make_unique<telling_saver>(*this); }
 };
 
 constexpr model_shape small{.layers = 1, .hidden = 8, .heads = 2, .kv_heads = 2, .head_dim = 4, .experts = 2, .ffn = 4, .vocabulary = 256};
@@ -107,10 +108,12 @@ TEST_SUITE("train/run_keeper") {
       CHECK(log.lines[0].find("WARNING: the disk is full") == 0);
       trainer.step();
       keeper.after_step(false, {});
-      CHECK_NOTHROW(keeper.end({}));  // the second one did
+      keeper.end({});
+      CHECK_NOTHROW(keeper.require_saved());  // the second one did
       trainer.step();
       files.fails = true;
-      CHECK_THROWS_WITH(keeper.end({}), "the disk is full");
+      keeper.end({});
+      CHECK_THROWS_WITH(keeper.require_saved(), "the disk is full");
     });
   }
 

@@ -73,6 +73,13 @@ TEST_SUITE("train/token_index") {
     folder.put("x.idx", index.bytes());
     CHECK(documents_of(*open_megatron_tokens(disk(), folder.file("x"), true)) == std::vector<extent_t>{0, 7});
   }
+  TEST_CASE("documents without tokens at the end begin nowhere") {
+    const temporary_folder folder;
+    folder.put("x.idx", megatron_index({2, 3, 0, 0}).bytes());
+    folder.put("x.bin", std::string(10, '\1'));
+    CHECK(documents_of(*open_megatron_tokens(disk(), folder.file("x"), true)) == std::vector<extent_t>{0, 2});
+  }
+
   TEST_CASE("sequences that lie apart in the .bin are read, as an index of a choice of them has it") {
     const temporary_folder folder;
     numbers values(30);

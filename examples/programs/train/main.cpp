@@ -67,7 +67,7 @@ int main(int argc, char** argv) {
   app.add_option("--dump-gradients", options.dump_gradients,
                  "write the first step's gradients into this safetensors file, under published names");
   app.add_flag("--evaluate", options.evaluate, "instead of training: loss and perplexity over all of the data");
-  app.add_option(
+  const CLI::Option* const generate = app.add_option(
       "--generate", options.generate,
       "instead of training: continue this text, always by the likeliest token; numbers of tokens unless the data format is bytes");
   app.add_option("--generate-tokens", options.generate_tokens, "by so many tokens")->check(CLI::PositiveNumber)->capture_default_str();
@@ -140,8 +140,12 @@ int main(int argc, char** argv) {
     }
     moefold::model_files files;
     options.files = &files;
-    std::signal(SIGINT, on_interrupt);
-    std::signal(SIGTERM, on_interrupt);
+    moefold::require<moefold::config_error>(generate->count() == 0 || !options.generate.empty(),
+                                            "moefold: --generate continues a text; give at least one character or token");
+    if (options.trains()) {  // what only reads may end at once
+      std::signal(SIGINT, on_interrupt);
+      std::signal(SIGTERM, on_interrupt);
+    }
     moefold::terminal_sink log;
     const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
     if (me.size > 1) {  // a launcher started us: one rank per process

@@ -9,8 +9,12 @@
 #include <moefold/comm/communicator.hpp>
 
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <new>
+#include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace moefold {
@@ -95,6 +99,34 @@ void agree(host_exec e, Comm& comm, const failure_note& mine) {
     first.text = comm.size() == 1 ? said : sentence("moefold: rank ", rank, ": ", said.rfind("moefold: ", 0) == 0 ? said.substr(9) : said);
     first.raise();
   }
+}
+
+/// Collective: returns when done() holds on every rank. Asks again and again, so that the deadlines of collectives count no time that a disk takes. Moves 4 bytes
+/// per rank and question; the pauses between questions grow to 20 ms.
+template <class Comm, class Done>
+void await_all(host_exec e, Comm& comm, Done&& done) {
+  for (std::chrono::microseconds pause(100);; pause = std::min(2 * pause, std::chrono::microseconds(20'000))) {
+    const std::int32_t mine = done() ? 1 : 0;
+    std::int32_t ranks = 0;
+    comm.all_reduce(e, std::span<const std::int32_t>(&mine, 1), std::span<std::int32_t>(&ranks, 1), sum{}).wait(e);
+    if (ranks == comm.size()) return;
+    std::this_thread::sleep_for(pause);
+  }
+}
+
+/// Does `work` on a thread of its own, as failure_note::attempt does it, while the ranks wait for one another as in await_all. Collective; a rank without
+/// anything to do gives an empty function. What went wrong stands in `note` afterwards: agree.
+template <class Comm, class Work>
+void patiently(host_exec e, Comm& comm, failure_note& note, Work&& work) {
+  std::atomic<bool> done{false};
+  std::optional<std::jthread> thread;
+  note.attempt([&] {
+    thread.emplace([&] {
+      note.attempt(work);
+      done = true;
+    });
+  });
+  await_all(e, comm, [&] { return !thread || done; });
 }
 
 }  // namespace moefold

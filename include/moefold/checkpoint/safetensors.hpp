@@ -11,6 +11,7 @@
 #include <array>
 #include <map>
 #include <numeric>
+#include <tuple>
 
 namespace moefold {
 
@@ -201,8 +202,11 @@ inline safetensors_header safetensors_header::parse(std::string_view json, const
   const std::uint64_t data = 8 + json.size();
   require_file(data <= file_size, file, file_size, "the file ends in its header");
   safetensors_header header;
+  // As many as a header of this length can have, so that growing never holds two copies; memory that stays untouched is none.
+  header.entries_.reserve(std::min(json.size() / 48 + 1, safetensors_limits::tensors));
+  header.extents_.reserve(std::min(json.size() / 2, safetensors_limits::tensors * safetensors_limits::extents));
   safetensors_events events(header, file, data, file_size);
-  parse_json(json, file, 8, events, {.depth = 3});
+  parse_json(json, file, 8, events, {.depth = 3, .keys = 4 * safetensors_limits::tensors + safetensors_limits::metadata + 1});
 
   std::vector<entry>& all = header.entries_;
   std::sort(all.begin(), all.end(), [](const entry& a, const entry& b) { return std::tie(a.begin, a.end) < std::tie(b.begin, b.end); });

@@ -113,6 +113,7 @@ class checkpoint_writer {
   template <class Comm>
   void finish(host_exec e, Comm& comm) {
     require(running_, "moefold: finish without begin; a save begins first");
+    await_all(e, comm, [this] { return written_.load(); });
     join();
     running_ = false;
     try {
@@ -123,6 +124,10 @@ class checkpoint_writer {
     }
     commit(e, comm);
   }
+
+  /// The folder of the save that begin named, the same on all ranks; and on rank 0 what went wrong after it was complete, empty: nothing. Local.
+  std::string last() const { return path_in(folder_, name_.text()); }
+  const std::string& warning() const { return warning_; }
 
   /// Collective: begin and finish at once; needs memory for the largest tensor of this rank only.
   template <class Comm>
@@ -165,6 +170,7 @@ class checkpoint_writer {
   void prepare(host_exec e, Comm& comm, const checkpoint_content& content) {
     require(!running_, "moefold: a save is under way; finish it before the next begins");
     note_ = {};
+    warning_.clear();
     manifest_ = {};
     manifest_.step = content.step;
     if (comm.rank() == 0) manifest_.notes = content.notes;
@@ -180,20 +186,20 @@ class checkpoint_writer {
     std::int64_t need = std::int64_t(bytes_ + 256 * parts_.size());  // with names and places, here and in the manifest
     comm.all_reduce(e, std::span<const std::int64_t>(&need, 1), std::span<std::int64_t>(&need, 1), sum{}).wait(e);
     std::array<std::int64_t, 2> agreed{};  // attempt, id
-    if (rank_ == 0)
-      note_.attempt([&] {
-        detail::make_lasting_folder(to_, folder_);
-        remove_leftovers(to_, folder_);
-        const std::uint64_t have = to_.free_bytes(folder_), needed = std::uint64_t(need) + (1 << 16);
-        if (have < needed)
-          throw storage_error(sentence("moefold: the checkpoint of step ", content.step, " needs ", needed, " bytes in '", folder_,
-                                       "', which has ", have, " left; free some space, or keep fewer saves"),
-                              folder_, ENOSPC);
-        name_ = next_save(to_, folder_, content.step);
-        to_.make_folder(partial());
-        std::random_device any;
-        agreed = {name_.attempt, std::int64_t(std::uint64_t(any()) << 32 | any())};
-      });
+    patiently(e, comm, note_, [&] {
+      if (rank_ != 0) return;
+      detail::make_lasting_folder(to_, folder_);
+      remove_leftovers(to_, folder_);
+      const std::uint64_t have = to_.free_bytes(folder_), needed = std::uint64_t(need) + (1 << 16);
+      if (have < needed)
+        throw storage_error(sentence("moefold: the checkpoint of step ", content.step, " needs ", needed, " bytes in '", folder_,
+                                     "', which has ", have, " left; free some space, or keep fewer saves"),
+                            folder_, ENOSPC);
+      name_ = next_save(to_, folder_, content.step);
+      to_.make_folder(partial());
+      std::random_device any;
+      agreed = {name_.attempt, std::int64_t(std::uint64_t(any()) << 32 | any())};
+    });
     agree(e, comm, note_);
     comm.broadcast(e, std::span<std::int64_t>(agreed), 0).wait(e);
     name_ = {content.step, agreed[0]};
@@ -250,28 +256,27 @@ class checkpoint_writer {
         note_.attempt(
             [&] { add(parse_manifest(std::string(bytes.begin(), bytes.end()), rank_file_name(std::size_t(rank)), manifest_kind::part)); });
       }
-      bool renamed = false;
-      note_.attempt([&] {
-        for (auto* all : {&manifest_.tensors, &manifest_.arrays}) {
-          for (saved_tensor& t : *all) {
-            std::sort(t.pieces.begin(), t.pieces.end(), [](const saved_piece& a, const saved_piece& b) {
-              return std::tie(a.piece.where.offset, a.piece.range.begin) < std::tie(b.piece.where.offset, b.piece.range.begin);
-            });
-            require_cover(t, path_in(partial(), manifest_file), 0);
-          }
-        }
-        detail::write_synced(to_, path_in(partial(), manifest_file), manifest_text(manifest_));
-        commit_save(to_, folder_, name_, renamed);
-        try {
-          remove_old_saves(to_, folder_, name_, keep_);
-        } catch (const storage_error& failed) {
-          throw storage_error(sentence("moefold: the save of step ", manifest_.step,
-                                       " is complete, but an older one could not be removed: ", failed.what()),
-                              failed.path(), failed.code());
-        }
-      });
-      if (note_.failed() && !renamed) drop_partial(0);
     }
+    bool renamed = false;
+    patiently(e, comm, note_, [&] {
+      if (rank_ != 0) return;
+      for (auto* all : {&manifest_.tensors, &manifest_.arrays}) {
+        for (saved_tensor& t : *all) {
+          std::sort(t.pieces.begin(), t.pieces.end(), [](const saved_piece& a, const saved_piece& b) {
+            return std::tie(a.piece.where.offset, a.piece.range.begin) < std::tie(b.piece.where.offset, b.piece.range.begin);
+          });
+          require_cover(t, path_in(partial(), manifest_file), 0);
+        }
+      }
+      detail::write_synced(to_, path_in(partial(), manifest_file), manifest_text(manifest_));
+      commit_save(to_, folder_, name_, renamed);
+      try {
+        remove_old_saves(to_, folder_, name_, keep_);
+      } catch (const storage_error& failed) {
+        warning_ = sentence("the save of step ", manifest_.step, " is complete, but an older one could not be removed: ", failed.what());
+      }
+    });
+    if (note_.failed() && !renamed) drop_partial(rank_);
     agree(e, comm, note_);
   }
 
@@ -305,6 +310,7 @@ class checkpoint_writer {
   std::vector<part> parts_;
   std::size_t bytes_ = 0;  // of all parts
   detail::byte_block snapshot_;
+  std::string warning_;
   failure_note note_;  // of this save on this rank; the thread's while it runs
   std::thread thread_;
   std::atomic<bool> written_{true};

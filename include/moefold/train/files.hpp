@@ -105,6 +105,11 @@ class group_over final : public rank_group {
 /// Facts of a run beside its numbers: what it was, for whoever looks into a checkpoint or resumes from it.
 using run_notes = std::map<std::string, std::string>;
 
+struct finished_save {
+  std::string folder;
+  std::string warning{};  // what went wrong once it was complete, known to rank 0; empty: nothing
+};
+
 /// Saves the same run again and again. Every rank has one.
 class checkpoint_saver {
  public:
@@ -114,8 +119,8 @@ class checkpoint_saver {
                      std::span<state_array> shared) = 0;
   virtual bool saving() const = 0;  // between begin and finish
   virtual bool ready() const = 0;   // finish would not wait for this rank's writing
-  /// Waits, and makes the save the newest one; where a rank failed, throws on all, and the newest save is the one before. Collective. Returns its folder.
-  virtual std::string finish(host_exec e, rank_group& world) = 0;
+  /// Waits, and makes the save the newest one; where a rank failed, throws on all, and the newest save is the one before. Collective.
+  virtual finished_save finish(host_exec e, rank_group& world) = 0;
 };
 
 /// A complete save, as --resume finds it.
@@ -131,6 +136,8 @@ class program_files {
   /// Local. Throws config_error where a model cannot be written into a folder, or gradients into a file, by these names (empty: neither is asked for): said before
   /// a run, not after it.
   virtual void require_outputs(const model_shape& model, const std::string& folder, const std::string& gradients) = 0;
+  /// Local. Throws config_error where nothing can be saved into this folder, which is made.
+  virtual void require_saves(const std::string& folder) = 0;
   /// Local. Throws config_error unless the folder holds a published model that is exactly `model`; with `dense` one that can become it (model/upcycle.hpp).
   /// Returns in words what will be done.
   virtual std::string require_model(const std::string& folder, const model_shape& model, bool dense) = 0;
@@ -151,7 +158,7 @@ class program_files {
   virtual std::vector<std::string> resume(host_exec e, rank_group& world, const found_save& save, std::span<state_tensor> owned,
                                           std::span<state_array> shared) = 0;
   /// keep: complete saves that stay, the newest ones; 0: all.
-  virtual std::unique_ptr<checkpoint_saver> saver(const std::string& folder, int keep, bool beside) = 0;
+  virtual std::unique_ptr<checkpoint_saver> saver(const std::string& folder, int keep) = 0;
 };
 
 }  // namespace moefold

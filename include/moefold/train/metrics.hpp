@@ -24,6 +24,9 @@
 #include <utility>
 #include <vector>
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 namespace moefold {
 
 /// Named numbers in a fixed order: the extents of a mesh, bytes by axis.
@@ -198,11 +201,13 @@ inline std::string to_json(const loss_spike& s) {
 class metrics_writer {
  public:
   metrics_writer(std::string path, const run_record& run, std::int64_t resumed_at = -1) : path_(std::move(path)) {
-    const std::string before = resumed_at < 0 ? "" : lines_through(path_, resumed_at);
-    file_.reset(std::fopen(path_.c_str(), "wb"));
+    const long kept = resumed_at < 0 ? 0 : bytes_through(path_, resumed_at);
+    file_.reset(std::fopen(path_.c_str(), kept > 0 ? "r+b" : "wb"));
     require<config_error>(file_ != nullptr, "moefold: cannot write metrics file '", path_, "': ", std::strerror(errno),
                           "; name a file in a folder that exists and is writable");
-    put(before);
+    if (kept > 0)
+      require(::ftruncate(fileno(file_.get()), kept) == 0 && std::fseek(file_.get(), 0, SEEK_END) == 0,
+              "moefold: cannot cut metrics file '", path_, "' behind step ", resumed_at, ": ", std::strerror(errno));
     line(to_json(run));
   }
   void write(const step_record& step) { line(to_json(step)); }
@@ -212,7 +217,10 @@ class metrics_writer {
   struct close {
     void operator()(std::FILE* f) const { std::fclose(f); }
   };
-  static std::string lines_through(const std::string& path, std::int64_t last) {
+  /// Bytes of the whole lines before the first one of a step behind `last`; 0 where there is no such file, or none that can be read again.
+  static long bytes_through(const std::string& path, std::int64_t last) {
+    struct stat found {};
+    if (::stat(path.c_str(), &found) != 0 || !S_ISREG(found.st_mode)) return 0;
     const std::unique_ptr<std::FILE, close> file(std::fopen(path.c_str(), "rb"));
     std::string text;
     char block[1 << 14];
@@ -221,6 +229,9 @@ class metrics_writer {
         text.append(block, got);
       else
         break;
+    require<config_error>(file != nullptr && !std::ferror(file.get()), "moefold: cannot read metrics file '", path,
+                          "': ", std::strerror(errno),
+                          "; the resumed run goes on behind its lines: name another file, or make it readable");
     static constexpr std::string_view key = "{\"step\":";
     for (std::size_t at = 0; at < text.size();) {
       const std::size_t end = text.find('\n', at);
@@ -228,13 +239,13 @@ class metrics_writer {
       if (end == std::string::npos ||  // a line that was never finished
           (text.compare(at, key.size(), key) == 0 &&
            (std::from_chars(text.data() + at + key.size(), text.data() + end, step).ec != std::errc{} || step > last)))
-        return text.substr(0, at);
+        return long(at);
       at = end + 1;
     }
-    return text;
+    return long(text.size());
   }
-  void line(std::string text) { put(text += '\n'); }
-  void put(std::string_view text) {
+  void line(std::string text) {
+    text += '\n';
     const bool written = std::fwrite(text.data(), 1, text.size(), file_.get()) == text.size() && std::fflush(file_.get()) == 0;
     require(written, "moefold: could not write to metrics file '", path_, "': ", std::strerror(errno), "; free some space on its disk");
   }

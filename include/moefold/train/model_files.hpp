@@ -24,11 +24,13 @@ namespace detail {
 inline std::int64_t number_in(const run_notes& notes, const std::string& name, const std::string& folder) {
   const auto at = notes.find(name);
   std::int64_t number = 0;
+  constexpr std::int64_t most = std::int64_t{1} << 60;  // far from where counting on would overflow
   const bool there = at != notes.end();
-  const char* const end = there ? std::to_address(at->second.end()) : nullptr;
-  require_file(there && std::from_chars(at->second.data(), end, number).ptr == end && number >= 0, path_in(folder, manifest_file), 0,
-               "its note '", name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing",
-               ", needs a number from 0; the save is not one of a training run");
+  const char* const end = there ? at->second.data() + at->second.size() : nullptr;
+  const auto read = there ? std::from_chars(at->second.data(), end, number) : std::from_chars_result{nullptr, std::errc::invalid_argument};
+  require_file(read.ec == std::errc{} && read.ptr == end && number >= 0 && number <= most, path_in(folder, manifest_file), 0, "its note '",
+               name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing",
+               ", needs a number from 0 to 2^60; the save is not one of a training run");
   return number;
 }
 
@@ -71,7 +73,7 @@ void with_numbers(dtype type, std::span<std::byte> bytes, F&& f) {
 /// One run's saves.
 class file_saver final : public checkpoint_saver {
  public:
-  file_saver(storage& to, const std::string& folder, int keep, bool beside) : to_(to), writer_(to, folder, keep), beside_(beside) {}
+  file_saver(storage& to, const std::string& folder, int keep) : writer_(to, folder, keep) {}
 
   void begin(host_exec e, rank_group& world, const run_position& position, const run_notes& notes, std::span<state_tensor> owned,
              std::span<state_array> shared) override {
@@ -82,24 +84,20 @@ class file_saver final : public checkpoint_saver {
     content.notes["samples"] = std::to_string(position.sample);
     for (state_tensor& t : owned) content.tensors.push_back({t.name(), t.piece, t.type, t.get, t.set});
     for (const state_array& a : shared) content.arrays.push_back({a.name, a.type, {a.bytes.begin(), a.bytes.end()}});
-    if (beside_)
-      writer_.begin(e, world, content);
-    else
-      writer_.save(e, world, content);
+    writer_.begin(e, world, content);
     saving_ = true;
   }
   bool saving() const override { return saving_; }
-  bool ready() const override { return !beside_ || writer_.ready(); }
-  std::string finish(host_exec e, rank_group& world) override {
+  bool ready() const override { return writer_.ready(); }
+  finished_save finish(host_exec e, rank_group& world) override {
     saving_ = false;
-    if (beside_) writer_.finish(e, world);
-    return find_checkpoint(to_, writer_.folder());
+    writer_.finish(e, world);
+    return {writer_.last(), writer_.warning()};
   }
 
  private:
-  storage& to_;
   checkpoint_writer writer_;
-  bool beside_, saving_ = false;
+  bool saving_ = false;
 };
 
 }  // namespace detail
@@ -112,7 +110,7 @@ class model_files final : public program_files {
     found_save save;
     save.folder = find_checkpoint(storage_, folder);
     const std::string path = path_in(save.folder, manifest_file);
-    checkpoint_manifest manifest = parse_manifest(text_of_file(path), path);
+    checkpoint_manifest manifest = parse_manifest(text_of_file(path, std::uint64_t{1} << 40), path);
     save.notes = std::move(manifest.notes);
     save.position = {manifest.step, detail::number_in(save.notes, "updates", save.folder),
                      detail::number_in(save.notes, "samples", save.folder)};
@@ -123,6 +121,10 @@ class model_files final : public program_files {
     std::vector<checkpoint_tensor> tensors;
     for (state_tensor& t : owned) tensors.push_back({t.name(), t.piece, t.type, t.get, t.set});
     const loaded_checkpoint loaded = load_checkpoint(e, world, storage_, save.folder, tensors);
+    require_file<incomplete_checkpoint>(loaded.folder == save.folder && loaded.step == save.position.step,
+                                        path_in(save.folder, manifest_file), 0, "this process has found the save of step ",
+                                        save.position.step, ", and rank 0 has loaded that of step ", loaded.step, " from ", loaded.folder,
+                                        "; let all machines see the same files, and name the save itself");
     std::vector<std::string> fresh;
     for (const state_array& a : shared) {
       const auto from =
@@ -138,8 +140,8 @@ class model_files final : public program_files {
     }
     return fresh;
   }
-  std::unique_ptr<checkpoint_saver> saver(const std::string& folder, int keep, bool beside) override {
-    return std::make_unique<detail::file_saver>(storage_, folder, keep, beside);
+  std::unique_ptr<checkpoint_saver> saver(const std::string& folder, int keep) override {
+    return std::make_unique<detail::file_saver>(storage_, folder, keep);
   }
 
   void require_outputs(const model_shape& model, const std::string& folder, const std::string& gradients) override {
@@ -153,9 +155,20 @@ class model_files final : public program_files {
       require<config_error>(path.empty() || storage_.exists(parent_of(path)), "moefold: '", path,
                             "' would lie in a folder that does not exist; make '", parent_of(path), "' first");
   }
+  void require_saves(const std::string& folder) override {
+    const std::string probe = path_in(folder, "probe.partial");
+    try {
+      storage_.make_folder(folder);
+      if (storage_.exists(probe)) storage_.remove(probe);
+      storage_.create(probe);
+      storage_.remove(probe);
+    } catch (const error& wrong) {
+      throw config_error(sentence("moefold: nothing can be saved into '", folder, "': ", wrong.what()));
+    }
+  }
   std::string require_model(const std::string& folder, const model_shape& model, bool dense) override {
     const std::string path = path_in(folder, "config.json");
-    model_shape found = read_config(text_of_file(path), path);
+    model_shape found = read_config(text_of_file(path, most_config), path);
     if (dense) {
       const upcycling u = upcycling_of(found, model);
       return sentence("upcycled from ", folder, ": ", model.experts / u.pieces, " copies of each MLP",
@@ -177,7 +190,7 @@ class model_files final : public program_files {
       const auto has = [&](const std::string& name) { return reader->find(name).has_value(); };
       const expert_layout layout = layout_of(model, has);
       const std::string config = path_in(folder, "config.json");
-      const model_shape from = dense ? read_config(text_of_file(config), config) : model;
+      const model_shape from = dense ? read_config(text_of_file(config, most_config), config) : model;
       std::vector<std::byte> bytes;
       for (state_tensor& t : owned) {
         if (t.part != "weight") continue;
@@ -285,6 +298,8 @@ class model_files final : public program_files {
   }
 
  private:
+  static constexpr std::uint64_t most_config = std::uint64_t{1} << 20;  // bytes: its tree takes up to a hundred times as many
+
   static std::string without_slash(std::string path) {
     while (path.size() > 1 && path.back() == '/') path.pop_back();
     return path;
@@ -365,10 +380,10 @@ class model_files final : public program_files {
     require(written == std::int64_t(out.elements()), "moefold: the ranks have written ", written, " of the ", out.elements(),
             " elements of the model; please report it");
   }
-  std::string text_of_file(const std::string& path) {
+  std::string text_of_file(const std::string& path, std::uint64_t most = std::uint64_t{1} << 26) {
     const auto file = storage_.open(path);
     const std::uint64_t size = file->size();
-    require_file(size <= std::uint64_t{1} << 26, path, 0, "it has ", size, " bytes, and such a file at most 64 MiB");
+    require_file(size <= most, path, 0, "it has ", size, " bytes, and such a file at most ", most);
     std::vector<std::byte> bytes(static_cast<std::size_t>(size));
     file->read(0, bytes);
     return std::string(text_of(bytes));

@@ -2,6 +2,7 @@
 // What the program `train` does for one run, wherever its ranks live (train/ranks.hpp): shows the folding and its memory before anything is allocated, checks the
 // first losses against a single rank, trains, evaluates, saves and resumes, and writes metrics, an expert-load heatmap, the routing and the model. Programs of
 // one's own may call it too.
+#include <moefold/checkpoint/bytes.hpp>
 #include <moefold/core/replace_file.hpp>
 #include <moefold/mesh/describe.hpp>
 #include <moefold/moe/routing_file.hpp>
@@ -135,12 +136,16 @@ void generate(Trainer& trainer, const program_options& options, bool bytes, log_
 }
 
 /// The save that is resumed, in words; the run's seed, which orders the data, becomes the save's.
-inline void say_resumed(const found_save& save, const std::string& mapping, trainer_options& train, log_sink& log) {
-  const auto note = [&](const char* name) { return save.notes.contains(name) ? save.notes.at(name) : std::string("unknown"); };
+inline void say_resumed(const found_save& save, const std::string& mapping, const std::string& precision, trainer_options& train,
+                        log_sink& log) {
+  const auto note = [&](const char* name) { return save.notes.contains(name) ? shown_text(save.notes.at(name)) : std::string("unknown"); };
   log.line(sentence("resumed: step ", save.position.step, " from ", save.folder, ", ", save.position.sample, " samples seen"));
   log.line(note("mapping") == mapping ? "  mapping: " + mapping + ", as before" : "  mapping: " + note("mapping") + "  ->  " + mapping);
   if (const std::string before = note("steps"), now = std::to_string(train.steps); before != now)
     log.line("  steps: planned for " + before + ", now " + now + "; the learning rate follows the new plan");
+  if (const std::string before = note("global_batch"), now = std::to_string(train.global_batch); before != now)
+    log.line("  global batch: " + before + "  ->  " + now);
+  if (note("precision") != precision) log.line("  precision: " + note("precision") + "  ->  " + precision);
   std::uint64_t seed = train.seed;
   const std::string said = note("seed");
   std::from_chars(said.data(), said.data() + said.size(), seed);
@@ -184,6 +189,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
 
   const std::string& published = options.upcycle.empty() ? options.load : options.upcycle;
   if (options.files != nullptr) options.files->require_outputs(model, options.export_to, options.dump_gradients);
+  if (!options.save.empty() && ranks.speaks() && !options.dry_run) options.files->require_saves(options.save);
   const std::string source = published.empty() ? "" : options.files->require_model(published, model, !options.upcycle.empty());
   std::optional<found_save> resumed;
   if (!options.resume.empty()) resumed = options.files->find_save(options.resume);
@@ -210,7 +216,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   }
 
   if (!source.empty()) log.line(source);
-  if (resumed) detail::say_resumed(*resumed, mapping_text(fold), train, log);
+  if (resumed) detail::say_resumed(*resumed, mapping_text(fold), precision::name, train, log);
   const bool reads_data = options.trains() || options.evaluate;
   data_options said = options.data;
   said.vocabulary = model.vocabulary;
@@ -249,7 +255,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
   train.tap = &tap;
 
   std::optional<metrics_writer> metrics;
-  if (ranks.speaks() && !options.metrics.empty())
+  if (ranks.speaks() && options.trains() && !options.metrics.empty())
     metrics.emplace(options.metrics,
                     run_record{options.run, world_size, detail::named(fold.attention), detail::named(fold.moe), precision::name,
                                MOEFOLD_VERSION, options.commit, compiler_name()},
@@ -336,6 +342,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
       sums.add(host, trainer.world().inner(), detail::thread_cpu_seconds() - cpu_before,  // not recorded
                in_collectives() - comm_before, trainer.traffic() - sent, keeper.ready());
       const std::optional<loss_spike> spike = spikes.add(last.step, last.loss);
+      if (last.stop) keeper.end(spikes.memory());  // before anything else that takes time: who asked may not wait
       std::optional<double> now;
       const bool due = options.evaluate_every > 0 && done % options.evaluate_every == 0;
       if (due || done == train.steps || last.stop) now = trainer.evaluate();
@@ -355,11 +362,20 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
       record.comm_cpu_share = sums.share_of_collectives();
       record.eval_loss = now;
       if (heatmap) heatmap->add(done, trainer.load());
-      if (heatmap && now) heatmap->write(options.heatmap);
-      if (metrics) {
-        record.comm_bytes = sums.bytes();
-        metrics->write(record);
-      }
+      // A file that cannot be written does not end a run: it is left alone from here on.
+      const auto unless_it_fails = [&](auto& file, auto&& write) {
+        try {
+          if (file) write();
+        } catch (const error& wrong) {
+          log.line(sentence("WARNING: ", wrong.what(), "; the run goes on without it"));
+          file.reset();
+        }
+      };
+      unless_it_fails(heatmap, [&] {
+        if (now) heatmap->write(options.heatmap);
+      });
+      record.comm_bytes = sums.bytes();
+      unless_it_fails(metrics, [&] { metrics->write(record); });
       log.status(live.line(record));
       if (last.bad)
         log.line(sentence("step ", done, last.skip ? " skipped: " : ": ", describe(*last.bad)));
@@ -367,7 +383,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
         log.line(sentence("step ", done, " skipped: loss ", last.loss, ", gradient norm ", last.grad_norm));
       if (spike) {
         log.line(describe(*spike));
-        if (metrics) metrics->event(*spike);
+        unless_it_fails(metrics, [&] { metrics->event(*spike); });
       }
       if (together.size() < alone.size()) {
         together.push_back(last.loss);
@@ -377,6 +393,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     }
     keeper.end(spikes.memory());
     keeper.export_model(model);
+    keeper.require_saved();
     if (rank != 0) return;
     log.line("memory of rank 0 as measured, by what it was for");
     log.line(table_of(trainer.memory().report()).text());

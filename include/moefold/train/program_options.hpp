@@ -53,6 +53,8 @@ inline void check_files(const program_options& o) {
   require<config_error>(o.save_every == 0 || !o.save.empty(), "moefold: --save-every says when to save, and --save DIR where; give both");
   require<config_error>(!o.evaluate || o.generate.empty(), "moefold: give one of --evaluate and --generate");
   require<config_error>(o.generate_tokens >= 1, "moefold: generate at least 1 token (given ", o.generate_tokens, ")");
+  require<config_error>(o.save.empty() || o.trains(),
+                        "moefold: --save keeps what a run learns, and nothing is trained; leave it out, or train");
   require<config_error>(o.dump_gradients.empty() || o.trains(),
                         "moefold: --dump-gradients writes those of the first step; train at least 1 step");
   require<config_error>(o.train.steps >= 0, "moefold: a run has 0 or more steps (given ", o.train.steps, ")");

@@ -5,6 +5,7 @@
 //   begin            load | upcycle | resume | nothing
 //   after_step       due? begin a save      all ranks' writing done? finish it: it becomes the newest
 //   end              the last state is saved, then exported
+#include <moefold/comm/failure.hpp>
 #include <moefold/core/file_error.hpp>
 #include <moefold/mesh/describe.hpp>
 #include <moefold/train/log.hpp>
@@ -31,6 +32,7 @@ inline std::string note_of(const spike_memory& memory) {
   return text;
 }
 inline spike_memory spike_memory_of(std::string_view note) {
+  constexpr std::int64_t most = std::int64_t{1} << 60;
   spike_memory memory;
   const auto next = [&](auto& number) {
     const char* const end = note.data() + note.size();
@@ -39,7 +41,8 @@ inline spike_memory spike_memory_of(std::string_view note) {
     note.remove_prefix(std::min(note.size(), std::size_t(stop - note.data()) + 1));
     return true;
   };
-  bool whole = next(memory.seen) && next(memory.lasting) && memory.seen >= 0 && memory.lasting >= 0;
+  bool whole =
+      next(memory.seen) && next(memory.lasting) && memory.seen >= 0 && memory.lasting >= 0 && memory.seen < most && memory.lasting < most;
   for (double& loss : memory.losses) {
     std::uint64_t bits = 0;
     whole = whole && next(bits);
@@ -56,7 +59,7 @@ class run_keeper {
   run_keeper(const program_options& options, const std::optional<found_save>& resumed, Trainer& trainer, rank_group& world, host_exec e,
              run_notes notes, log_sink& log)
       : options_(options), resumed_(resumed), trainer_(trainer), world_(world), e_(e), notes_(std::move(notes)), log_(log) {
-    if (!options.save.empty()) saver_ = options.files->saver(options.save, options.keep, options.save_beside);
+    if (!options.save.empty()) saver_ = options.files->saver(options.save, options.keep);
   }
 
   /// Fills the trainer from where the run starts.
@@ -97,6 +100,9 @@ class run_keeper {
     if (saved_at_ == trainer_.position().step) return;
     save(spikes);
     if (saver_->saving()) finish();
+  }
+  /// Throws where the last save has failed: once everything else is done. Local; the same on all ranks.
+  void require_saved() const {
     if (!failed_.empty()) throw error(failed_);
   }
 
@@ -130,10 +136,11 @@ class run_keeper {
   }
   void finish() {
     attempt([&] {
-      const std::string folder = saver_->finish(e_, world_);
+      const finished_save done = saver_->finish(e_, world_);
       saved_at_ = saving_step_;
       failed_.clear();
-      log_.line(sentence("saved step ", saving_step_, ": ", folder));
+      log_.line(sentence("saved step ", saving_step_, ": ", done.folder));
+      if (!done.warning.empty()) log_.line("WARNING: " + done.warning);
     });
   }
   /// A save that fails does not end the run: the one before is still there, and the next may do. The last one's failure does.
@@ -141,7 +148,9 @@ class run_keeper {
   void attempt(F&& f) {
     try {
       f();
-    } catch (const storage_error& e) {  // the same on all ranks
+    } catch (const comm_error&) {  // a rank is gone
+      throw;
+    } catch (const error& e) {  // the same on all ranks
       failed_ = e.what();
       log_.line(sentence("WARNING: ", failed_, "; the run goes on, and the save before is still there"));
     }

@@ -136,6 +136,7 @@ inline shared_tokens open_megatron_tokens(storage& from, const std::string& path
   require_file(std::uint64_t(mark) == sequences, name, marks.place(), "the last document ends with sequence ", mark, ", needed ",
                sequences);
   if (starts.empty()) starts = {0};
+  if (starts.size() > 1 && std::uint64_t(starts.back()) == tokens) starts.pop_back();  // of documents without tokens, at the end
   return std::make_shared<token_file>(std::move(bin), kind, extent_t(tokens), std::move(runs), std::move(starts));
 }
 

@@ -4,7 +4,7 @@
 //
 //   tokens      |  document 0  | document 1 |      document 2      |      size() of them; documents(): 0, 14, 26
 //   joined      |  one source                          | the next  |      every source begins a document
-#include <moefold/checkpoint/posix_storage.hpp>
+#include <moefold/checkpoint/storage.hpp>
 
 #include <algorithm>
 #include <array>
@@ -52,7 +52,7 @@ class token_stream final : public token_source {
   token_stream() = default;
   static token_stream from_bytes(std::string bytes) { return token_stream(std::move(bytes)); }
   /// The files' bytes one after another. Throws an error that names the file which is missing, unreadable or empty.
-  static token_stream from_files(const std::vector<std::string>& paths, storage& from = disk()) {
+  static token_stream from_files(const std::vector<std::string>& paths, storage& from) {
     require<config_error>(!paths.empty(), "moefold: no data file given; name at least one text file");
     std::string bytes;
     for (const std::string& path : paths) {
