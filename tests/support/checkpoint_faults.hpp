@@ -300,6 +300,7 @@ inline int kill_savers(int times, std::uint64_t seed) {
       }
       ::_exit(1);
     }
+    REQUIRE(child > 0);
     ::close(told[1]);
     std::int64_t step = 0;
     if (i == 0) REQUIRE(::read(told[0], &step, sizeof step) == sizeof step);  // there is one
