@@ -26,7 +26,7 @@ inline std::int64_t number_in(const run_notes& notes, const std::string& name, c
   std::int64_t number = 0;
   constexpr std::int64_t most = std::int64_t{1} << 60;  // far from where counting on would overflow
   const bool there = at != notes.end();
-  const char* const end = there ? at->second.data() + at->second.size() : nullptr;
+  const char* const end = there ? std::to_address(at->second.end()) : nullptr;
   const auto read = there ? std::from_chars(at->second.data(), end, number) : std::from_chars_result{nullptr, std::errc::invalid_argument};
   require_file(read.ec == std::errc{} && read.ptr == end && number >= 0 && number <= most, path_in(folder, manifest_file), 0, "its note '",
                name, "' is ", there ? "'" + shown_text(at->second) + "'" : "missing",
