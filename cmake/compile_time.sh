@@ -8,7 +8,7 @@ shift 2
 check=(-fsyntax-only -include "$header" -x c++ /dev/null)
 [[ $1 == *nvcc* ]] && check=(-include "$header" -x cu -c /dev/null -o /dev/null)  # nvcc has no -fsyntax-only
 reference=(c++ -std=c++20 -fsyntax-only -x c++ -)
-reference_ms=550 # where the limits were written
+reference_ms=500  # where the limits were written
 standard=$(printf '#include <%s>\n' algorithm functional map memory random string thread vector)
 
 milliseconds() {  # of the processor, of a command that reads the standard headers' includes
