@@ -3,7 +3,7 @@
 //
 //   ours   8 ranks: experts over ep 4 and etp 2, whose down projections are cut within rows, attention over rows
 //   twin   8 threads: pread an eighth of the bytes each, 1 MiB at a time
-//   gates  seconds of the twin / ours >= 0.7, by the clock or of the processors (a busy machine changes the first); peak <= 1.2 of the parameters
+//   gates  seconds of the twin / ours >= 0.7, by the clock (that of the processors is shown beside it: a busy machine changes it less); peak <= 1.2 of the parameters
 #include <moefold/checkpoint/posix_storage.hpp>
 #include <moefold/checkpoint/published_writer.hpp>
 
