@@ -46,6 +46,7 @@
 
 #include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/communicator.hpp>
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>
