@@ -53,10 +53,12 @@
 #include <moefold/comm/recording.hpp>
 #include <moefold/comm/self.hpp>
 #include <moefold/comm/signature.hpp>
+#include <moefold/comm/stragglers.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
+#include <moefold/comm/wait_graph.hpp>
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
