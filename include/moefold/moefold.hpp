@@ -47,6 +47,7 @@
 #include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/flight_recorder.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>

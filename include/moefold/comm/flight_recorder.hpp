@@ -57,6 +57,7 @@ class flight_labels {
     used_.store(used + 1, std::memory_order_release);
     return used;
   }
+  std::uint32_t size() const { return used_.load(std::memory_order_acquire); }
   comm_label operator[](std::uint32_t number) const {
     return number < used_.load(std::memory_order_acquire) ? labels_[number] : comm_label("...");
   }
@@ -187,21 +188,50 @@ class flight_ring {
 /// The rings of the ranks that live in one world of this process: all of them with threads, one with processes.
 class flight_recorder {
  public:
-  /// Ranks first, first + 1, ... of a world of `world` ranks.
+  /// Ranks first, first + 1, ... of a world of `world` ranks, `here` of them.
   flight_recorder(int world, int first, int here, int lanes)
-      : world_(world), first_(first), lanes_(lanes), rings_(std::size_t(here) * std::size_t(lanes)) {}
+      : world_(world), first_(first), lanes_(lanes), rings_(std::size_t(here) * std::size_t(lanes)) {
+    const std::lock_guard lock(alive().mutex);
+    number_ = alive().made++;
+    alive().all.push_back(this);
+  }
+  ~flight_recorder() {
+    const std::lock_guard lock(alive().mutex);
+    std::erase(alive().all, this);
+  }
+  flight_recorder(const flight_recorder&) = delete;
+  flight_recorder& operator=(const flight_recorder&) = delete;
+
+  /// f(recorder) for all that live in this process; none ends meanwhile.
+  template <class F>
+  static void for_each(F&& f) {
+    const std::lock_guard lock(alive().mutex);
+    for (flight_recorder* r : alive().all) f(*r);
+  }
 
   int world() const { return world_; }
   int first() const { return first_; }
   int here() const { return int(rings_.size()) / lanes_; }
   int lanes() const { return lanes_; }
-  flight_ring& ring(int rank, int lane) { return rings_[std::size_t(rank - first_) * std::size_t(lanes_) + std::size_t(lane)]; }
-  const flight_ring& ring(int rank, int lane) const { return const_cast<flight_recorder&>(*this).ring(rank, lane); }
+  int number() const { return number_; }  // of the recorders of this process
+  flight_ring& ring(int rank, int lane) { return rings_[place(rank, lane)]; }
+  const flight_ring& ring(int rank, int lane) const { return rings_[place(rank, lane)]; }
   flight_labels& labels() { return labels_; }
   const flight_labels& labels() const { return labels_; }
 
  private:
-  int world_, first_, lanes_;
+  struct list {
+    std::mutex mutex;
+    std::vector<flight_recorder*> all;
+    int made = 0;
+  };
+  static list& alive() {
+    static list recorders;
+    return recorders;
+  }
+  std::size_t place(int rank, int lane) const { return std::size_t(rank - first_) * std::size_t(lanes_) + std::size_t(lane); }
+
+  int world_, first_, lanes_, number_ = 0;
   std::vector<flight_ring> rings_;  // [here, lanes]
   flight_labels labels_;
 };

@@ -5,7 +5,7 @@
 //   rank 2 throws -> keep(cause) -> every communicator of the world closes -> pending waits end -> peer_failed on each other rank, naming
 //   rank 2, its axis and operation -> any later call: comm_revoked -> run_threads joins all and throws what rank 2 threw
 #include <moefold/comm/failure.hpp>
-#include <moefold/comm/flight_recorder.hpp>
+#include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/signature.hpp>
 #include <moefold/comm/thread_helper.hpp>
@@ -120,6 +120,7 @@ class thread_world {
   /// The first failure wins; Error is its class on every rank.
   template <std::derived_from<comm_error> Error>
   void fail(root_cause cause) {
+    cause.message += failure_dump_place(recorder());
     auto thrown = std::make_exception_ptr(Error(sentence("moefold: ", cause.message), cause));
     keep(std::move(cause), std::move(thrown), &raise<Error>, false);
   }
@@ -200,16 +201,21 @@ class thread_world {
   }
 
   void keep(root_cause cause, std::exception_ptr thrown, raise_t raise_cause, bool provisional) {
-    std::lock_guard lock(mutex_);
-    const bool first = !failed();
-    if (!first && !(provisional_ && cause.rank == cause_.rank)) return;
-    cause_ = std::move(cause);
-    thrown_ = std::move(thrown);
-    raise_ = raise_cause;
-    provisional_ = provisional;
-    failed_.store(true, std::memory_order_seq_cst);
-    if (first)
+    std::string reason;
+    {
+      std::lock_guard lock(mutex_);
+      const bool first = !failed();
+      if (!first && !(provisional_ && cause.rank == cause_.rank)) return;
+      cause_ = std::move(cause);
+      thrown_ = std::move(thrown);
+      raise_ = raise_cause;
+      provisional_ = provisional;
+      failed_.store(true, std::memory_order_seq_cst);
+      if (!first) return;
       for (member* m : members_) m->close();
+      reason = cause_.message;
+    }
+    dump_on_failure(recorder(), reason);  // when everybody knows
   }
 
   root_cause cause_of(int rank, int lane, const std::string& text) {
@@ -219,6 +225,7 @@ class thread_world {
     cause.message = last.any ? sentence("rank ", rank, " failed ", last.inside ? "in " : "after ", name_of(last.what.op), " #",
                                         last.what.seq, " on ", last.label.view(), ": ", text)
                              : sentence("rank ", rank, " failed before its first call: ", text);
+    cause.message += failure_dump_place(recorder());
     return cause;
   }
   static std::string text_of(const std::exception_ptr& thrown) {
