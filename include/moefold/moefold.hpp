@@ -48,6 +48,8 @@
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
+#include <moefold/comm/flight_recorder.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/recording.hpp>

@@ -47,6 +47,13 @@ class thread_group final : public thread_world::member {
         p.send_counts = {&counts_[n * at++], n};
         p.recv_counts = {&counts_[n * at++], n};
       }
+    if (flight_recorder* const recorder = world_->recorder()) {
+      const flight_group all{world_->next_group(), recorder->labels().number_of(label_), std::uint32_t(n), 0};
+      for (std::size_t r = 0; r < n; ++r) {
+        ranks_[r].ring = &recorder->ring(members_[r], lane_);
+        ranks_[r].flight = all, ranks_[r].flight.rank = std::uint32_t(r);
+      }
+    }
     world_->add(*this);
   }
   ~thread_group() { world_->remove(*this); }
@@ -154,6 +161,14 @@ class thread_group final : public thread_world::member {
   }
 
   [[noreturn]] void throw_failure(int rank, const signature& what) { world_->throw_failure(world_rank(rank), what, label_, lane_); }
+  /// For the flight recorder: a call of this rank begins, and ends.
+  std::uint64_t enter(int rank, const signature& what, steady::time_point start) {
+    rank_state& me = ranks_[std::size_t(rank)];
+    return me.ring ? me.ring->enter(me.flight, what, start) : 0;
+  }
+  void leave(int rank, std::uint64_t entered, flight_state outcome, steady::time_point end) {
+    if (flight_ring* const ring = ranks_[std::size_t(rank)].ring) ring->leave(entered, outcome, end);
+  }
   thread_world::call& last_call(int rank) const { return world_->last_call(world_rank(rank), lane_); }
 
  private:
@@ -213,6 +228,8 @@ class thread_group final : public thread_world::member {
     std::atomic<int> awaits{-1};  // the peer whose letter this rank waits for; changes under the box's mutex
     parking_word inbox;
     spin_habit habit;  // own thread only
+    flight_ring* ring = nullptr;
+    flight_group flight;
     std::array<post, 2> posts;
     std::vector<table> spare_tables;
   };
