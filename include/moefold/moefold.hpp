@@ -46,7 +46,10 @@
 
 #include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/communicator.hpp>
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
+#include <moefold/comm/flight_recorder.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/recording.hpp>
@@ -160,6 +163,7 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/ranks.hpp>
+#include <moefold/train/rejoin.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/token_blend.hpp>

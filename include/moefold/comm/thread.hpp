@@ -299,7 +299,7 @@ class thread_comm {
     require_rank(operation::send, "peer", peer, size());
     require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
             " elements, more than memory can hold; give the span its true size");
-    signature what{operation::send, dtype_of<element_of<const In>>, "", -1, data.size()};
+    signature what{operation::send, dtype_of<element_of<const In>>, "", peer, data.size()};
     if (inner_) return issue(what, [=](thread_comm& c) { c.send(e, data, peer); });
     what.seq = sent_++;
     call(what, [&](const signature& w) {
@@ -312,7 +312,7 @@ class thread_comm {
   ticket recv(host_exec e, Out&& out, int peer) {
     const auto data = span_of(out);
     require_rank(operation::recv, "peer", peer, size());
-    signature what{operation::recv, dtype_of<element_of<Out>>, "", -1, data.size()};
+    signature what{operation::recv, dtype_of<element_of<Out>>, "", peer, data.size()};
     if (inner_) return issue(what, [=](thread_comm& c) { c.recv(e, data, peer); });
     what.seq = received_++;
     call(what, [&](const signature& w) { group_->receive(rank_, peer, w, std::as_writable_bytes(data), hook_, context_); });
@@ -447,17 +447,20 @@ class thread_comm {
     const double busy_before = busy_seconds(begin);
     thread_world::call& now = group_->last_call(rank_);
     now = {label(), what, begin, true, true};
+    const std::uint64_t entered = group_->enter(rank_, what, begin);
     try {
       body(what);
     } catch (...) {
       if (!world().failed()) world().fail_with_current_exception(world_rank(), group_->lane());
       group_->leave(rank_);
       now.inside = false;
+      group_->leave(rank_, entered, flight_state::failed, steady::now());
       throw;
     }
     now.inside = false;
     const auto end = steady::now();
     if (size() > 1 && what.op != operation::send) world().runs_since(world_rank(), group_->lane()) = end;
+    group_->leave(rank_, entered, flight_state::done, end);
     world().add_cpu_seconds(world_rank(), group_->lane(), busy_seconds(end) - busy_before);
   }
   /// A collective call: shows the post, meets the peers, then moves data.

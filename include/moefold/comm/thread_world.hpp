@@ -6,6 +6,7 @@
 //   rank 2 throws -> keep(cause) -> every communicator of the world closes -> pending waits end -> peer_failed on each other rank, naming
 //   rank 2, its axis and operation -> any later call: comm_revoked -> all ranks rebuild: a fresh world, or run_threads throws what rank 2 threw
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/signature.hpp>
 #include <moefold/comm/stragglers.hpp>
@@ -30,6 +31,7 @@ struct thread_options {
   std::chrono::nanoseconds first_deadline = std::chrono::seconds(60);  // for the first call on a communicator, and while ranks are starting
   std::chrono::nanoseconds deadline = std::chrono::seconds(20);        // for every later call
   bool check_signatures = true;                                        // well under a microsecond; off: a mismatch is undefined
+  bool record_calls = true;                                            // the flight recorder: some 10 ns per call
   std::chrono::nanoseconds latency{0};  // for tests: a collective between ranks takes this much longer, a message arrives this much later
 };
 
@@ -60,6 +62,7 @@ class thread_world {
     options_.first_deadline = scaled(options.first_deadline, factor);
     options_.deadline = scaled(options.deadline, factor);
     for (waiting& w : graph_) w.missing.reserve(std::size_t(ranks));  // a look allocates nothing
+    if (options_.record_calls) recorder_.emplace(ranks, 0, ranks, lanes);
     spins_ =
         unsigned(ranks) <= std::thread::hardware_concurrency() ? most_spins : 0;  // with more ranks than cores a spin keeps the peer away
   }
@@ -68,6 +71,9 @@ class thread_world {
   const thread_options& options() const { return options_; }
   const thread_options& options_given() const { return given_; }  // before MOEFOLD_TIMEOUT_FACTOR
   int spins() const { return spins_; }
+  /// Null where calls are not recorded.
+  flight_recorder* recorder() { return recorder_ ? &*recorder_ : nullptr; }
+  std::uint64_t next_group() { return groups_.fetch_add(1, std::memory_order_relaxed); }  // a number for each communicator
   call& last_call(int rank, int lane = 0) { return state_of(rank, lane).last; }
   double cpu_seconds(int rank, int lane = 0) { return state_of(rank, lane).cpu.load(std::memory_order_relaxed); }
   void add_cpu_seconds(int rank, int lane, double seconds) {  // by that lane's thread only
@@ -186,6 +192,7 @@ class thread_world {
   /// The first failure wins; Error is its class on every rank.
   template <std::derived_from<comm_error> Error>
   void fail(root_cause cause) {
+    cause.message += failure_dump_place(recorder());
     auto thrown = std::make_exception_ptr(Error(sentence("moefold: ", cause.message), cause));
     keep(std::move(cause), std::move(thrown), &raise<Error>, false);
   }
@@ -384,16 +391,21 @@ class thread_world {
   }
 
   void keep(root_cause cause, std::exception_ptr thrown, raise_t raise_cause, bool provisional) {
-    std::lock_guard lock(mutex_);
-    const bool first = !failed();
-    if (!first && !(provisional_ && cause.rank == cause_.rank)) return;
-    cause_ = std::move(cause);
-    thrown_ = std::move(thrown);
-    raise_ = raise_cause;
-    provisional_ = provisional;
-    failed_.store(true, std::memory_order_seq_cst);
-    if (first)
+    std::string reason;
+    {
+      std::lock_guard lock(mutex_);
+      const bool first = !failed();
+      if (!first && !(provisional_ && cause.rank == cause_.rank)) return;
+      cause_ = std::move(cause);
+      thrown_ = std::move(thrown);
+      raise_ = raise_cause;
+      provisional_ = provisional;
+      failed_.store(true, std::memory_order_seq_cst);
+      if (!first) return;
       for (member* m : members_) m->close();
+      reason = cause_.message;
+    }
+    dump_on_failure(recorder(), reason);  // when everybody knows
   }
 
   root_cause cause_of(int rank, int lane, const std::string& text) {
@@ -403,6 +415,7 @@ class thread_world {
     cause.message = last.any ? sentence("rank ", rank, " failed ", last.inside ? "in " : "after ", name_of(last.what.op), " #",
                                         last.what.seq, " on ", last.label.view(), ": ", text)
                              : sentence("rank ", rank, " failed before its first call: ", text);
+    cause.message += failure_dump_place(recorder());
     return cause;
   }
   static std::string text_of(const std::exception_ptr& thrown) {
@@ -428,6 +441,8 @@ class thread_world {
   std::mutex look_mutex_;                // of the next two; taken before mutex_ if both are
   std::vector<long_wait::noted> waits_;  // [ranks, lanes], those that last
   std::vector<waiting> graph_;           // [ranks, lanes], room for a look
+  std::optional<flight_recorder> recorder_;
+  std::atomic<std::uint64_t> groups_{0};
   std::atomic<bool> failed_{false};
   std::atomic<bool> any_finished_{false};
   std::mutex mutex_;  // of all below

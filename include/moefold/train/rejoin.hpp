@@ -47,7 +47,8 @@ class memory_save {
                           "; restore it into a trainer of the same model, folding and rank");
     for (std::size_t i = 0; i < owned.size(); ++i) {
       require<config_error>(owned[i].bytes() == owned_[i].size(), "moefold: a save in memory has ", owned_[i].size(), " bytes of ",
-                            owned[i].name(), ", the trainer ", owned[i].bytes(), "; restore it into a trainer of the same model, folding and rank");
+                            owned[i].name(), ", the trainer ", owned[i].bytes(),
+                            "; restore it into a trainer of the same model, folding and rank");
       owned[i].set(owned_[i]);
     }
     for (std::size_t i = 0; i < shared.size(); ++i) {
