@@ -46,6 +46,7 @@
 
 #include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/communicator.hpp>
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/flight_recorder.hpp>
@@ -54,10 +55,12 @@
 #include <moefold/comm/recording.hpp>
 #include <moefold/comm/self.hpp>
 #include <moefold/comm/signature.hpp>
+#include <moefold/comm/stragglers.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
+#include <moefold/comm/wait_graph.hpp>
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>

@@ -369,7 +369,7 @@ TEST_SUITE("train/trainer") {
     const dataset data = data_of();
     using enum axis_id;
     const folding_extents fold = make_folding({{dp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}});
-    std::atomic<bool> stop{false};
+    std::atomic<int> stop{0};
     std::mutex guard;
     std::vector<std::int64_t> last;
     run_threads(4, [&](thread_comm& world) {
@@ -379,11 +379,12 @@ TEST_SUITE("train/trainer") {
       threads trainer(std::move(world), small, sequence, fold, options, data);
       step_result now;
       while (!now.stop && now.step < 10) {
-        if (rank == 2 && now.step == 3) stop = true;
+        if (rank == 2 && now.step == 3) stop = 15;
         now = trainer.step();
       }
       std::scoped_lock lock(guard);
       last.push_back(now.step);
+      CHECK(now.stop == 15);
     });
     CHECK(last == std::vector<std::int64_t>(4, 4));
   }

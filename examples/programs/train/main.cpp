@@ -6,20 +6,11 @@
 
 #include <CLI/CLI.hpp>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
 namespace {
-
-std::atomic<bool> stop{false};
-
-extern "C" void on_interrupt(int) {
-  stop.store(true, std::memory_order_relaxed);
-  std::signal(SIGINT, SIG_DFL);  // a second one ends at once
-  std::signal(SIGTERM, SIG_DFL);
-}
 
 /// The library's own sources: real text that every checkout has.
 std::vector<std::string> own_sources() {
@@ -42,7 +33,6 @@ int main(int argc, char** argv) {
   moefold::program_options options;
   options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
   options.commit = MOEFOLD_COMMIT;
-  options.train.stop = &stop;
   bool list = false;
   std::string device = "host", save_beside = "on";
   const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 62);
@@ -142,10 +132,8 @@ int main(int argc, char** argv) {
     options.files = &files;
     moefold::require<moefold::config_error>(generate->count() == 0 || !options.generate.empty(),
                                             "moefold: --generate continues a text; give at least one character or token");
-    if (options.trains()) {  // what only reads may end at once
-      std::signal(SIGINT, on_interrupt);
-      std::signal(SIGTERM, on_interrupt);
-    }
+    std::optional<moefold::stop_signals> signals;
+    if (options.trains()) options.train.stop = &signals.emplace().asked();  // what only reads may end at once
     moefold::terminal_sink log;
     const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
     if (me.size > 1) {  // a launcher started us: one rank per process

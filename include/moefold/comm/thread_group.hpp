@@ -5,6 +5,7 @@
 //   post -> arrive #1 (last one compares, lets all go) -> read the peers -> arrive #2 (nobody reads me any more) -> return
 //   small inputs travel inside the post: then nobody needs arrive #2. Posts alternate between two places, so a late reader is safe.
 //   A rank that fails leaves its call only when no peer reads its memory (leave).
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/thread_world.hpp>
 
 #include <array>
@@ -298,7 +299,6 @@ class thread_group final : public thread_world::member {
     if (post_of(0, seq).what.op == operation::split) make_children(seq);
   }
   void compare(int rank, std::uint64_t seq);
-  std::string count_conflict(std::uint64_t seq, int& culprit);
   void make_children(std::uint64_t seq);
 
   // From here on something has gone wrong.
@@ -317,12 +317,8 @@ class thread_group final : public thread_world::member {
                  sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
                           " waits for it in ", describe(what), " on ", label_.view()));
   }
-  /// Of a disagreement with `other`: where the data lies is said only if that differs.
-  static std::string described(const signature& s, bool mixed) { return describe(s) + (mixed && s.device ? ", in device memory" : ""); }
   std::string list(const std::vector<int>& ranks) const {
-    std::string text;
-    for (int r : ranks) text += sentence(text.empty() ? "" : ", ", world_rank(r));
-    return text.empty() ? "none" : text;
+    return list_ranks(ranks, [&](int r) { return world_rank(r); });
   }
   std::optional<root_cause> waits_for(int world_rank) override;
   void look_for_finished(int rank, const signature& what);
@@ -349,54 +345,9 @@ class thread_group final : public thread_world::member {
 
 /// All posts must say the same; v-operations must agree on every count. Throws signature_mismatch on every rank before any data moves.
 inline void thread_group::compare(int rank, std::uint64_t seq) {
-  std::vector<std::vector<int>> camps;  // ranks that say the same; stays empty, without allocation, while all agree
-  const signature& base = post_of(0, seq).what;
-  bool same = true;
-  for (const rank_state& r : ranks_) same = same && r.posts[seq % 2].what == base;
-  if (!same) {
-    for (int r = 0; r < size(); ++r) {
-      auto camp =
-          std::find_if(camps.begin(), camps.end(), [&](const auto& c) { return post_of(c.front(), seq).what == post_of(r, seq).what; });
-      if (camp == camps.end()) camp = camps.insert(camp, std::vector<int>{});
-      camp->push_back(r);
-    }
-    std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
-    std::string text = sentence("ranks disagree on ", label_.view(), ": ");
-    bool mixed = false;
-    for (const rank_state& r : ranks_) mixed = mixed || r.posts[seq % 2].what.device != base.device;
-    for (const auto& camp : camps)
-      text +=
-          sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front(), seq).what, mixed), " (ranks ", list(camp), ")");
-    const int culprit = camps.back().front();
-    fail_with<signature_mismatch>(rank,
-                                  blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
-  }
-  if (base.op != operation::all_gather_v && base.op != operation::reduce_scatter_v && base.op != operation::all_to_all_v) return;
-  int culprit = 0;
-  if (std::string conflict = count_conflict(seq, culprit); !conflict.empty())
-    fail_with<signature_mismatch>(
-        rank, blame(culprit, base, sentence("ranks disagree on the counts of ", describe(base), " on ", label_.view(), ": ", conflict)));
-}
-
-inline std::string thread_group::count_conflict(std::uint64_t seq, int& culprit) {
-  const bool exchange = post_of(0, seq).what.op == operation::all_to_all_v;
-  for (int a = 0; a < size(); ++a)
-    for (int b = 0; b < size(); ++b) {
-      const post& from = post_of(a, seq);
-      const post& to = post_of(b, seq);
-      if (exchange && from.send_counts[std::size_t(b)] != to.recv_counts[std::size_t(a)]) {
-        culprit = a;
-        return sentence("rank ", world_rank(a), " sends ", from.send_counts[std::size_t(b)], " elements to rank ", world_rank(b),
-                        ", which expects ", to.recv_counts[std::size_t(a)]);
-      }
-      const std::size_t said = post_of(0, seq).send_counts[std::size_t(b)];
-      if (!exchange && from.send_counts[std::size_t(b)] != said) {
-        culprit = a;
-        return sentence("for rank ", world_rank(b), " rank ", world_rank(0), " says ", said, " elements, rank ", world_rank(a), " says ",
-                        from.send_counts[std::size_t(b)]);
-      }
-    }
-  return {};
+  const auto posts = [&](int r) -> const post& { return post_of(r, seq); };
+  if (auto found = compare_posts(size(), label_, posts, [&](int r) { return world_rank(r); }))
+    fail_with<signature_mismatch>(rank, blame(found->culprit, found->what, std::move(found->message)));
 }
 
 /// One group per colour, its ranks ordered by key, then by rank here.

@@ -121,7 +121,8 @@ class basic_trainer {
     const std::span<double> all = numbers_.read(exec_);
     all[0] = squares;
     all[3] = optimizer_.first_bad() ? double(optimizer_.first_bad()->count) : 0;
-    all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
+    const std::int32_t asked = options_.stop ? options_.stop->load(std::memory_order_relaxed) : 0;
+    all[2] = asked != 0 ? 1 : 0;
     world_.all_reduce(host_, std::span<const double>(all), all, sum{}).wait(host_);
     scales_.reduce(host_, world_);
     double balance = 0, dropped = 0;
@@ -143,7 +144,7 @@ class basic_trainer {
                        std::sqrt(all[0]) / n,
                        rate_(at_.step),
                        tokens,
-                       all[2] > 0,
+                       all[2] > 0 ? largest(asked) : 0,
                        balance / double(std::max<std::int64_t>(routed, 1)),
                        dropped / pairs};
     if (all[3] > 0) result.bad = find_bad(extent_t(all[3]));
@@ -284,6 +285,10 @@ class basic_trainer {
   static basic_trainer& self(void* me) { return *static_cast<basic_trainer*>(me); }
 
   /// Who has a gradient that is not finite, and in which parameter. Collective over the world; only in a step that has one.
+  int largest(std::int32_t mine) {
+    world_.all_reduce(host_, std::span<const std::int32_t>(&mine, 1), std::span(&mine, 1), max{}).wait(host_);
+    return mine;
+  }
   bad_report find_bad(extent_t elements) {
     std::array<double, 5> mine{};
     if (const auto& bad = optimizer_.first_bad()) {
