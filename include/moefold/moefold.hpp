@@ -46,16 +46,21 @@
 
 #include <moefold/comm/bootstrap.hpp>
 #include <moefold/comm/communicator.hpp>
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
+#include <moefold/comm/flight_recorder.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/recording.hpp>
 #include <moefold/comm/self.hpp>
 #include <moefold/comm/signature.hpp>
+#include <moefold/comm/stragglers.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
+#include <moefold/comm/wait_graph.hpp>
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>
@@ -158,6 +163,7 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/ranks.hpp>
+#include <moefold/train/rejoin.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/token_blend.hpp>
