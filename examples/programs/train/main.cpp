@@ -153,7 +153,7 @@ int main(int argc, char** argv) {
       return 0;
     }
     if (me.size > 1 && device == "host")  // a launcher started us: one rank per process
-      return moefold::run_processes(me, [&](const moefold::process_ranks& ranks) {
+      return moefold::run_launched(me, [&](const moefold::process_ranks& ranks) {
         const run_entry& run = understood();
         built_with(run.as_host_process != nullptr, "ranks as processes", "start one process with --ranks");
         return run.as_host_process(options, log, ranks);

@@ -78,7 +78,7 @@ class process_ranks {
 
  private:
   template <class F>
-  friend int run_processes(const launch_info& me, F&& f);
+  friend int run_launched(const launch_info& me, F&& f);
   enum state : std::int32_t { ready, wrong, failed };  // wrong: a config_error
 
   /// Collective, once: every rank's state. The first rank that is not ready says why, and all throw it.
@@ -113,7 +113,7 @@ class process_ranks {
 /// The processes of a launch, each with its rank: calls f(process_ranks) and returns what it returns. Collective over them, once. Throws on every rank what the
 /// first rank to fail met.
 template <class F>
-int run_processes(const launch_info& me, F&& f) {
+int run_launched(const launch_info& me, F&& f) {
   process_options options;
   options.first_deadline = std::chrono::seconds(300);  // one rank may be training alone, to compare with
   const std::shared_ptr<transport> carrier = carrier_of(me);
@@ -148,7 +148,7 @@ int run_processes(const launch_info& me, F&& f) {
   return code;
 }
 
-/// Whether this process is the one to print what has ended run_processes: rank 0, or rank 1 where rank 0 is what is missing.
+/// Whether this process is the one to print what has ended run_launched: rank 0, or rank 1 where rank 0 is what is missing.
 inline bool speaks_of(const launch_info& me, const std::exception& failure) {
   const auto* const cause = dynamic_cast<const comm_error*>(&failure);
   const bool first_missing = cause != nullptr && cause->cause().rank == 0 &&
