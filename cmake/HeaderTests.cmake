@@ -2,7 +2,7 @@
 # both use the same standard library, so that what stands alone with one does with the other. Each .cuh by nvcc.
 #
 #   headers/<folder>/<compiler>   a CTest entry that names each header of the folder that does not stand alone
-#   header_<folder>_<name>.cu     a generated unit for each .cuh without a test of its own, in the object library cuda_headers, for every architecture
+#   header_<folder>_<name>.cu     a generated unit for each .cuh without a test of its own, in the object library cuda_headers
 find_program(MOEFOLD_GXX NAMES g++-12 g++-13 g++-14 g++)
 find_program(MOEFOLD_CLANGXX NAMES clang++-14 clang++)
 mark_as_advanced(MOEFOLD_GXX MOEFOLD_CLANGXX)
@@ -53,6 +53,8 @@ if(MOEFOLD_HAS_CUDA)
   if(units)
     add_library(cuda_headers OBJECT ${units})
     target_link_libraries(cuda_headers PRIVATE moefold::cuda $<$<BOOL:${MOEFOLD_HAS_NCCL}>:moefold::nccl>)
+    list(GET CMAKE_CUDA_ARCHITECTURES -1 newest)  # the tests are compiled for all of them
+    set_target_properties(cuda_headers PROPERTIES CUDA_ARCHITECTURES "${newest}")
     add_dependencies(cuda_tests cuda_headers)
   endif()
 endif()
