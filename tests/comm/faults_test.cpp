@@ -10,6 +10,10 @@ TEST_SUITE("comm/faults") {
   TEST_CASE("F04: when a rank does not arrive, all others time out at the deadline and list who arrived and who is missing") {
     faults::f04<faults::over_threads>();
   }
+  TEST_CASE("F05: a slow rank fails nothing and is named as the straggler; one that is later than the deadline is named by all others") {
+    const bool soak = std::getenv("MOEFOLD_SOAK") != nullptr;
+    faults::f05<faults::over_threads>(soak ? 1000 : 30, soak ? 56 : 7, std::chrono::milliseconds(100));
+  }
   TEST_CASE("F06: ranks that make different calls all get a signature mismatch, and no data is written") {
     faults::f06<faults::over_threads>();
   }

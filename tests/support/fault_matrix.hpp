@@ -3,6 +3,7 @@
 //
 //   F01  a rank throws       12 operations x 8 victims x 3 phases        all others: peer_failed, one culprit, p99 of detection <= 100 ms
 //   F04  a rank hangs        12 operations x 2 deadlines                 all others: timeout with arrived and missing, within 100 ms of it
+//   F05  a rank is slow      at random calls of many steps               nothing fails and the report names it; later than the deadline: as F04
 //   F06  mismatched order    12 x 11 pairs of operations                 all ranks: signature_mismatch, no data written
 //   F07  mismatched values   count, type, root, reduction, splits        the same
 //   F08  the wrong group     21 pairs of axes                            all ranks: signature_mismatch that prints who waits for whom
@@ -11,6 +12,7 @@
 #include <moefold/comm/chaos.hpp>
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/parking.hpp>
+#include <moefold/core/rng.hpp>
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/group.hpp>
 
@@ -86,7 +88,7 @@ struct outcome {
 
 // Runs `body(world, exec, outcome)` on every rank and notes how each ends.
 template <class Runner, class Body>
-std::array<outcome, ranks> run(Body&& body, deadlines limits = {}) {
+std::array<outcome, ranks> run(Body&& body, deadlines limits = {}, std::chrono::nanoseconds longest = 5s) {
   std::array<outcome, ranks> seen;
   const auto begin = steady::now();
   try {
@@ -123,7 +125,7 @@ std::array<outcome, ranks> run(Body&& body, deadlines limits = {}) {
         limits);
   } catch (const std::exception&) {
   }
-  REQUIRE(steady::now() - begin < 5s);
+  REQUIRE(steady::now() - begin < longest);
   return seen;
 }
 
@@ -231,6 +233,81 @@ void f04() {
     }
   report_faults("F04", Runner::name, passed, cases, sentence("latest ", latest, " ms after the deadline"));
   CHECK(passed == 24);
+}
+
+/// F05: a rank that is slow at one call of a step, by less than the deadline, fails nothing and is named by the report; by more, it is the one that all
+/// others name when they time out, whomever they waited for themselves.
+template <class Runner>
+void f05(int steps, int late_steps, std::chrono::milliseconds deadline) {
+  using comm = typename Runner::comm;
+  using enum axis_id;
+  const folding_extents fold = make_folding({{tp, 2}, {cp, 2}, {dp, 2}}, {{ep, 4}, {edp, 2}});
+  constexpr std::array axes{tp, cp, ep, tp, edp, dp};  // a step: a call on each, then one on the world
+  const auto step = [&](std::vector<comm>& groups, comm& world, host_exec e, int slow_at, std::chrono::nanoseconds time) {
+    float number[1] = {1};
+    for (std::size_t i = 0; i <= axes.size(); ++i) {
+      if (slow_at == int(i)) std::this_thread::sleep_for(time);
+      (i < axes.size() ? groups[i] : world).all_reduce(e, number, number, sum{}).wait(e);
+    }
+  };
+  const auto groups_of = [&](comm& world) {
+    std::vector<comm> groups;
+    for (const axis_id axis : axes) {
+      const extents& mesh = fold.attention.of(axis) > 1 ? fold.attention : fold.moe;
+      groups.push_back(world.split(int(group_index(mesh, axis_set(axis), world.rank())), world.rank(), comm_label(name_of(axis))));
+    }
+    return groups;
+  };
+
+  int named = 0, done = 0;
+  const auto seen = run<Runner>(
+      [&](comm& world, host_exec e, outcome&) {
+        std::vector<comm> groups = groups_of(world);
+        const random_stream draw(5, "slow ranks");
+        std::array<std::int64_t, ranks> before{}, late{};
+        for (int s = 0; s < steps; ++s) {
+          const std::uint64_t bits = draw.bits(std::uint64_t(s));
+          const int victim = int(bits % ranks), at = int(bits / 8 % (axes.size() + 1));
+          const auto time = deadline * (0.1 + 0.8 * double(bits / 64 % 1000) / 1000);
+          for (int r = 0; r < ranks; ++r) before[std::size_t(r)] = world.stragglers()[r].late.count();
+          world.barrier(e).wait(e);
+          step(groups, world, e, world.rank() == victim ? at : -1, std::chrono::duration_cast<std::chrono::nanoseconds>(time));
+          for (int r = 0; r < ranks; ++r) late[std::size_t(r)] = world.stragglers()[r].late.count() - before[std::size_t(r)];
+          world.all_reduce(e, late, late, sum{}).wait(e);  // where each process has a table of its own
+          if (world.rank() != 0) continue;
+          named += std::max_element(late.begin(), late.end()) - late.begin() == victim;
+          ++done;
+        }
+      },
+      {deadline, deadline}, 5s + steps * deadline);
+  for (const outcome& o : seen) CHECK_MESSAGE(o.kind == outcome::none, o.text);
+  CHECK(done == steps);
+  CHECK(named >= steps - steps / 100);
+
+  int told = 0;
+  for (int s = 0; s < late_steps; ++s) {
+    const int victim = s % ranks, at = s % int(axes.size() + 1);
+    const auto late = run<Runner>(
+        [&](comm& world, host_exec e, outcome&) {
+          std::vector<comm> groups = groups_of(world);
+          world.barrier(e).wait(e);
+          step(groups, world, e, world.rank() == victim ? at : -1, deadline * 2);
+        },
+        {deadline, deadline});
+    bool good = true;
+    for (int r = 0; r < ranks; ++r) {
+      const outcome& o = late[std::size_t(r)];
+      CAPTURE(victim);
+      CAPTURE(at);
+      CAPTURE(o.text);
+      CHECK(o.kind == (r == victim ? outcome::late : outcome::late));
+      good = good && o.kind == outcome::late && o.cause.rank == victim;
+    }
+    told += good;
+  }
+  CHECK(told == late_steps);
+  report_faults("F05", Runner::name, named, steps,
+                sentence("0 false alarms; ", told, " of ", late_steps, " late ones timed out and were blamed"));
 }
 
 /// F06: ranks that make different calls all get a signature mismatch, and no data is written.
