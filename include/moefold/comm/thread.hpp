@@ -593,8 +593,11 @@ void run_threads(int ranks, F&& f, thread_options options = {}) {
   auto group = std::make_shared<thread_group>(world, std::move(members), "world");
   auto run = [&](int rank) {
     try {
-      thread_comm comm(group, rank);
-      f(comm);
+      try {
+        thread_comm comm(group, rank);
+        f(comm);
+      } catch (const rank_exit&) {  // as if it had returned
+      }
       world->finish(rank);
     } catch (...) {
       world->fail_with_current_exception(rank);
