@@ -101,6 +101,8 @@ TEST_SUITE("comm/fault_plan") {
                              "chance=x do=throw",
                              "seed=-1 do=throw",
                              "axis do=throw x",
+                             "axis=\"cp x do=throw",
+                             "axis=a\"b do=throw",
                              "do"}) {
       CAPTURE(line);
       CHECK_THROWS_WITH_AS(parse_faults(line), doctest::Contains(line), config_error);
