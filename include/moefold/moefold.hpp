@@ -45,6 +45,7 @@
 #include <moefold/tensor/view.hpp>
 
 #include <moefold/comm/bootstrap.hpp>
+#include <moefold/comm/combine.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
@@ -163,6 +164,7 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/ranks.hpp>
+#include <moefold/train/rejoin.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/token_blend.hpp>

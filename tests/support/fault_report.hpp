@@ -21,7 +21,7 @@ inline double percentile(std::vector<double>& values, double part) {
 }
 
 /// `milliseconds`: from the fault to the moment a rank knew, of all ranks and cases; sorted on return.
-inline void report_faults(const char* id, const char* on, int passed, int cases, std::vector<double>& milliseconds,
+inline void report_faults(const std::string& id, const std::string& on, int passed, int cases, std::vector<double>& milliseconds,
                           std::string_view more = {}) {
   const double p50 = percentile(milliseconds, 0.5), p99 = percentile(milliseconds, 0.99), worst = percentile(milliseconds, 1);
   const std::string tail = more.empty() ? std::string() : "; " + std::string(more);
@@ -34,7 +34,7 @@ inline void report_faults(const char* id, const char* on, int passed, int cases,
   if (name == nullptr || *name == '\0') return;
   std::FILE* const file = std::fopen(name, "a");
   REQUIRE_MESSAGE(file != nullptr, "MOEFOLD_FAULT_REPORT names ", name, ", which cannot be written");
-  std::fprintf(file, "{\"id\":\"%s\",\"on\":\"%s\",\"passed\":%d,\"cases\":%d", id, on, passed, cases);
+  std::fprintf(file, "{\"id\":\"%s\",\"on\":\"%s\",\"passed\":%d,\"cases\":%d", id.c_str(), on.c_str(), passed, cases);
   if (!milliseconds.empty()) {
     std::fprintf(file, ",\"detection_ms\":{\"p50\":%.4g,\"p99\":%.4g,\"worst\":%.4g},\"histogram_ms\":[", p50, p99, worst);
     std::size_t at = 0;
@@ -48,7 +48,7 @@ inline void report_faults(const char* id, const char* on, int passed, int cases,
   std::fprintf(file, "}\n");
   std::fclose(file);
 }
-inline void report_faults(const char* id, const char* on, int passed, int cases, std::string_view more = {}) {
+inline void report_faults(const std::string& id, const std::string& on, int passed, int cases, std::string_view more = {}) {
   std::vector<double> none;
   report_faults(id, on, passed, cases, none, more);
 }

@@ -83,6 +83,11 @@ class chaos {
     C made = around({operation::split}, [&] { return inner_.split(colour, key, label); });
     return {std::move(made), plan_, sites_, world_rank_};
   }
+  chaos rebuild() requires rebuildable<C> { return {inner_.rebuild(), plan_, world_rank_}; }
+  void starting(bool on) requires requires(C& c) { c.starting(on); }
+  { inner_.starting(on); }
+  decltype(auto) stragglers() const requires requires(const C& c) { c.stragglers(); }
+  { return inner_.stragglers(); }
   /// Before and after a call are in the caller's thread, around its issue; inside is where the peers have met. A lie is waited for.
   chaos apart(comm_label label = {}) requires overlapping<C> {
     C made = around({operation::split, dtype::uint8, "apart"}, [&] { return inner_.apart(label); });

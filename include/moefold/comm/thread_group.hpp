@@ -25,6 +25,7 @@ class thread_group final : public thread_world::member {
     const void* in = nullptr;  // the rank's own memory, or `inlined`
     void* out = nullptr;
     bool small = true;                   // the peers need nothing of this rank but the post
+    steady::time_point since{};          // when it came
     std::span<std::size_t> send_counts;  // [ranks] each, copies
     std::span<std::size_t> recv_counts;
     std::size_t bytes = 0;    // expose
@@ -60,7 +61,16 @@ class thread_group final : public thread_world::member {
   thread_group(const thread_group&) = delete;
   thread_group& operator=(const thread_group&) = delete;
 
+  /// A world and the communicator of all its ranks.
+  static std::shared_ptr<thread_group> of_world(int ranks, const thread_options& options, comm_label label) {
+    auto world = std::make_shared<thread_world>(ranks, options);
+    std::vector<int> members;
+    for (int r = 0; r < ranks; ++r) members.push_back(r);
+    return std::make_shared<thread_group>(std::move(world), std::move(members), label);
+  }
+
   thread_world& world() const { return *world_; }
+  const std::shared_ptr<thread_world>& shared_world() const { return world_; }
   int size() const { return int(members_.size()); }
   const comm_label& label() const { return label_; }
   /// Whose threads call it: 0 the ranks' own, 1 their helpers.
@@ -88,7 +98,9 @@ class thread_group final : public thread_world::member {
     if (parking_word::advanced(seen, word_.load())) return;
     if (world_->any_finished()) look_for_finished(rank, what);
     if (receivers_.load(std::memory_order_seq_cst) > 0) look_for_receivers(rank);
-    while (!word_.wait(seen, ranks_[std::size_t(rank)].habit, deadline(rank, what))) time_out(rank, what);
+    thread_world::long_wait patience = wait_of(rank, what);
+    while (!word_.wait(seen, ranks_[std::size_t(rank)].habit, patience.next()))
+      if (patience.over(steady::now())) time_out(rank, what);
     if (!parking_word::advanced(seen, word_.load())) throw_failure(rank, what);
   }
 
@@ -240,7 +252,10 @@ class thread_group final : public thread_world::member {
   }
   steady::time_point deadline(int rank, const signature& what) const {
     const thread_options& o = world_->options();
-    return last_call(rank).since + (what.seq == 0 ? o.first_deadline : o.deadline);
+    return last_call(rank).since + (what.seq == 0 || world_->starting(world_rank(rank)) ? o.first_deadline : o.deadline);
+  }
+  thread_world::long_wait wait_of(int rank, const signature& what, int peer = -1) {
+    return {*world_, world_rank(rank), lane_, last_call(rank).since, deadline(rank, what), this, rank, peer};
   }
   std::uint64_t arrivals(int rank) const { return ranks_[std::size_t(rank)].arrivals.load(std::memory_order_seq_cst); }
 
@@ -273,6 +288,7 @@ class thread_group final : public thread_world::member {
       }
       ~awaiting() { say(-1); }
     } state{*this, me};
+    thread_world::long_wait patience = wait_of(rank, what, peer);
     for (;;) {
       const std::uint32_t seen = me.inbox.load();
       {
@@ -286,7 +302,7 @@ class thread_group final : public thread_world::member {
       if (parking_word::closed(seen)) throw_failure(rank, what);
       if (world_->finished(world_rank(peer)) && awaits_in_vain(rank, peer)) fail_with<peer_failed>(rank, finished_early(peer, rank, what));
       if (arrivals(peer) > arrivals(rank) && awaits_in_vain(rank, peer)) report_deadlock(rank, peer, rank);
-      if (!me.inbox.wait(seen, me.habit, deadline(rank, what))) time_out(rank, what, peer);
+      if (!me.inbox.wait(seen, me.habit, patience.next()) && patience.over(steady::now())) time_out(rank, what, peer);
     }
   }
 
@@ -296,7 +312,16 @@ class thread_group final : public thread_world::member {
     bool all_small = true;
     for (const rank_state& r : ranks_) all_small = all_small && r.posts[seq % 2].small;
     eager_[seq % 2] = all_small;
+    if (lane_ == 0 && size() > 1) note_straggler(rank, seq);
     if (post_of(0, seq).what.op == operation::split) make_children(seq);
+  }
+  void note_straggler(int last, std::uint64_t seq) {
+    steady::time_point before{};
+    for (int r = 0; r < size(); ++r)
+      if (r != last) before = std::max(before, post_of(r, seq).since);
+    const steady::time_point came = post_of(last, seq).since;
+    if (came - before < least_late) return;
+    world_->stragglers().add(world_rank(last), std::min(came - before, came - world_->runs_since(world_rank(last))));
   }
   void compare(int rank, std::uint64_t seq);
   void make_children(std::uint64_t seq);
@@ -314,18 +339,21 @@ class thread_group final : public thread_world::member {
   }
   root_cause finished_early(int culprit, int waiting, const signature& what) const {
     return blame(culprit, what,
-                 sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
-                          " waits for it in ", describe(what), " on ", label_.view()));
+                 sentence("rank ", world_rank(culprit), " finished early: its function returned, or it went to rebuild, while rank ",
+                          world_rank(waiting), " waits for it in ", describe(what), " on ", label_.view()));
   }
   std::string list(const std::vector<int>& ranks) const {
     return list_ranks(ranks, [&](int r) { return world_rank(r); });
   }
   std::optional<root_cause> waits_for(int world_rank) override;
+  void missing(int rank, int peer, std::vector<int>& world_ranks) override;
   void look_for_finished(int rank, const signature& what);
   void look_for_receivers(int rank);
   void time_out(int rank, const signature& what, int peer = -1);
   [[noreturn]] void report_deadlock(int receiver, int peer, int reporter);
   [[noreturn]] void report_letter(int rank, int peer, const signature& sent, const signature& wanted);
+
+  static constexpr auto least_late = std::chrono::microseconds(10);
 
   std::shared_ptr<thread_world> world_;
   std::vector<int> members_;  // world ranks, in rank order
@@ -385,6 +413,15 @@ inline std::optional<root_cause> thread_group::waits_for(int finished) {
     if (awaits_in_vain(r, culprit)) return finished_early(culprit, r, last_call(r).what);
   }
   return {};
+}
+
+inline void thread_group::missing(int rank, int peer, std::vector<int>& world_ranks) {
+  if (peer >= 0) {
+    if (peer != rank && awaits_in_vain(rank, peer)) world_ranks.push_back(world_rank(peer));
+    return;
+  }
+  for (int r = 0; r < size(); ++r)
+    if (arrivals(r) < arrivals(rank)) world_ranks.push_back(world_rank(r));
 }
 
 inline void thread_group::look_for_finished(int rank, const signature& what) {

@@ -60,7 +60,7 @@ class basic_trainer {
                 const moe_facts& facts = facts_of<typename Policies::moe>())
       : ledger_(world.rank(), options.memory), model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options),
         facts_(with_own_dispatcher(facts)), layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data),
-        execs_(options.device), world_(std::move(world), log_), groups_(world_, fold_),
+        execs_(options.device), world_(beginning(std::move(world)), log_), groups_(world_, fold_),
         store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
         stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
@@ -158,6 +158,7 @@ class basic_trainer {
   /// tokens, or one to be skipped, changes nothing. Collective over the world.
   /// Throws, on every rank alike and before anything changes, if a gradient, the loss or the norm is not finite and nothing else was asked for.
   void apply(const step_result& result) {
+    if constexpr (requires { world_.starting(false); }) world_.starting(false);  // from here on ranks that are late are slow
     if (options_.bad == bad_step::stop) {
       if (result.bad)
         require(
@@ -263,6 +264,11 @@ class basic_trainer {
   const memory_ledger& memory() const { return ledger_; }
 
  private:
+  /// Ranks begin unevenly: until the first step has ended, each call has the long deadline.
+  static Comm beginning(Comm world) {
+    if constexpr (requires { world.starting(true); }) world.starting(true);
+    return world;
+  }
   static constexpr bad_gradients looked_for(bad_step policy) {
     return policy == bad_step::zero ? bad_gradients::zero : bad_gradients::find;
   }
