@@ -164,7 +164,6 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/ranks.hpp>
-#include <moefold/train/rejoin.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/token_blend.hpp>
