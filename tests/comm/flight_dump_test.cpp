@@ -52,7 +52,7 @@ TEST_SUITE("comm/flight_dump") {
                t(1500));
     ring.enter({0xab, label, 2, 1}, {operation::broadcast, dtype::fp32, "", 1, 3, 18, true}, t(2000));
     const std::string text = flight_text(recorder, 3, "because\nof this");
-    CHECK(text.starts_with("moefold flight 1\nworld 4\nrank 3\nhost "));
+    CHECK(text.starts_with("moefold flight 1\nworld 4\nrank 3\nrecorder "));
     CHECK(text.find("\nreason because of this\n") != text.npos);
     CHECK(text.find("\nlabel 0 cp x dp\n") != text.npos);
     CHECK(text.find("\ncalls 0 0\ncalls 1 2\n") != text.npos);

@@ -74,7 +74,7 @@ TEST_SUITE("comm/flight_signal") {
     }
     std::raise(SIGUSR1);
     CHECK(seen == 1);
-    const flight_signal again;
+    { const flight_signal again; }
     std::signal(SIGUSR1, before);
   }
 }

@@ -56,9 +56,9 @@ inline std::string flight_folder() {
 inline std::string flight_text(const flight_recorder& recorder, int rank, std::string_view reason) {
   const auto now = std::chrono::steady_clock::now();
   const auto wall = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
-  std::string text = sentence("moefold flight 1\nworld ", recorder.world(), "\nrank ", rank, "\nhost ", detail::host_name(), "\npid ",
-                              detail::process_number(), "\nclock ", flight_ring::nanoseconds(now), " ", wall, "\nreason ",
-                              detail::one_line(std::string(reason)), "\n");
+  std::string text = sentence("moefold flight 1\nworld ", recorder.world(), "\nrank ", rank, "\nrecorder ", recorder.number(), "\nhost ",
+                              detail::host_name(), "\npid ", detail::process_number(), "\nclock ", flight_ring::nanoseconds(now), " ", wall,
+                              "\nreason ", detail::one_line(std::string(reason)), "\n");
   const flight_labels& labels = recorder.labels();
   for (std::uint32_t i = 0; i < labels.size(); ++i)
     text += sentence("label ", i, " ", detail::one_line(std::string(labels[i].view())), "\n");

@@ -324,9 +324,10 @@ class rendezvous {
   void answer(int fd, std::uint32_t what, int culprit, const void* data, std::size_t bytes) const {
     rendezvous_answer a;
     a.what = decltype(a.what)(what), a.length = std::uint32_t(bytes), a.culprit = culprit;
-    std::vector<std::byte> all(sizeof a + bytes);
+    std::vector<std::byte> all(sizeof a);
     std::memcpy(all.data(), &a, sizeof a);
-    if (bytes > 0) std::memcpy(all.data() + sizeof a, data, bytes);
+    const auto* const from = static_cast<const std::byte*>(data);
+    all.insert(all.end(), from, from + bytes);
     (void)whole(fd, all.data(), all.size(), true);
   }
 

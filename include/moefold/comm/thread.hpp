@@ -614,8 +614,11 @@ void run_threads(int ranks, F&& f, thread_options options = {}) {
     std::shared_ptr<thread_world>& world = worlds[std::size_t(rank)];
     world->set_home(rank, world);
     try {
-      thread_comm comm(group, rank);
-      f(comm);
+      try {
+        thread_comm comm(group, rank);
+        f(comm);
+      } catch (const rank_exit&) {  // as if it had returned
+      }
       world->finish(rank);
     } catch (...) {
       world->fail_with_current_exception(rank);

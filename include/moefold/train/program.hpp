@@ -397,6 +397,11 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     keeper.export_model(model);
     keeper.require_saved();
     stopped = last.stop;
+    if constexpr (!Ranks::one_process) {  // rank 0 alone has compared
+      std::int32_t doubtful = trusted ? 0 : 1;
+      trainer.world().inner().all_reduce(host, std::span<const std::int32_t>(&doubtful, 1), std::span(&doubtful, 1), max{}).wait(host);
+      trusted = doubtful == 0;
+    }
     if (rank != 0) return;
     log.line("memory of rank 0 as measured, by what it was for");
     log.line(table_of(trainer.memory().report()).text());

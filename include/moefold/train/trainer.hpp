@@ -58,9 +58,10 @@ class basic_trainer {
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
                 const dataset& data, typename Policies::optimizer optimizer = {},
                 const moe_facts& facts = facts_of<typename Policies::moe>())
-      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
-        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
-        world_(beginning(std::move(world)), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
+      : ledger_(world.rank(), options.memory), model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options),
+        facts_(with_own_dispatcher(facts)), layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data),
+        execs_(options.device), world_(beginning(std::move(world)), log_), groups_(world_, fold_),
+        store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
         stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
                &scales_),
