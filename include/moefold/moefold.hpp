@@ -1,7 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead. By name: checkpoint/ and what
-// reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), MPI and NCCL.
+// reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), launchers, ranks as processes, and NCCL.
 #include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
@@ -45,18 +45,23 @@
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
-#include <moefold/comm/bootstrap.hpp>
+#include <moefold/comm/combine.hpp>
 #include <moefold/comm/communicator.hpp>
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
+#include <moefold/comm/flight_recorder.hpp>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/recording.hpp>
 #include <moefold/comm/self.hpp>
 #include <moefold/comm/signature.hpp>
+#include <moefold/comm/stragglers.hpp>
 #include <moefold/comm/thread.hpp>
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/comm/thread_helper.hpp>
 #include <moefold/comm/thread_world.hpp>
+#include <moefold/comm/wait_graph.hpp>
 
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/adamw.hpp>

@@ -65,6 +65,13 @@ TEST_SUITE("comm/bootstrap") {
     CHECK((hydra.rank == 1 && hydra.size == 2 && hydra.local_rank == 1 && hydra.local_size == 2));
     CHECK(describe(seen(torchrun)) == "rank 5 of 16 by torchrun, local rank 1 of 4, meeting at node0:29501");
   }
+  TEST_CASE("MPI finds the others where mpirun, or srun with PMI, has started them") {
+    CHECK(seen(open_mpi).mpi);
+    CHECK(seen(pmi).mpi);
+    CHECK(seen(srun + variables{{"PMIX_RANK", "3"}}).mpi);
+    for (const variables& other : {variables{}, torchrun, srun, ours}) CHECK_FALSE(seen(other).mpi);
+    CHECK_FALSE(seen(open_mpi + ours).mpi);  // another rank than MPI's
+  }
   TEST_CASE("a batch script's SLURM variables start no ranks") { CHECK(seen(batch) == launch_info{}); }
   TEST_CASE("flags go before MOEFOLD_*, which go before launchers") {
     const launch_flags flags{1, 3, {}, "elsewhere:77"};
@@ -89,6 +96,10 @@ TEST_SUITE("comm/bootstrap") {
         refused({{"RANK", "0"}, {"WORLD_SIZE", "8"}, {"OMPI_COMM_WORLD_RANK", "0"}, {"OMPI_COMM_WORLD_SIZE", "4"}}) ==
         "moefold: RANK=0, WORLD_SIZE=8 of torchrun contradicts OMPI_COMM_WORLD_RANK=0, OMPI_COMM_WORLD_SIZE=4 of Open MPI; start with one "
         "launcher, or say --rank and --world");
+    CHECK(refused(open_mpi + variables{{"WORLD_SIZE", "8"}}) ==
+          "moefold: WORLD_SIZE=8 contradicts OMPI_COMM_WORLD_SIZE=4 of Open MPI; unset WORLD_SIZE, or start that many");
+    CHECK(seen(open_mpi + variables{{"WORLD_SIZE", "4"}}) == seen(open_mpi));
+    CHECK(seen(variables{{"WORLD_SIZE", "4"}}) == launch_info{});
     CHECK(refused(open_mpi + pmi).find("PMI_RANK=1, PMI_SIZE=2 of PMI") != std::string::npos);
     CHECK(refused(open_mpi + srun).find("SLURM_PROCID=3, SLURM_STEP_NUM_TASKS=8 of srun") != std::string::npos);
     CHECK(seen(open_mpi + srun, {0, 1, {}, ""}).size == 1);  // said so: what they count does not matter
@@ -119,7 +130,8 @@ TEST_SUITE("comm/bootstrap") {
     CHECK(seen(open_mpi + batch).meeting == address{"gpu07", 10000 + 123456 % 50000});
     CHECK(seen(open_mpi + variables{{"PMIX_NAMESPACE", "a"}}).meeting != seen(open_mpi + variables{{"PMIX_NAMESPACE", "b"}}).meeting);
     const variables two_machines = open_mpi + variables{{"OMPI_COMM_WORLD_LOCAL_SIZE", "3"}};
-    CHECK(refused(two_machines).find("set MOEFOLD_RENDEZVOUS=host:port") != std::string::npos);
+    CHECK(seen(two_machines).meeting.empty());  // MPI needs none
+    CHECK(refused({{"MOEFOLD_RANK", "0"}, {"MOEFOLD_WORLD_SIZE", "2"}}).find("set MOEFOLD_RENDEZVOUS=host:port") != std::string::npos);
     CHECK(refused(torchrun + variables{{"MASTER_PORT", ""}}) ==
           "moefold: MASTER_ADDR is node0 but there is no MASTER_PORT; set it, or MOEFOLD_PORT");
     CHECK(refused(srun + variables{{"SLURM_JOB_ID", "7_3"}}).find("SLURM_JOB_ID is \"7_3\"") != std::string::npos);

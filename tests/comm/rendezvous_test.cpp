@@ -2,6 +2,8 @@
 
 #include <doctest/doctest.h>
 
+#include <support/free_port.hpp>
+
 #include <array>
 #include <atomic>
 
@@ -17,17 +19,6 @@ blob filled(int value) {
   blob b;
   for (std::size_t i = 0; i < b.size(); ++i) b[i] = std::byte((value + int(i) * 7) & 0xff);
   return b;
-}
-
-/// A port nobody listens at, right now.
-int free_port() {
-  const detail::file_descriptor fd(::socket(AF_INET, SOCK_STREAM, 0));
-  sockaddr_in in{};
-  in.sin_family = AF_INET, in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t length = sizeof in;
-  REQUIRE(::bind(fd.get(), reinterpret_cast<sockaddr*>(&in), length) == 0);
-  REQUIRE(::getsockname(fd.get(), reinterpret_cast<sockaddr*>(&in), &length) == 0);
-  return ntohs(in.sin_port);
 }
 
 /// What each rank threw, "" where it got rank 0's bytes.
@@ -156,6 +147,45 @@ TEST_SUITE("comm/rendezvous") {
     over = true;
     stranger.join();
     for (const std::string& s : said) CHECK(s == "");
+  }
+  TEST_CASE("everybody leaves with everybody's bytes, and with where everybody is") {
+    for (const int size : {1, 2, 5}) {
+      const address at{"127.0.0.1", free_port()};
+      std::vector<std::thread> threads;
+      std::atomic<int> good{0};
+      for (int r = 0; r < size; ++r)
+        threads.emplace_back([&, r] {
+          const blob mine = filled(r);
+          const rendezvous_table all = gather_from_all(r, size, at, mine, {20s});
+          bool same = all.bytes.size() == std::size_t(size) * mine.size() && all.hosts.size() == std::size_t(size);
+          for (int p = 0; same && p < size; ++p) {
+            const blob theirs = filled(p);
+            same = std::equal(theirs.begin(), theirs.end(), all.bytes.begin() + p * std::ptrdiff_t(theirs.size())) &&
+                   (p == r || (all.hosts[std::size_t(p)].length > 0 && all.hosts[std::size_t(p)].loopback()));
+          }
+          good += same;
+        });
+      for (std::thread& t : threads) t.join();
+      CHECK(good == size);
+    }
+  }
+  TEST_CASE("who brings another number of bytes is a mismatch on every rank") {
+    const address at{"127.0.0.1", free_port()};
+    std::vector<std::string> said(3);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 3; ++r)
+      threads.emplace_back([&, r] {
+        const std::vector<std::byte> mine(r == 2 ? 7 : 8);
+        try {
+          (void)gather_from_all(r, 3, at, mine, {1s});
+        } catch (const comm_error& e) {
+          said[std::size_t(r)] = e.what();
+        }
+      });
+    for (std::thread& t : threads) t.join();
+    CHECK(said[0].find("rank 2 brings 7 bytes, rank 0 8") != std::string::npos);
+    CHECK(said[2] == said[0]);
+    CHECK((said[1] == said[0] || said[1].find("could not be reached") != std::string::npos));  // it came too late to hear
   }
   TEST_CASE("a port that is taken is an error that says so") {
     const address at{"127.0.0.1", free_port()};

@@ -12,6 +12,7 @@ struct counting final : thread_world::member {
     if (rank != 1) return {};
     return root_cause{1, "tp", operation::barrier, 4, {}, "rank 1 finished early"};
   }
+  void missing(int, int, std::vector<int>&) override {}
 };
 root_cause blame(int rank, const char* text) { return {rank, "tp", operation::send, 2, {}, text}; }
 }  // namespace

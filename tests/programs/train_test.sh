@@ -86,14 +86,14 @@ cmp -s <(tail -n +2 "$work/routing") <(tail -n +2 "$work/again" | head -c $(tail
 refused 2 "$work/letters" --replay-routing "$work/letters" --data "$work/letters"
 refused 2 "no/load.svg" --heatmap "$work/no/load.svg" --data "$work/letters"
 
-# Ctrl-C: the running step ends, a summary follows, exit code 0
+# Ctrl-C: the running step ends, a summary follows, exit code 130
 "$train" --steps 100000 --data "$work/letters" >"$work/long" 2>&1 &
 pid=$!
 for _ in $(seq 300); do grep -q "of a single rank" "$work/long" && break; sleep 0.1; done
 kill -INT $pid
 wait $pid; status=$?
-[[ $status -eq 0 ]] || fail "Ctrl-C gave exit code $status"
-grep -q "stopped after step" "$work/long" || fail "Ctrl-C gave no summary"
+[[ $status -eq 130 ]] || fail "Ctrl-C gave exit code $status"
+grep -q "stopped by SIGINT after step" "$work/long" || fail "Ctrl-C gave no summary"
 
 [[ $failed -eq 0 ]] && echo "all checks of the program passed"
 exit $failed

@@ -193,23 +193,23 @@ TEST_SUITE("train/program") {
   }
   TEST_CASE("whoever sets the stop flag ends the run after the current step, with a summary") {
     struct stopper : log_sink {
-      std::atomic<bool> stop{false};
+      std::atomic<int> stop{0};
       string_sink inner;
       void line(std::string_view text) override { inner.line(text); }
       void status(std::string_view text) override {
         inner.status(text);
-        if (inner.statuses.size() == 5) stop = true;  // while step 6 may already run
+        if (inner.statuses.size() == 5) stop = SIGTERM;  // while step 6 may already run
       }
     } log;
     const folder f;
     program_options options = options_of(f, 200);
     options.train.stop = &log.stop;
     options.metrics = (f.path / "metrics.jsonl").string();
-    CHECK(run_program<tiny>(options, log) == 0);
+    CHECK(run_program<tiny>(options, log) == 143);
     const std::size_t done = log.inner.statuses.size();
     CHECK(done >= 5);
     CHECK(done <= 8);
-    CHECK(place(log.inner, sentence("stopped after step ", done, " of 200, as asked")) > 0);
+    CHECK(place(log.inner, sentence("stopped by SIGTERM after step ", done, " of 200; nothing was saved")) > 0);
     CHECK(place(log.inner, "training loss ") == int(log.inner.lines.size()) - 1);
     CHECK(f.lines("metrics.jsonl").size() == done + 1);
     CHECK(has(log.inner.statuses.back(), " | held-out "));

@@ -10,6 +10,7 @@
 #include "../support/counting_new.hpp"
 #include "../support/random.hpp"
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -66,6 +67,93 @@ struct forgetful : one_f_one_b {  // leaves out the last backward
     return list;
   }
 };
+
+// F14: a tiny run of four ranks, built and led through its first step, in which one allocation fails.
+constexpr int f14_ranks = 4;
+struct f14_case {
+  int victim = -1;
+  std::uint64_t nth = 0;                          // 0: none fails
+  std::size_t budget = memory_ledger::no_budget;  // of the victim
+};
+struct f14_seen {
+  std::array<std::uint64_t, f14_ranks> allocations{};     // made by each rank
+  std::array<std::size_t, f14_ranks> peak{};              // bytes held at once
+  std::array<std::optional<root_cause>, f14_ranks> told;  // by peer_failed
+  std::optional<out_of_memory> thrown;                    // by the victim
+};
+f14_seen f14_play(const f14_case& c, const folding_extents& fold, const dataset& data) {
+  constexpr std::uint64_t far = std::uint64_t{1} << 40;
+  f14_seen seen;
+  try {
+    run_threads(f14_ranks, [&](thread_comm& world) {
+      const auto me = std::size_t(world.rank());
+      const bool mine = world.rank() == c.victim;
+      try {
+        auto after = world.split(0, world.rank(), "after");
+        trainer_options o = options_of();
+        o.global_batch = 2;
+        if (mine) o.memory = c.budget;
+        failing_allocation::arm(mine && c.nth > 0 ? c.nth : far);
+        threads trainer(std::move(world), small, sequence, fold, o, data);
+        trainer.step();
+        seen.allocations[me] = far - failing_allocation::left();
+        seen.peak[me] = trainer.memory().total().peak;
+        host_context context;
+        after.barrier(host_exec(context));  // whoever is done waits for those that are not
+      } catch (const out_of_memory& failure) {
+        if (mine) seen.thrown = failure;
+        throw;
+      } catch (const peer_failed& failure) {
+        seen.told[me] = failure.cause();
+        throw;
+      }
+    });
+  } catch (const out_of_memory&) {
+  }
+  return seen;
+}
+bool f14_told(const f14_seen& seen, int victim) {
+  const root_cause& one = *seen.told[victim == 0 ? 1 : 0];
+  bool good = seen.thrown && seen.thrown->rank() == victim && seen.thrown->need() > 0;
+  for (int r = 0; r < f14_ranks; ++r) {
+    const auto& cause = seen.told[std::size_t(r)];
+    good = good && cause.has_value() == (r != victim);
+    if (cause)
+      good = good && cause->rank == victim && cause->message == one.message &&
+             cause->message.find(sentence("could not allocate ", seen.thrown->need(), " bytes of host memory for ",
+                                          name_of(seen.thrown->what_for()), " of rank ", victim)) != std::string::npos;
+  }
+  return good;
+}
+/// Every allocation of every rank, and a budget a byte too small.
+void f14_all(const folding_extents& fold) {
+  const dataset data = data_of(600, 0.0);
+  const f14_seen clean = f14_play({}, fold, data);
+  const std::size_t before = host_memory::allocations();
+  (void)f14_play({}, fold, data);
+  CHECK(std::accumulate(clean.allocations.begin(), clean.allocations.end(), std::uint64_t{0}) ==
+        host_memory::allocations() - before);  // none elsewhere
+  int passed = 0, cases = 0;
+  for (int victim = 0; victim < f14_ranks; ++victim) {
+    const std::uint64_t all = clean.allocations[std::size_t(victim)];
+    CHECK(all > 20);
+    for (std::uint64_t n = 1; n <= all; ++n, ++cases) {
+      CAPTURE(victim);
+      CAPTURE(n);
+      const bool good = f14_told(f14_play({victim, n, memory_ledger::no_budget}, fold, data), victim);
+      CHECK(good);
+      passed += good;
+    }
+    const std::size_t peak = clean.peak[std::size_t(victim)];
+    const f14_seen enough = f14_play({victim, 0, peak}, fold, data), less = f14_play({victim, 0, peak - 1}, fold, data);
+    const bool exact = !enough.thrown && f14_told(less, victim) && less.thrown->have() < less.thrown->need();
+    CHECK(exact);
+    ++cases, passed += exact;
+  }
+  MESSAGE("F14: ", passed, " of ", cases,
+          " cases: each allocation of the construction and the first step, and a budget a byte too small, on each of ", f14_ranks,
+          " ranks");
+}
 
 }  // namespace
 
@@ -369,7 +457,7 @@ TEST_SUITE("train/trainer") {
     const dataset data = data_of();
     using enum axis_id;
     const folding_extents fold = make_folding({{dp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}});
-    std::atomic<bool> stop{false};
+    std::atomic<int> stop{0};
     std::mutex guard;
     std::vector<std::int64_t> last;
     run_threads(4, [&](thread_comm& world) {
@@ -379,11 +467,12 @@ TEST_SUITE("train/trainer") {
       threads trainer(std::move(world), small, sequence, fold, options, data);
       step_result now;
       while (!now.stop && now.step < 10) {
-        if (rank == 2 && now.step == 3) stop = true;
+        if (rank == 2 && now.step == 3) stop = 15;
         now = trainer.step();
       }
       std::scoped_lock lock(guard);
       last.push_back(now.step);
+      CHECK(now.stop == 15);
     });
     CHECK(last == std::vector<std::int64_t>(4, 4));
   }
@@ -545,5 +634,10 @@ TEST_SUITE("train/trainer") {
     ::operator delete (::operator new (128, std::align_val_t{128}), std::align_val_t{128});
     host_memory::deallocate(host_memory::allocate(100));  // aligned and nothrow
     CHECK(test::allocations_of_this_thread() == before + 4);
+  }
+  TEST_CASE("F14: an allocation that fails, or a budget a byte too small, ends all ranks with one root cause that names who and what for") {
+    using enum axis_id;
+    f14_all(make_folding({{tp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}}));
+    f14_all(make_folding({{cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}}));
   }
 }

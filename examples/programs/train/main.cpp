@@ -1,25 +1,17 @@
 // train: trains one of the built-in runs on text or tokens, ranks as threads on the host or on CUDA devices, or as processes of a
-// launcher with a device each. All it does is in moefold/train/program.hpp.
+// launcher. All it does is in moefold/train/program.hpp.
 #include "runs.hpp"
 
 #include <moefold/train/model_files.hpp>
+#include <moefold/train/process_ranks.hpp>
 
 #include <CLI/CLI.hpp>
 
-#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 
 namespace {
-
-std::atomic<bool> stop{false};
-
-extern "C" void on_interrupt(int) {
-  stop.store(true, std::memory_order_relaxed);
-  std::signal(SIGINT, SIG_DFL);  // a second one ends at once
-  std::signal(SIGTERM, SIG_DFL);
-}
 
 /// The library's own sources: real text that every checkout has.
 std::vector<std::string> own_sources() {
@@ -38,11 +30,10 @@ std::vector<std::string> own_sources() {
 int main(int argc, char** argv) {
   CLI::App app{
       "Trains a Mixture-of-Experts transformer with MoE Parallel Folding, ranks as threads on the host or on CUDA devices, or, "
-      "under torchrun, mpirun or srun, as processes with a device each."};
+      "under torchrun, mpirun or srun, as processes."};
   moefold::program_options options;
   options.run = runs().contains("folded_8") ? "folded_8" : runs().begin()->first;
   options.commit = MOEFOLD_COMMIT;
-  options.train.stop = &stop;
   bool list = false;
   std::string device = "host", save_beside = "on";
   const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 62);
@@ -107,19 +98,26 @@ int main(int argc, char** argv) {
   app.add_option("--global-batch", options.train.global_batch, "sequences per step")->check(at_least_one)->capture_default_str();
   app.add_option("--micro-batch", options.train.micro_batch, "sequences per rank and forward")->check(at_least_one)->capture_default_str();
   app.add_flag("--dry-run", options.dry_run, "print the folding and the memory table, and stop");
+  moefold::launch_info me;
+  try {
+    me = moefold::detect([](const char* name) { return std::getenv(name); });
+  } catch (const moefold::config_error& wrong) {
+    std::fprintf(stderr, "train: %s\n", wrong.what());
+    return 2;
+  }
+  const bool speaks = me.rank == 0;  // of what all processes see alike
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& done) {
-    return app.exit(done);
+    return speaks ? app.exit(done) : 0;
   } catch (const CLI::ParseError& wrong) {
-    std::fprintf(stderr, "train: %s (see --help)\n", wrong.what());
+    if (speaks) std::fprintf(stderr, "train: %s (see --help)\n", wrong.what());
     return 2;
   }
-  try {
-    if (list) {
-      for (const auto& [name, run] : runs()) std::printf("%-20s %s\n", name.c_str(), run.summary.c_str());
-      return 0;
-    }
+  std::optional<moefold::stop_signals> signals;
+  moefold::model_files files;
+  // What was said, once it fits together; the run it names.
+  const auto understood = [&]() -> const run_entry& {
     const auto run = runs().find(options.run);
     moefold::require<moefold::config_error>(run != runs().end(), "moefold: there is no run '", options.run,
                                             "' in this program; --list shows those there are, and MOEFOLD_RUNS adds one");
@@ -138,39 +136,38 @@ int main(int argc, char** argv) {
           "moefold: the library's own sources are bytes; name files with --data, or leave out --data-format");
       options.data.files = own_sources();
     }
-    moefold::model_files files;
     options.files = &files;
     moefold::require<moefold::config_error>(generate->count() == 0 || !options.generate.empty(),
                                             "moefold: --generate continues a text; give at least one character or token");
-    if (options.trains()) {  // what only reads may end at once
-      std::signal(SIGINT, on_interrupt);
-      std::signal(SIGTERM, on_interrupt);
-    }
+    if (options.trains()) options.train.stop = &signals.emplace().asked();  // what only reads may end at once
+    return run->second;
+  };
+  const auto built_with = [](bool built, const char* what, const char* mend) {
+    moefold::require<moefold::config_error>(built, "moefold: this program was built without ", what, "; ", mend);
+  };
+  try {
     moefold::terminal_sink log;
-    const moefold::launch_info me = moefold::detect([](const char* name) { return std::getenv(name); });
-    if (me.size > 1) {  // a launcher started us: one rank per process
-      moefold::require<moefold::config_error>(
-          device == "cuda", "moefold: ", moefold::name_of(me.by), " started ", me.size,
-          " processes, and ranks as processes compute on devices; give --device cuda, or start one process "
-          "with --ranks ",
-          me.size);
-      moefold::require<moefold::config_error>(
-          run->second.as_process != nullptr, "moefold: ", moefold::name_of(me.by), " started ", me.size,
-          " processes, and this program was built without NCCL; build it where NCCL is found, or start one "
-          "process with --ranks ",
-          me.size);
-      return run->second.as_process(options, log, me);
+    if (list) {
+      for (const auto& [name, run] : runs())
+        if (speaks) std::printf("%-20s %s\n", name.c_str(), run.summary.c_str());
+      return 0;
     }
-    run_entry::train_function* const train = device == "cuda" ? run->second.on_cuda : run->second.on_host;
-    moefold::require<moefold::config_error>(train != nullptr,
-                                            "moefold: this program was built without CUDA; build it with cmake --workflow "
-                                            "--preset gpu-train, or leave out --device cuda");
-    return train(options, log);
-  } catch (const moefold::config_error& wrong) {
-    std::fprintf(stderr, "train: %s\n", wrong.what());
-    return 2;
+    if (me.size > 1 && device == "host")  // a launcher started us: one rank per process
+      return moefold::run_launched(me, [&](const moefold::process_ranks& ranks) {
+        const run_entry& run = understood();
+        built_with(run.as_host_process != nullptr, "ranks as processes", "start one process with --ranks");
+        return run.as_host_process(options, log, ranks);
+      });
+    const run_entry& run = understood();
+    if (me.size > 1) {
+      built_with(run.as_process != nullptr, "NCCL", "build it where NCCL is found, or start one process with --ranks");
+      return run.as_process(options, log, me);
+    }
+    built_with(device == "host" || run.on_cuda != nullptr, "CUDA",
+               "build it with cmake --workflow --preset gpu-train, or leave out --device cuda");
+    return (device == "cuda" ? run.on_cuda : run.on_host)(options, log);
   } catch (const std::exception& wrong) {
-    std::fprintf(stderr, "train: %s\n", wrong.what());
-    return 1;
+    if (me.size == 1 || device == "cuda" || moefold::speaks_of(me, wrong)) std::fprintf(stderr, "train: %s\n", wrong.what());
+    return dynamic_cast<const moefold::config_error*>(&wrong) != nullptr ? 2 : 1;
   }
 }

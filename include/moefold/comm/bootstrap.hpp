@@ -45,7 +45,8 @@ struct launch_info {
   launcher by = launcher::threads;
   int rank = 0, size = 1;              // of processes
   int local_rank = 0, local_size = 0;  // on this machine; local_size 0: not told
-  address meeting;                     // where rank 0 listens (comm/rendezvous.hpp); empty with one process
+  address meeting;                     // where rank 0 listens (comm/rendezvous.hpp); empty with one process, or where only MPI knows
+  bool mpi = false;                    // started so that MPI_Init finds the others: by mpirun, or srun --mpi
   bool operator==(const launch_info&) const = default;
 };
 
@@ -188,6 +189,7 @@ address meeting_place(const environment<Getenv>& env, const launch_info& me) {
         for (const char c : *job) hash = (hash ^ std::uint8_t(c)) * 1099511628211u;
     return {"127.0.0.1", job_port(hash)};
   }
+  if (me.mpi) return {};  // MPI needs none, and who needs one says so
   require<config_error>(
       false, "moefold: ", me.size, " processes by ", name_of(me.by),
       ", and nothing says where they meet; set MOEFOLD_RENDEZVOUS=host:port, with a host name of rank 0 and a free port there");
@@ -212,7 +214,9 @@ launch_info detect(Getenv&& get, const launch_flags& flags = {}) {
     if (!rank || !size) continue;
     detail::check_rank(l.rank, *rank, l.size, *size);
     if (!launched) {
-      launched = launch_info{l.by, *rank, *size, 0, 0, {}};
+      launched = launch_info{l.by, *rank, *size, 0, 0, {}, false};
+      launched->mpi = l.by == launcher::open_mpi || l.by == launcher::pmi ||
+                      (l.by == launcher::slurm && (env.has("PMIX_RANK") || env.has("PMI_RANK") || env.has("PMI_FD")));
       const auto local = env.number(l.local_rank);
       const auto local_size = *l.local_size ? env.number(l.local_size, 1) : std::nullopt;
       launched->local_size = local_size.value_or(0);
@@ -233,6 +237,11 @@ launch_info detect(Getenv&& get, const launch_flags& flags = {}) {
     }
   }
 
+  // torchrun's count alone makes no rank, but is no other launcher's count either.
+  if (const auto count = env.number("WORLD_SIZE", 1); count && launched && !said && !env.has("RANK"))
+    require<config_error>(*count == launched->size, "moefold: WORLD_SIZE=", *count, " contradicts ", taken->size, "=", launched->size,
+                          " of ", name_of(taken->by), "; unset WORLD_SIZE, or start that many");
+
   const auto own_rank = env.number("MOEFOLD_RANK"), own_size = env.number("MOEFOLD_WORLD_SIZE", 1);
   require<config_error>(
       own_rank.has_value() == own_size.has_value(),
@@ -247,7 +256,7 @@ launch_info detect(Getenv&& get, const launch_flags& flags = {}) {
                           "; ranks go from 0, and a world has at least 1");
     detail::check_rank(rank_name, rank, size_name, size);
     const bool same = launched && launched->rank == rank && launched->size == size;
-    me = {by, rank, size, same ? launched->local_rank : 0, same ? launched->local_size : size == 1 ? 1 : 0, {}};
+    me = {by, rank, size, same ? launched->local_rank : 0, same ? launched->local_size : size == 1 ? 1 : 0, {}, same && launched->mpi};
   };
   if (own_rank) overrule(launcher::variables, "MOEFOLD_RANK", *own_rank, "MOEFOLD_WORLD_SIZE", *own_size);
   if (flags.rank) overrule(launcher::flags, "--rank", *flags.rank, "--world", *flags.world);

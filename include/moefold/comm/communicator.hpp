@@ -168,6 +168,14 @@ concept overlapping = communicator_of<C, Exec, float> && requires(C& c) {
   { c.apart(comm_label("grads")) } -> std::same_as<C>;
 };
 
+/// A refinement: after a failure the same ranks go on with a fresh world, and nothing of the old one but its data.
+///   world = world.rebuild();    collective over the ranks of the whole world, called on its communicator; what was split from the old one stays revoked
+/// Throws peer_failed or timeout, on every rank that comes, if a rank has ended or does not come within the first deadline.
+template <class C>
+concept rebuildable = std::move_constructible<C> && requires(C& c) {
+  { c.rebuild() } -> std::same_as<C>;
+};
+
 /// A refinement for tests: `hook(context)` runs on this rank inside each call, after the peers have arrived and before data moves.
 template <class C>
 concept hookable = requires(C& c, void (*hook)(void*), void* context) {

@@ -136,6 +136,11 @@ class recording {
     count(operation::split, 0, 0, 0);
     return {inner_.split(colour, key, label), *log_};
   }
+  recording rebuild() requires rebuildable<C> { return {inner_.rebuild(), *log_}; }
+  void starting(bool on) requires requires(C& c) { c.starting(on); }
+  { inner_.starting(on); }
+  decltype(auto) stragglers() const requires requires(const C& c) { c.stragglers(); }
+  { return inner_.stragglers(); }
   /// What it does is counted when it is issued, by the caller's thread.
   recording apart(comm_label label = {}) requires overlapping<C> {
     count(operation::split, 0, 0, 0);

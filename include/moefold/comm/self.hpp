@@ -16,6 +16,7 @@ class self_comm {
   int size() const { return 1; }
   const comm_label& label() const { return label_; }
   self_comm split(int, int, comm_label label = {}) { return self_comm(label.empty() ? label_ : label); }
+  self_comm rebuild() { return self_comm(label_); }
   self_comm apart(comm_label label = {}) { return split(0, 0, label); }  // nothing travels: done when the call returns
 
   ticket barrier(host_exec) { return {}; }
@@ -123,6 +124,7 @@ class self_comm {
   std::vector<message> outbox_;
 };
 
-static_assert(communicator_of<self_comm, host_exec, float> && peer_readable<self_comm> && fetching<self_comm> && overlapping<self_comm>);
+static_assert(communicator_of<self_comm, host_exec, float> && peer_readable<self_comm> && fetching<self_comm> && overlapping<self_comm> &&
+              rebuildable<self_comm>);
 
 }  // namespace moefold

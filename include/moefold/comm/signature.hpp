@@ -12,7 +12,7 @@ struct signature {
   operation op = operation::barrier;
   dtype type = dtype::uint8;
   const char* reduction = "";  // "", "sum", "max", of split "apart": always the same literal, still compared as text
-  int root = -1;               // of broadcast and reduce
+  int root = -1;               // of broadcast and reduce; of send and recv the peer, which is not in describe
   std::uint64_t count = 0;     // elements, as in core/traffic_rule.hpp; 0 where counts are per peer
   std::uint64_t seq = 0;       // number of the call on its communicator
   bool device = false;         // of device memory; not in describe: ranks differ in it only by mistake
@@ -32,7 +32,7 @@ inline std::string describe(const signature& s) {
                         s.op == operation::expose;
   text += per_peer ? sentence(" of ", name_of(s.type)) : sentence(" of ", s.count, " x ", name_of(s.type));
   if (*s.reduction) text += sentence(", ", s.reduction);
-  if (s.root >= 0) text += sentence(", root ", s.root);
+  if (s.root >= 0 && s.op != operation::send && s.op != operation::recv) text += sentence(", root ", s.root);
   return text;
 }
 

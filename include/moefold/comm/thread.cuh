@@ -229,7 +229,7 @@ class device_thread_comm {
     require_rank(operation::send, "peer", peer, size());
     require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
             " elements, more than memory can hold; give the span its true size");
-    const signature what = of_device({operation::send, dtype_of<element_of<const In>>, "", -1, data.size()});
+    const signature what = of_device({operation::send, dtype_of<element_of<const In>>, "", peer, data.size()});
     return run(e, what, [=](const side& s) { s.send(what, std::as_bytes(data), peer); });
   }
   /// The host waits until the message has been sent.
@@ -237,7 +237,7 @@ class device_thread_comm {
   ticket recv(cuda_exec e, Out&& out, int peer) {
     const auto data = span_of(out);
     require_rank(operation::recv, "peer", peer, size());
-    const signature what = of_device({operation::recv, dtype_of<element_of<Out>>, "", -1, data.size()});
+    const signature what = of_device({operation::recv, dtype_of<element_of<Out>>, "", peer, data.size()});
     return run(e, what, [=](const side& s) { s.recv(what, std::as_writable_bytes(data), peer); });
   }
 

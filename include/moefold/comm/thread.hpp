@@ -53,6 +53,10 @@ class thread_comm {
   const comm_label& label() const { return group_->label(); }
   /// CPU time this rank has spent inside calls of all its communicators, in seconds; sleeping for peers is not in it. Where every rank has a
   /// core it is time awake: what another process takes of that core meanwhile counts too. Of an apart communicator: the helper's time.
+  /// Whom the ranks of the world wait for, over all its communicators.
+  straggler_table& stragglers() const { return world().stragglers(); }
+  /// While this rank is starting, each of its calls may take as long as the first one on a communicator. Local.
+  void starting(bool on) { world().starting(world_rank(), on); }
   double cpu_seconds() const { return world().cpu_seconds(world_rank(), group_->lane()); }
   void set_hook(void (*hook)(void*), void* context) { hook_ = hook, context_ = context; }
 
@@ -62,6 +66,20 @@ class thread_comm {
   thread_comm apart(comm_label label = {}) {
     world().helper(world_rank());  // if it cannot start, the peers are not kept waiting
     return divided({operation::split, dtype::uint8, "apart"}, 0, rank_, label);
+  }
+
+  /// A fresh world of the same ranks, called on the communicator of the whole world once it has failed, or when it is to be left. Collective over its
+  /// ranks, whatever each of them has seen of the failure. Everything of the old world stays revoked and may be destroyed at any time. Throws
+  /// peer_failed or timeout, on every rank, if one of them has ended or does not come within the first deadline: then only a new run helps.
+  thread_comm rebuild() {
+    require(size() == world().size() && !inner_, "moefold: rebuild is for the communicator of the whole world, not for ", label().view());
+    const auto made = world().rebuild<thread_group>(
+        world_rank(), [&] { return thread_group::of_world(world().size(), world().options_given(), label()); });
+    if (auto* home = world().home(world_rank())) {
+      *home = made->shared_world();
+      made->world().set_home(world_rank(), *home);
+    }
+    return {made, world_rank()};
   }
 
   ticket barrier(host_exec e) {
@@ -281,7 +299,7 @@ class thread_comm {
     require_rank(operation::send, "peer", peer, size());
     require(data.size() <= std::size_t(PTRDIFF_MAX) / sizeof(data[0]), "moefold: send of ", data.size(),
             " elements, more than memory can hold; give the span its true size");
-    signature what{operation::send, dtype_of<element_of<const In>>, "", -1, data.size()};
+    signature what{operation::send, dtype_of<element_of<const In>>, "", peer, data.size()};
     if (inner_) return issue(what, [=](thread_comm& c) { c.send(e, data, peer); });
     what.seq = sent_++;
     call(what, [&](const signature& w) {
@@ -294,7 +312,7 @@ class thread_comm {
   ticket recv(host_exec e, Out&& out, int peer) {
     const auto data = span_of(out);
     require_rank(operation::recv, "peer", peer, size());
-    signature what{operation::recv, dtype_of<element_of<Out>>, "", -1, data.size()};
+    signature what{operation::recv, dtype_of<element_of<Out>>, "", peer, data.size()};
     if (inner_) return issue(what, [=](thread_comm& c) { c.recv(e, data, peer); });
     what.seq = received_++;
     call(what, [&](const signature& w) { group_->receive(rank_, peer, w, std::as_writable_bytes(data), hook_, context_); });
@@ -429,16 +447,21 @@ class thread_comm {
     const double busy_before = busy_seconds(begin);
     thread_world::call& now = group_->last_call(rank_);
     now = {label(), what, begin, true, true};
+    const std::uint64_t entered = group_->enter(rank_, what, begin);
     try {
       body(what);
     } catch (...) {
       if (!world().failed()) world().fail_with_current_exception(world_rank(), group_->lane());
       group_->leave(rank_);
       now.inside = false;
+      group_->leave(rank_, entered, flight_state::failed, steady::now());
       throw;
     }
     now.inside = false;
-    world().add_cpu_seconds(world_rank(), group_->lane(), busy_seconds(steady::now()) - busy_before);
+    const auto end = steady::now();
+    if (size() > 1 && what.op != operation::send) world().runs_since(world_rank(), group_->lane()) = end;
+    group_->leave(rank_, entered, flight_state::done, end);
+    world().add_cpu_seconds(world_rank(), group_->lane(), busy_seconds(end) - busy_before);
   }
   /// A collective call: shows the post, meets the peers, then moves data.
   template <class Show, class Move>
@@ -447,6 +470,7 @@ class thread_comm {
     call(what, [&](const signature& w) {
       post& mine = group_->post_of(rank_, w.seq);
       mine.what = w;
+      mine.since = group_->last_call(rank_).since;
       mine.small = true;
       show(mine);
       group_->arrive(rank_, w, true);
@@ -576,35 +600,41 @@ class thread_comm {
 
 static_assert(communicator_of<thread_comm, host_exec, float> && peer_readable<thread_comm> && fetching<thread_comm> &&
               hookable<thread_comm>);
-static_assert(overlapping<thread_comm>);
+static_assert(overlapping<thread_comm> && rebuildable<thread_comm>);
 
 /// Runs f(world) on `ranks` threads, one per rank, and joins them. When a rank throws, or its communicators fail, all other ranks' calls
 /// end within milliseconds and the root cause is thrown here, as the exception it was; the others' consequences are dropped. It is thrown
-/// even if f caught it on every rank: a failed world is never passed over in silence.
+/// even if f caught it on every rank, unless they have rebuilt the world: a failed world is never passed over in silence.
 template <class F>
 void run_threads(int ranks, F&& f, thread_options options = {}) {
-  auto world = std::make_shared<thread_world>(ranks, options);
-  std::vector<int> members;
-  for (int r = 0; r < ranks; ++r) members.push_back(r);
-  auto group = std::make_shared<thread_group>(world, std::move(members), "world");
+  const auto group = thread_group::of_world(ranks, options, "world");
+  std::vector<std::shared_ptr<thread_world>> worlds(std::size_t(ranks),
+                                                    group->shared_world());  // that of each rank; rebuild puts another in its place
   auto run = [&](int rank) {
+    std::shared_ptr<thread_world>& world = worlds[std::size_t(rank)];
+    world->set_home(rank, world);
     try {
-      thread_comm comm(group, rank);
-      f(comm);
+      try {
+        thread_comm comm(group, rank);
+        f(comm);
+      } catch (const rank_exit&) {  // as if it had returned
+      }
       world->finish(rank);
     } catch (...) {
       world->fail_with_current_exception(rank);
     }
     world->stop_helper(rank);
+    world->end(rank);
   };
   std::vector<std::thread> threads;
   try {
     for (int r = 0; r < ranks; ++r) threads.emplace_back(run, r);
   } catch (...) {  // the system gives no more threads: those that run must not wait for the rest
-    world->fail_with_current_exception(int(threads.size()));
+    group->world().fail_with_current_exception(int(threads.size()));
+    for (int r = int(threads.size()); r < ranks; ++r) group->world().end(r);
   }
   for (std::thread& t : threads) t.join();
-  if (auto failure = world->first_failure()) std::rethrow_exception(failure);
+  if (auto failure = worlds[0]->first_failure()) std::rethrow_exception(failure);
 }
 
 }  // namespace moefold

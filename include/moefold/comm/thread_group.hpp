@@ -5,6 +5,7 @@
 //   post -> arrive #1 (last one compares, lets all go) -> read the peers -> arrive #2 (nobody reads me any more) -> return
 //   small inputs travel inside the post: then nobody needs arrive #2. Posts alternate between two places, so a late reader is safe.
 //   A rank that fails leaves its call only when no peer reads its memory (leave).
+#include <moefold/comm/compare.hpp>
 #include <moefold/comm/thread_world.hpp>
 
 #include <array>
@@ -24,6 +25,7 @@ class thread_group final : public thread_world::member {
     const void* in = nullptr;  // the rank's own memory, or `inlined`
     void* out = nullptr;
     bool small = true;                   // the peers need nothing of this rank but the post
+    steady::time_point since{};          // when it came
     std::span<std::size_t> send_counts;  // [ranks] each, copies
     std::span<std::size_t> recv_counts;
     std::size_t bytes = 0;    // expose
@@ -46,13 +48,29 @@ class thread_group final : public thread_world::member {
         p.send_counts = {&counts_[n * at++], n};
         p.recv_counts = {&counts_[n * at++], n};
       }
+    if (flight_recorder* const recorder = world_->recorder()) {
+      const flight_group all{world_->next_group(), recorder->labels().number_of(label_), std::uint32_t(n), 0};
+      for (std::size_t r = 0; r < n; ++r) {
+        ranks_[r].ring = &recorder->ring(members_[r], lane_);
+        ranks_[r].flight = all, ranks_[r].flight.rank = std::uint32_t(r);
+      }
+    }
     world_->add(*this);
   }
   ~thread_group() { world_->remove(*this); }
   thread_group(const thread_group&) = delete;
   thread_group& operator=(const thread_group&) = delete;
 
+  /// A world and the communicator of all its ranks.
+  static std::shared_ptr<thread_group> of_world(int ranks, const thread_options& options, comm_label label) {
+    auto world = std::make_shared<thread_world>(ranks, options);
+    std::vector<int> members;
+    for (int r = 0; r < ranks; ++r) members.push_back(r);
+    return std::make_shared<thread_group>(std::move(world), std::move(members), label);
+  }
+
   thread_world& world() const { return *world_; }
+  const std::shared_ptr<thread_world>& shared_world() const { return world_; }
   int size() const { return int(members_.size()); }
   const comm_label& label() const { return label_; }
   /// Whose threads call it: 0 the ranks' own, 1 their helpers.
@@ -80,7 +98,9 @@ class thread_group final : public thread_world::member {
     if (parking_word::advanced(seen, word_.load())) return;
     if (world_->any_finished()) look_for_finished(rank, what);
     if (receivers_.load(std::memory_order_seq_cst) > 0) look_for_receivers(rank);
-    while (!word_.wait(seen, ranks_[std::size_t(rank)].habit, deadline(rank, what))) time_out(rank, what);
+    thread_world::long_wait patience = wait_of(rank, what);
+    while (!word_.wait(seen, ranks_[std::size_t(rank)].habit, patience.next()))
+      if (patience.over(steady::now())) time_out(rank, what);
     if (!parking_word::advanced(seen, word_.load())) throw_failure(rank, what);
   }
 
@@ -153,6 +173,14 @@ class thread_group final : public thread_world::member {
   }
 
   [[noreturn]] void throw_failure(int rank, const signature& what) { world_->throw_failure(world_rank(rank), what, label_, lane_); }
+  /// For the flight recorder: a call of this rank begins, and ends.
+  std::uint64_t enter(int rank, const signature& what, steady::time_point start) {
+    rank_state& me = ranks_[std::size_t(rank)];
+    return me.ring ? me.ring->enter(me.flight, what, start) : 0;
+  }
+  void leave(int rank, std::uint64_t entered, flight_state outcome, steady::time_point end) {
+    if (flight_ring* const ring = ranks_[std::size_t(rank)].ring) ring->leave(entered, outcome, end);
+  }
   thread_world::call& last_call(int rank) const { return world_->last_call(world_rank(rank), lane_); }
 
  private:
@@ -212,6 +240,8 @@ class thread_group final : public thread_world::member {
     std::atomic<int> awaits{-1};  // the peer whose letter this rank waits for; changes under the box's mutex
     parking_word inbox;
     spin_habit habit;  // own thread only
+    flight_ring* ring = nullptr;
+    flight_group flight;
     std::array<post, 2> posts;
     std::vector<table> spare_tables;
   };
@@ -222,7 +252,10 @@ class thread_group final : public thread_world::member {
   }
   steady::time_point deadline(int rank, const signature& what) const {
     const thread_options& o = world_->options();
-    return last_call(rank).since + (what.seq == 0 ? o.first_deadline : o.deadline);
+    return last_call(rank).since + (what.seq == 0 || world_->starting(world_rank(rank)) ? o.first_deadline : o.deadline);
+  }
+  thread_world::long_wait wait_of(int rank, const signature& what, int peer = -1) {
+    return {*world_, world_rank(rank), lane_, last_call(rank).since, deadline(rank, what), this, rank, peer};
   }
   std::uint64_t arrivals(int rank) const { return ranks_[std::size_t(rank)].arrivals.load(std::memory_order_seq_cst); }
 
@@ -255,6 +288,7 @@ class thread_group final : public thread_world::member {
       }
       ~awaiting() { say(-1); }
     } state{*this, me};
+    thread_world::long_wait patience = wait_of(rank, what, peer);
     for (;;) {
       const std::uint32_t seen = me.inbox.load();
       {
@@ -268,7 +302,7 @@ class thread_group final : public thread_world::member {
       if (parking_word::closed(seen)) throw_failure(rank, what);
       if (world_->finished(world_rank(peer)) && awaits_in_vain(rank, peer)) fail_with<peer_failed>(rank, finished_early(peer, rank, what));
       if (arrivals(peer) > arrivals(rank) && awaits_in_vain(rank, peer)) report_deadlock(rank, peer, rank);
-      if (!me.inbox.wait(seen, me.habit, deadline(rank, what))) time_out(rank, what, peer);
+      if (!me.inbox.wait(seen, me.habit, patience.next()) && patience.over(steady::now())) time_out(rank, what, peer);
     }
   }
 
@@ -278,10 +312,18 @@ class thread_group final : public thread_world::member {
     bool all_small = true;
     for (const rank_state& r : ranks_) all_small = all_small && r.posts[seq % 2].small;
     eager_[seq % 2] = all_small;
+    if (lane_ == 0 && size() > 1) note_straggler(rank, seq);
     if (post_of(0, seq).what.op == operation::split) make_children(seq);
   }
+  void note_straggler(int last, std::uint64_t seq) {
+    steady::time_point before{};
+    for (int r = 0; r < size(); ++r)
+      if (r != last) before = std::max(before, post_of(r, seq).since);
+    const steady::time_point came = post_of(last, seq).since;
+    if (came - before < least_late) return;
+    world_->stragglers().add(world_rank(last), std::min(came - before, came - world_->runs_since(world_rank(last))));
+  }
   void compare(int rank, std::uint64_t seq);
-  std::string count_conflict(std::uint64_t seq, int& culprit);
   void make_children(std::uint64_t seq);
 
   // From here on something has gone wrong.
@@ -297,22 +339,21 @@ class thread_group final : public thread_world::member {
   }
   root_cause finished_early(int culprit, int waiting, const signature& what) const {
     return blame(culprit, what,
-                 sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(waiting),
-                          " waits for it in ", describe(what), " on ", label_.view()));
+                 sentence("rank ", world_rank(culprit), " finished early: its function returned, or it went to rebuild, while rank ",
+                          world_rank(waiting), " waits for it in ", describe(what), " on ", label_.view()));
   }
-  /// Of a disagreement with `other`: where the data lies is said only if that differs.
-  static std::string described(const signature& s, bool mixed) { return describe(s) + (mixed && s.device ? ", in device memory" : ""); }
   std::string list(const std::vector<int>& ranks) const {
-    std::string text;
-    for (int r : ranks) text += sentence(text.empty() ? "" : ", ", world_rank(r));
-    return text.empty() ? "none" : text;
+    return list_ranks(ranks, [&](int r) { return world_rank(r); });
   }
   std::optional<root_cause> waits_for(int world_rank) override;
+  void missing(int rank, int peer, std::vector<int>& world_ranks) override;
   void look_for_finished(int rank, const signature& what);
   void look_for_receivers(int rank);
   void time_out(int rank, const signature& what, int peer = -1);
   [[noreturn]] void report_deadlock(int receiver, int peer, int reporter);
   [[noreturn]] void report_letter(int rank, int peer, const signature& sent, const signature& wanted);
+
+  static constexpr auto least_late = std::chrono::microseconds(10);
 
   std::shared_ptr<thread_world> world_;
   std::vector<int> members_;  // world ranks, in rank order
@@ -332,54 +373,9 @@ class thread_group final : public thread_world::member {
 
 /// All posts must say the same; v-operations must agree on every count. Throws signature_mismatch on every rank before any data moves.
 inline void thread_group::compare(int rank, std::uint64_t seq) {
-  std::vector<std::vector<int>> camps;  // ranks that say the same; stays empty, without allocation, while all agree
-  const signature& base = post_of(0, seq).what;
-  bool same = true;
-  for (const rank_state& r : ranks_) same = same && r.posts[seq % 2].what == base;
-  if (!same) {
-    for (int r = 0; r < size(); ++r) {
-      auto camp =
-          std::find_if(camps.begin(), camps.end(), [&](const auto& c) { return post_of(c.front(), seq).what == post_of(r, seq).what; });
-      if (camp == camps.end()) camp = camps.insert(camp, std::vector<int>{});
-      camp->push_back(r);
-    }
-    std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
-    std::string text = sentence("ranks disagree on ", label_.view(), ": ");
-    bool mixed = false;
-    for (const rank_state& r : ranks_) mixed = mixed || r.posts[seq % 2].what.device != base.device;
-    for (const auto& camp : camps)
-      text +=
-          sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front(), seq).what, mixed), " (ranks ", list(camp), ")");
-    const int culprit = camps.back().front();
-    fail_with<signature_mismatch>(rank,
-                                  blame(culprit, post_of(culprit, seq).what, text + "; all ranks must make the same calls in one order"));
-  }
-  if (base.op != operation::all_gather_v && base.op != operation::reduce_scatter_v && base.op != operation::all_to_all_v) return;
-  int culprit = 0;
-  if (std::string conflict = count_conflict(seq, culprit); !conflict.empty())
-    fail_with<signature_mismatch>(
-        rank, blame(culprit, base, sentence("ranks disagree on the counts of ", describe(base), " on ", label_.view(), ": ", conflict)));
-}
-
-inline std::string thread_group::count_conflict(std::uint64_t seq, int& culprit) {
-  const bool exchange = post_of(0, seq).what.op == operation::all_to_all_v;
-  for (int a = 0; a < size(); ++a)
-    for (int b = 0; b < size(); ++b) {
-      const post& from = post_of(a, seq);
-      const post& to = post_of(b, seq);
-      if (exchange && from.send_counts[std::size_t(b)] != to.recv_counts[std::size_t(a)]) {
-        culprit = a;
-        return sentence("rank ", world_rank(a), " sends ", from.send_counts[std::size_t(b)], " elements to rank ", world_rank(b),
-                        ", which expects ", to.recv_counts[std::size_t(a)]);
-      }
-      const std::size_t said = post_of(0, seq).send_counts[std::size_t(b)];
-      if (!exchange && from.send_counts[std::size_t(b)] != said) {
-        culprit = a;
-        return sentence("for rank ", world_rank(b), " rank ", world_rank(0), " says ", said, " elements, rank ", world_rank(a), " says ",
-                        from.send_counts[std::size_t(b)]);
-      }
-    }
-  return {};
+  const auto posts = [&](int r) -> const post& { return post_of(r, seq); };
+  if (auto found = compare_posts(size(), label_, posts, [&](int r) { return world_rank(r); }))
+    fail_with<signature_mismatch>(rank, blame(found->culprit, found->what, std::move(found->message)));
 }
 
 /// One group per colour, its ranks ordered by key, then by rank here.
@@ -419,6 +415,15 @@ inline std::optional<root_cause> thread_group::waits_for(int finished) {
   return {};
 }
 
+inline void thread_group::missing(int rank, int peer, std::vector<int>& world_ranks) {
+  if (peer >= 0) {
+    if (peer != rank && awaits_in_vain(rank, peer)) world_ranks.push_back(world_rank(peer));
+    return;
+  }
+  for (int r = 0; r < size(); ++r)
+    if (arrivals(r) < arrivals(rank)) world_ranks.push_back(world_rank(r));
+}
+
 inline void thread_group::look_for_finished(int rank, const signature& what) {
   for (int r = 0; r < size(); ++r)
     if (world_->finished(world_rank(r)) && arrivals(r) < arrivals(rank)) fail_with<peer_failed>(rank, finished_early(r, rank, what));
@@ -454,11 +459,13 @@ inline void thread_group::time_out(int rank, const signature& what, int peer) {
     if (peer >= 0 ? r == peer || r == rank : true) (r != peer && arrivals(r) >= arrivals(rank) ? here : missing).push_back(r);
   if (missing.empty()) return;  // the last one came at this very moment
   const double waited = std::chrono::duration<double>(steady::now() - last_call(rank).since).count();
-  fail_with<timeout>(rank, blame(missing.front(), what,
-                                 sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
-                                          " (arrived: ", list(here), "; missing: ", list(missing),
-                                          "); see what it does, or raise the deadline with "
-                                          "MOEFOLD_TIMEOUT_FACTOR=2")));
+  const std::vector<waiting> behind = world_->waits_behind(world_rank(missing.front()), lane_);
+  root_cause cause = blame(missing.front(), what,
+                           sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
+                                    " (arrived: ", list(here), "; missing: ", list(missing), behind.empty() ? "" : "; ",
+                                    describe_chain(behind), "); see what it does, or raise the deadline with MOEFOLD_TIMEOUT_FACTOR=2"));
+  if (!behind.empty()) cause.rank = behind.back().missing.front();
+  fail_with<timeout>(rank, std::move(cause));
 }
 
 }  // namespace moefold

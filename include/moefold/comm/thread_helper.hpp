@@ -47,12 +47,20 @@ class thread_helper {
 
   /// Returns when job `number` has ended: true if it and all before it ended well. What it wrote can be read. Owner only.
   bool wait(std::uint64_t number) {
-    while (!done(number)) {
-      const std::uint32_t seen = ended_.load();
-      if (!done(number)) ended_.wait(seen, patience_, steady::now() + std::chrono::hours(1));
+    while (!wait_until(number, steady::now() + std::chrono::hours(1))) {
     }
     return number < first_failed_.load(std::memory_order_acquire);
   }
+  /// Returns when job `number` has ended (true) or at that time (false). Owner only.
+  bool wait_until(std::uint64_t number, steady::time_point time) {
+    for (bool in_time = true; in_time && !done(number);) {
+      const std::uint32_t seen = ended_.load();
+      if (!done(number)) in_time = ended_.wait(seen, patience_, time);
+    }
+    return done(number);
+  }
+  /// It has nothing to do. True is certain only while the owner issues nothing.
+  bool idle() const { return done_.load(std::memory_order_seq_cst) == issued_.load(std::memory_order_seq_cst); }
   std::uint64_t first_failed() const { return first_failed_.load(std::memory_order_acquire); }
   /// What the first job that failed threw. After wait has said so.
   const std::exception_ptr& failure() const { return failure_; }

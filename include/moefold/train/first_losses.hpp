@@ -42,7 +42,7 @@ std::vector<double> single_rank_losses(const Ranks& ranks, const trainer_options
     for (bool stop = false; !stop && int(losses.size()) < steps;) {
       const step_result step = trainer.step();
       losses.push_back(step.loss);
-      stop = step.stop;
+      stop = step.stop != 0;
     }
   });
   return losses;

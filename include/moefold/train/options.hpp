@@ -1,5 +1,6 @@
 #pragma once
 // What a training run may be told besides its types: numbers, and what to do when something goes wrong; and what a step reports.
+#include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
@@ -46,12 +47,13 @@ struct trainer_options {
   bad_step bad = bad_step::stop;         // what to do about gradients that are not finite
   bool overlap = true;                   // gradients and parameters travel beside the computation where the communicator can; the same bits
   extent_t bucket = default_bucket;      // elements in a bucket of parameters that travel together; 0: no limit
-  int device = 0;                        // which of the machine's devices this rank computes on; of a trainer on the host none
-  recompute_rule recompute{};            // what is computed twice instead of kept; a run's own takes its place
-  const schedule_value* schedule = nullptr;  // instead of the run's own
-  const std::atomic<bool>* stop = nullptr;   // set by anybody: all ranks stop after the same step
-  stage_events observe{};                    // of this rank: told of its layers as they compute, before their gradients travel
-  routing_tap* tap = nullptr;                // of this rank: record, replay or measure the router's choices
+  std::size_t memory = memory_ledger::no_budget;  // bytes a rank may hold at once; more is out_of_memory
+  int device = 0;                                 // which of the machine's devices this rank computes on; of a trainer on the host none
+  recompute_rule recompute{};                     // what is computed twice instead of kept; a run's own takes its place
+  const schedule_value* schedule = nullptr;       // instead of the run's own
+  const std::atomic<int>* stop = nullptr;         // not 0 on any rank, such as a signal's number: all ranks stop after the same step
+  stage_events observe{};                         // of this rank: told of its layers as they compute, before their gradients travel
+  routing_tap* tap = nullptr;                     // of this rank: record, replay or measure the router's choices
 };
 
 constexpr rate_plan rate_of(const trainer_options& o) {
@@ -106,7 +108,7 @@ struct step_result {
   double grad_norm = 0;   // of the mean gradient, before clipping
   double learning_rate = 0;
   std::int64_t tokens = 0;  // tokens that count
-  bool stop = false;        // somebody asked to stop
+  int stop = 0;             // somebody asked to stop: the largest of what the ranks were asked by
   double balance = 0;       // balance losses and z-loss: mean over the step's tokens that are not padding, summed over layers
   double dropped = 0;       // share of the (token, expert) pairs that no expert took, 0..1
   bool skip = false;        // nothing is to be updated: something was not finite

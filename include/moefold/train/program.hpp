@@ -19,6 +19,7 @@
 #include <moefold/train/run_keeper.hpp>
 #include <moefold/train/spike.hpp>
 #include <moefold/train/step_sums.hpp>
+#include <moefold/train/stop_signals.hpp>
 #include <moefold/train/trainer.hpp>
 
 #include <array>
@@ -155,8 +156,8 @@ inline void say_resumed(const found_save& save, const std::string& mapping, cons
 
 }  // namespace detail
 
-/// Trains Run as the options say, or only draws its schedule, and reports to `log`. Returns the exit code: 0, also when stopped early; 1 if the first losses are
-/// not those of a single rank. Throws config_error for what cannot work.
+/// Trains Run as the options say, or only draws its schedule, and reports to `log`. Returns the exit code: 0; 1 if the first losses are not those of a single
+/// rank; 128 + signal when it was stopped by one (train/stop_signals.hpp). Throws config_error for what cannot work.
 template <class Run, class Ranks = host_ranks>
 int run_program(const program_options& options, log_sink& given_log, const Ranks& ranks = {}) {
   using clock = std::chrono::steady_clock;
@@ -285,6 +286,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     log.line("not compared with a single rank: " + incomparable);
   }
   bool trusted = true;
+  std::atomic<int> stopped{0};
   const run_notes notes{{"run", options.run},
                         {"mapping", mapping_text(fold)},
                         {"seed", std::to_string(train.seed)},
@@ -394,10 +396,18 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     keeper.end(spikes.memory());
     keeper.export_model(model);
     keeper.require_saved();
+    stopped = last.stop;
+    if constexpr (!Ranks::one_process) {  // rank 0 alone has compared
+      std::int32_t doubtful = trusted ? 0 : 1;
+      trainer.world().inner().all_reduce(host, std::span<const std::int32_t>(&doubtful, 1), std::span(&doubtful, 1), max{}).wait(host);
+      trusted = doubtful == 0;
+    }
     if (rank != 0) return;
     log.line("memory of rank 0 as measured, by what it was for");
     log.line(table_of(trainer.memory().report()).text());
-    if (last.stop) log.line(sentence("stopped after step ", done, " of ", train.steps, ", as asked"));
+    if (last.stop)
+      log.line(sentence("stopped by ", stop_signals::name_of(last.stop), " after step ", done, " of ", train.steps,
+                        options.save.empty() ? "; nothing was saved, since there is no --save" : "; go on with --resume " + options.save));
     log.line(sentence(
         done, " steps in ", duration_text(std::chrono::duration<double>(clock::now() - begin).count()), "; held-out loss ",
         held_out ? detail::printed("%.4f", *held_out) : std::string("not measured: fewer held-out sequences than a global batch")));
@@ -418,7 +428,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     write_routing(options.record_routing, *recorded, model.experts);
     log.line(sentence("routing: ", options.record_routing, "; use it again with --replay-routing"));
   }
-  return trusted ? 0 : 1;
+  return !trusted ? 1 : stopped != 0 ? stop_signals::exit_code(stopped) : 0;
 }
 
 }  // namespace moefold

@@ -1,9 +1,10 @@
 #pragma once
 // Where the ranks of a program live and what they compute on. run_program (train/program.hpp) takes one of these; train/ranks.cuh has those with a GPU.
 //
-//   host_ranks    threads of this process, each computing on the host
-//   cuda_ranks    threads of this process, each on a device, or several on one
-//   nccl_ranks    one rank per process, as torchrun, mpirun or srun started them
+//   host_ranks      threads of this process, each computing on the host
+//   cuda_ranks      threads of this process, each on a device, or several on one
+//   process_ranks   one rank per process, as torchrun, mpirun or srun started them, each computing on the host (train/process_ranks.hpp)
+//   nccl_ranks      the same, with a device each
 // Each has comm_type, exec_type, one_process; world(asked, smallest); text(world); speaks(), whether rank 0 is in this process; device_of(rank);
 // run(world, f) and alone(f), which call f(comm) on every rank that lives here, or on a world of one.
 #include <moefold/comm/thread.hpp>

@@ -59,9 +59,10 @@ class basic_trainer {
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
                 const dataset& data, typename Policies::optimizer optimizer = {},
                 const moe_facts& facts = facts_of<typename Policies::moe>())
-      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
-        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
-        world_(std::move(world), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
+      : ledger_(world.rank(), options.memory), model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options),
+        facts_(with_own_dispatcher(facts)), layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data),
+        execs_(options.device), world_(beginning(std::move(world)), log_), groups_(world_, fold_),
+        store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
         stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
                &scales_),
@@ -123,7 +124,8 @@ class basic_trainer {
     const std::span<double> all = numbers_.read(exec_);
     all[0] = squares;
     all[3] = optimizer_.first_bad() ? double(optimizer_.first_bad()->count) : 0;
-    all[2] = options_.stop && options_.stop->load(std::memory_order_relaxed) ? 1 : 0;
+    const std::int32_t asked = options_.stop ? options_.stop->load(std::memory_order_relaxed) : 0;
+    all[2] = asked != 0 ? 1 : 0;
     world_.all_reduce(host_, std::span<const double>(all), all, sum{}).wait(host_);
     scales_.reduce(host_, world_);
     double balance = 0, dropped = 0;
@@ -145,7 +147,7 @@ class basic_trainer {
                        std::sqrt(all[0]) / n,
                        rate_(at_.step),
                        tokens,
-                       all[2] > 0,
+                       all[2] > 0 ? largest(asked) : 0,
                        balance / double(std::max<std::int64_t>(routed, 1)),
                        dropped / pairs};
     if (all[3] > 0) result.bad = find_bad(extent_t(all[3]));
@@ -158,6 +160,7 @@ class basic_trainer {
   /// tokens, or one to be skipped, changes nothing. Collective over the world.
   /// Throws, on every rank alike and before anything changes, if a gradient, the loss or the norm is not finite and nothing else was asked for.
   void apply(const step_result& result) {
+    if constexpr (requires { world_.starting(false); }) world_.starting(false);  // from here on ranks that are late are slow
     if (options_.bad == bad_step::stop) {
       if (result.bad)
         require(
@@ -263,6 +266,11 @@ class basic_trainer {
   const memory_ledger& memory() const { return ledger_; }
 
  private:
+  /// Ranks begin unevenly: until the first step has ended, each call has the long deadline.
+  static Comm beginning(Comm world) {
+    if constexpr (requires { world.starting(true); }) world.starting(true);
+    return world;
+  }
   static constexpr bad_gradients looked_for(bad_step policy) {
     return policy == bad_step::zero ? bad_gradients::zero : bad_gradients::find;
   }
@@ -286,6 +294,10 @@ class basic_trainer {
   static basic_trainer& self(void* me) { return *static_cast<basic_trainer*>(me); }
 
   /// Who has a gradient that is not finite, and in which parameter. Collective over the world; only in a step that has one.
+  int largest(std::int32_t mine) {
+    world_.all_reduce(host_, std::span<const std::int32_t>(&mine, 1), std::span(&mine, 1), max{}).wait(host_);
+    return mine;
+  }
   bad_report find_bad(extent_t elements) {
     std::array<double, 5> mine{};
     if (const auto& bad = optimizer_.first_bad()) {
