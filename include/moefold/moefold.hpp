@@ -16,6 +16,7 @@
 #include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/core/precision.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/core/replace_file.hpp>
