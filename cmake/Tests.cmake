@@ -72,6 +72,31 @@ if(TARGET train_test)
   set_tests_properties(train_resume_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
 endif()
 
+# Known bugs put back one by one (core/mutant.hpp): each of these is green when the tests go red, in words that fit the bug and not by a crash.
+if(TARGET mutants_test)
+  target_compile_definitions(mutants_test PRIVATE MOEFOLD_WITH_MUTANTS)
+  file(STRINGS ${PROJECT_SOURCE_DIR}/include/moefold/core/mutant.hpp unseen REGEX "^  [a-z_]+,? +//")
+  list(TRANSFORM unseen REPLACE "^ *([a-z_]+).*$" "\\1")
+  macro(moefold_mutant name words)
+    moefold_test_entry(mutants/${name} mutants_test)
+    set_tests_properties(mutants/${name} PROPERTIES ENVIRONMENT "MOEFOLD_MUTANT=${name};MOEFOLD_TIMEOUT_FACTOR=0.05" PASS_REGULAR_EXPRESSION "${words}"
+                                                    FAIL_REGULAR_EXPRESSION "CRASHED|terminate called|test cases: +0 \\|")
+    list(REMOVE_ITEM unseen ${name})
+  endmacro()
+  moefold_mutant(skipped_tp_sum "holds another layers.0.moe.router than its replicas")
+  moefold_mutant(expert_gradients_by_edp "CHECK. 0.5 <  1e-10 .[^]]*layers.0.moe.gate")
+  moefold_mutant(norm_counts_replicas "relative.many.norms, one.norms. < 1e-9 . is NOT correct")
+  moefold_mutant(swapped_axes "holds another layers.0.attention.query than its replicas")
+  moefold_mutant(early_return_on_no_rows "THREW exception: moefold: ")
+  moefold_mutant(aux_scaled_by_group "max_difference.many.balance, one.balance. < 1e-10 . is NOT correct|name := layers.0.moe.router")
+  moefold_mutant(own_token_count "tp x cp x dp all_reduce: measured 0 calls")
+  moefold_mutant(local_positions "name := layers.0.attention.key")
+  moefold_mutant(stale_replicas "edp all_gather: measured 0 calls")
+  if(unseen)
+    message(FATAL_ERROR "moefold: no test goes red for the mutants ${unseen}; add a moefold_mutant() to cmake/Tests.cmake")
+  endif()
+endif()
+
 # The sanitizers run every suite whose ranks are threads: each day the communicators and a whole model on one folding, in the soak all of them.
 #
 #   label sanitize        presets asan and tsan

@@ -155,8 +155,9 @@ class process_world {
   void fail_with_current_exception(epoch& e, int lane = 0) {
     e.told[lane] = true;
     auto thrown = std::current_exception();
+    root_cause cause = cause_of(lane, text_of(thrown));
     const std::lock_guard lock(mutex_);
-    propose(e, {process_failure::kind::peer_failed, cause_of(lane, text_of(thrown))}, std::move(thrown));
+    propose(e, {process_failure::kind::peer_failed, std::move(cause)}, std::move(thrown));
   }
   /// An exception that cannot be seen yet leaves operations in flight: they end now, the peers are told when it is known.
   void fail_unwinding(epoch& e) {
