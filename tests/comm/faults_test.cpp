@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <csignal>
+#include <iostream>
 
 // The fault matrix over threads.
 using namespace moefold;
@@ -16,6 +17,7 @@ template <class Body>
 int run_stopped(std::chrono::milliseconds time, Body&& body) {
   int rounds[2];
   REQUIRE(pipe(rounds) == 0);
+  std::cout.flush();  // or the child would print it again
   const pid_t child = fork();
   REQUIRE(child >= 0);
   if (child == 0) {
