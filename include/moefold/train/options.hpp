@@ -44,7 +44,7 @@ struct trainer_options {
   double floor = 0.1;                    // of the peak
   double expert_rate = 1;                // the experts' learning rate as a share of the others'
   double max_norm = 1.0;                 // of all gradients together; 0: no clipping
-  bad_step bad = bad_step::stop;         // what to do about gradients that are not finite
+  bad_step bad = bad_step::stop;         // what to do about gradients that are not finite or beyond 2^64
   bool overlap = true;                   // gradients and parameters travel beside the computation where the communicator can; the same bits
   extent_t bucket = default_bucket;      // elements in a bucket of parameters that travel together; 0: no limit
   std::size_t memory = memory_ledger::no_budget;  // bytes a rank may hold at once; more is out_of_memory
@@ -79,7 +79,7 @@ constexpr void check(const trainer_options& o, const folding_extents& fold) {
   check_batch_size(o.global_batch, fold.attention.of(axis_id::dp), o.micro_batch);
 }
 
-/// Gradients of a step that are not finite: where the first ones were found, and how many.
+/// Gradients of a step that are not bounded (optim/finite.hpp): where the first ones were found, and how many.
 struct bad_report {
   extent_t rank = 0;      // the lowest rank that has one
   std::string parameter;  // its first such parameter
@@ -88,11 +88,11 @@ struct bad_report {
   extent_t elements = 0, ranks = 0;  // of all ranks
 };
 
-/// "rank 3 has nan in its gradient of layers.0.moe.up (element 17 of its part); 2 elements on 1 rank are not finite"
+/// "rank 3 has nan in its gradient of layers.0.moe.up (element 17 of its part); 2 elements on 1 rank are not finite or beyond 2^64"
 inline std::string describe(const bad_report& b) {
   return sentence("rank ", b.rank, " has ", b.value, " in its gradient of ", b.parameter, " (element ", b.index, " of its part); ",
                   b.elements, b.elements == 1 ? " element on " : " elements on ", b.ranks, b.ranks == 1 ? " rank" : " ranks",
-                  b.elements == 1 ? " is not finite" : " are not finite");
+                  b.elements == 1 ? " is" : " are", " not finite or beyond 2^64");
 }
 
 /// What an evaluation found out; the same on every rank.
