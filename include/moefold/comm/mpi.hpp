@@ -4,7 +4,7 @@
 //
 //   mpirun -np 8 program        run_mpi([](process_comm& world) { ... });
 //   MPI is initialised by the first mpi_transport unless the program has done so, and finalised at exit by whoever initialised it. After a failure a process
-//   may find peers that never come to MPI_Finalize: it waits 5 s for them, then ends the job with MPI_Abort.
+//   may find peers that never come to MPI_Finalize: it waits 3 s for them, then ends the job with MPI_Abort.
 #include <moefold/comm/process.hpp>
 
 #ifndef OMPI_SKIP_MPICXX
@@ -44,6 +44,7 @@ class mpi_session {
       require<config_error>(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level) == MPI_SUCCESS,
                             "moefold: MPI_Init_thread failed; start the program with mpirun of the MPI it was built with");
       mine_ = true;
+      MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     } else {
       MPI_Query_thread(&level);
     }
@@ -71,7 +72,7 @@ class mpi_session {
     if (given_up_.load())
       patience = std::thread([&] {
         std::unique_lock lock(mutex);
-        if (changed.wait_for(lock, std::chrono::seconds(5), [&] { return finalised; })) return;
+        if (changed.wait_for(lock, std::chrono::seconds(3), [&] { return finalised; })) return;
         std::fprintf(stderr, "moefold: a rank that failed waits for others that do not end; MPI_Abort ends them\n");
         std::thread([code = exit_code_.load()] {  // MPI_Abort, should it hang too, is not waited for
           std::this_thread::sleep_for(std::chrono::seconds(2));
@@ -95,7 +96,8 @@ class mpi_session {
 };
 
 /// The processes of an MPI communicator. Collective over them: it makes a communicator of its own, so that neither its messages nor its errors meet the
-/// program's: an error handler that ends the job stays as it is, and moefold's own errors are exceptions.
+/// program's: an error handler that ends the job stays as it is, and moefold's own errors are exceptions. (MPICH 4.0 tells MPI_COMM_WORLD's handler too when
+/// MPI_Test finds an error; where that ends the job, it ends.)
 class mpi_transport final : public transport {
  public:
   explicit mpi_transport() : mpi_transport(MPI_COMM_WORLD, mpi_session::get()) {}
@@ -211,7 +213,9 @@ class mpi_transport final : public transport {
     MPI_Error_string(result, text, &length);
     MPI_Error_class(result, &kind);
     const bool own_fault = kind == MPI_ERR_TRUNCATE || kind == MPI_ERR_TAG || kind == MPI_ERR_COUNT || kind == MPI_ERR_RANK;
-    throw transport_error(sentence("moefold: ", what, peer < 0 ? "" : sentence(" rank ", peer), " failed: ", text), own_fault ? -1 : peer);
+    std::string words(text, std::size_t(length));
+    words.resize(std::min(words.size(), words.find('\n')));
+    throw transport_error(sentence("moefold: ", what, peer < 0 ? "" : sentence(" rank ", peer), " failed: ", words), own_fault ? -1 : peer);
   }
   void sweep() {
     const std::lock_guard lock(mutex_);
