@@ -21,6 +21,12 @@ if(MOEFOLD_ENABLE_MPI STREQUAL "ON")
   message(FATAL_ERROR "moefold: version ${PROJECT_VERSION} has no MPI communicator; leave MOEFOLD_ENABLE_MPI at AUTO")
 endif()
 
+option(MOEFOLD_FAST_DEVICE_CODE "Compile whole models for devices in a third of the time, to code that runs slowly" OFF)
+mark_as_advanced(MOEFOLD_FAST_DEVICE_CODE)
+set(fast_device_code "")
+if(MOEFOLD_FAST_DEVICE_CODE)
+  set(fast_device_code "$<$<COMPILE_LANGUAGE:CUDA>:SHELL:-Ofc max>")
+endif()
 set(MOEFOLD_RUNS "" CACHE STRING "Headers NAME.hpp that define a struct NAME : moefold::run_defaults; empty: all in examples/runs/")
 set(MOEFOLD_MODELS "" CACHE STRING "Files FOLDER/config.json of models; each makes <moefold/models/FOLDER.hpp> for those headers")
 

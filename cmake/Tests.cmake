@@ -1,35 +1,36 @@
 # One test binary per folder of tests/, made of every *_test.cpp in it and tests/support/main.cpp; CTest runs it under the folder's name.
 #
-#   tests/<folder>/<header>_test.cpp        test <folder>            -O1, doctest precompiled
-#   tests/<folder>/<header>_soak_test.cpp   test <folder>_soak       label soak: long, left out by the default preset
+#   tests/<folder>/<header>_test.cpp        test <folder>            its suites <folder>/<header>
+#                                           test <folder>_soak       its suites <folder>/<name>_soak, label soak: long, left out by the default preset
 #   tests/<folder>/<header>_test.cu         test <folder>_emulated   with the host compiler against tests/emulator: every kernel, on every run
 #                                           test <folder>/<header>   with nvcc, one binary each, labels cuda and gpu; skipped where there is no GPU
 #
-# A new folder or file is found by name; nothing here changes.
+# A new folder or file is found by name; nothing here changes. Tests are compiled without optimisation, which takes longer than most of them run; what trains
+# whole models is optimised, and so is what runs in the emulator.
+set(sanitized FALSE)
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  set(sanitized TRUE)
+endif()
 add_library(moefold_test_main OBJECT ${PROJECT_SOURCE_DIR}/tests/support/main.cpp)
 target_link_libraries(moefold_test_main PUBLIC moefold::checkpoint doctest::doctest)
 target_include_directories(moefold_test_main PUBLIC ${PROJECT_SOURCE_DIR}/tests)
-target_compile_options(moefold_test_main PUBLIC -O1 -Wall -Wextra -Wshadow)
+target_compile_options(moefold_test_main PUBLIC -Wall -Wextra -Wshadow PRIVATE -O0)
 
-file(CONFIGURE OUTPUT precompiled.cpp CONTENT "// Compiled so that doctest's precompiled header exists once, for all test binaries.\n")
-add_library(moefold_test_header OBJECT ${CMAKE_CURRENT_BINARY_DIR}/precompiled.cpp)
-target_link_libraries(moefold_test_header PRIVATE moefold_test_main)
-target_precompile_headers(moefold_test_header PRIVATE <doctest/doctest.h>)
-
-# moefold_test(name sources...): a binary and its CTest entry. A filter that leaves no test case to run is a failure, not a success.
-function(moefold_test name)
+# moefold_test_binary(name sources...): the program <name>_test.
+function(moefold_test_binary name)
   add_executable(${name}_test ${ARGN})
   target_link_libraries(${name}_test PRIVATE moefold_test_main)
   set_target_properties(${name}_test PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
-  if(name MATCHES "^mapping")  # whole models: optimised, so with a precompiled header of their own
-    target_compile_options(${name}_test PRIVATE -O2)
-    target_precompile_headers(${name}_test PRIVATE <doctest/doctest.h>)
+  if(NOT name STREQUAL "mapping")
+    target_compile_options(${name}_test PRIVATE -O0)
+  elseif(sanitized)
+    target_compile_options(${name}_test PRIVATE -O1)
   else()
-    target_precompile_headers(${name}_test REUSE_FROM moefold_test_header)
+    target_compile_options(${name}_test PRIVATE -O2)
   endif()
-  moefold_test_entry(${name} ${name}_test)
 endfunction()
 
+# moefold_test_entry(name target arguments...): its CTest entry. A filter that leaves no test case to run is a failure, not a success.
 function(moefold_test_entry name target)
   add_test(NAME ${name} COMMAND ${target} ${ARGN} WORKING_DIRECTORY ${PROJECT_SOURCE_DIR})
   set_tests_properties(${name} PROPERTIES TIMEOUT 300 FAIL_REGULAR_EXPRESSION "test cases: +0 \\|")
@@ -37,32 +38,33 @@ endfunction()
 
 file(GLOB test_files CONFIGURE_DEPENDS RELATIVE ${PROJECT_SOURCE_DIR}/tests ${PROJECT_SOURCE_DIR}/tests/*/*_test.cpp)
 set(test_names "")
+set(soak_names "")
 foreach(file ${test_files})
   get_filename_component(name ${file} DIRECTORY)
-  if(file MATCHES "_soak_test\\.cpp$")
-    string(APPEND name _soak)
-  endif()
   list(APPEND test_names ${name})
   list(APPEND sources_of_${name} ${PROJECT_SOURCE_DIR}/tests/${file})
-endforeach()
-list(REMOVE_DUPLICATES test_names)
-if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")  # one folding is all they run of the mappings
-  set(sources_of_mapping ${PROJECT_SOURCE_DIR}/tests/mapping/mapping_test.cpp)
-endif()
-foreach(name ${test_names})
-  moefold_test(${name} ${sources_of_${name}})
-  if(name MATCHES "_soak$")
-    set_tests_properties(${name} PROPERTIES LABELS soak TIMEOUT 1800)
-  elseif(name MATCHES "^(comm|moe)$")
-    set_tests_properties(${name} PROPERTIES LABELS sanitize)
-  elseif(name STREQUAL "mapping")
-    set_tests_properties(${name} PROPERTIES PROCESSORS 2)  # 16 ranks as threads: nothing beside it
-    if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")  # ten times slower: one folding
-      moefold_test_entry(mapping_one_folding mapping_test "--test-case=*one folding*")
-      set_tests_properties(mapping_one_folding PROPERTIES LABELS sanitize TIMEOUT 900 PROCESSORS 2)
-    endif()
+  file(STRINGS ${PROJECT_SOURCE_DIR}/tests/${file} soak_suites REGEX "^TEST_SUITE\\(\"[a-z_0-9/]*_soak\"\\)")
+  if(soak_suites)
+    list(APPEND soak_names ${name})
   endif()
 endforeach()
+list(REMOVE_DUPLICATES test_names)
+list(REMOVE_DUPLICATES soak_names)
+if(sanitized)  # ten times slower: of the mappings the suite that the others are like
+  set(sources_of_mapping ${PROJECT_SOURCE_DIR}/tests/mapping/mapping_test.cpp)
+  list(REMOVE_ITEM soak_names mapping)
+endif()
+foreach(name ${test_names})
+  moefold_test_binary(${name} ${sources_of_${name}})
+  moefold_test_entry(${name} ${name}_test "--test-suite-exclude=*_soak")
+endforeach()
+foreach(name ${soak_names})
+  moefold_test_entry(${name}_soak ${name}_test "--test-suite=*_soak")
+  set_tests_properties(${name}_soak PROPERTIES LABELS soak TIMEOUT 1800)
+endforeach()
+if(TARGET mapping_test)
+  set_tests_properties(mapping PROPERTIES PROCESSORS 2)  # 16 ranks as threads: nothing beside it
+endif()
 
 # The full counts of tests that run a part of them every day.
 if(TARGET train_test)
@@ -70,14 +72,56 @@ if(TARGET train_test)
   set_tests_properties(train_resume_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
 endif()
 
-# What the sanitizers run, and what needs nvcc: one target each, so that their presets build nothing else.
-add_custom_target(sanitize_tests)
-add_custom_target(cuda_tests)
-foreach(name comm mapping moe)
-  if(TARGET ${name}_test)
-    add_dependencies(sanitize_tests ${name}_test)
+# Known bugs put back one by one (core/mutant.hpp): each of these is green when the tests go red, in words that fit the bug and not by a crash.
+if(TARGET mutants_test)
+  target_compile_definitions(mutants_test PRIVATE MOEFOLD_WITH_MUTANTS)
+  file(STRINGS ${PROJECT_SOURCE_DIR}/include/moefold/core/mutant.hpp unseen REGEX "^  [a-z_]+,? +//")
+  list(TRANSFORM unseen REPLACE "^ *([a-z_]+).*$" "\\1")
+  macro(moefold_mutant name words)
+    moefold_test_entry(mutants/${name} mutants_test)
+    set_tests_properties(mutants/${name} PROPERTIES ENVIRONMENT "MOEFOLD_MUTANT=${name};MOEFOLD_TIMEOUT_FACTOR=0.05" PASS_REGULAR_EXPRESSION "${words}"
+                                                    FAIL_REGULAR_EXPRESSION "CRASHED|terminate called|test cases: +0 \\|")
+    list(REMOVE_ITEM unseen ${name})
+  endmacro()
+  moefold_mutant(skipped_tp_sum "holds another layers.0.moe.router than its replicas")
+  moefold_mutant(expert_gradients_by_edp "CHECK. 0.5 <  1e-10 .[^]]*layers.0.moe.gate")
+  moefold_mutant(norm_counts_replicas "relative.many.norms, one.norms. < 1e-9 . is NOT correct")
+  moefold_mutant(swapped_axes "holds another layers.0.attention.query than its replicas")
+  moefold_mutant(early_return_on_no_rows "THREW exception: moefold: ")
+  moefold_mutant(aux_scaled_by_group "max_difference.many.balance, one.balance. < 1e-10 . is NOT correct|name := layers.0.moe.router")
+  moefold_mutant(own_token_count "tp x cp x dp all_reduce: measured 0 calls")
+  moefold_mutant(local_positions "name := layers.0.attention.key")
+  moefold_mutant(stale_replicas "edp all_gather: measured 0 calls")
+  if(unseen)
+    message(FATAL_ERROR "moefold: no test goes red for the mutants ${unseen}; add a moefold_mutant() to cmake/Tests.cmake")
   endif()
-endforeach()
+endif()
+
+# The sanitizers run every suite whose ranks are threads: each day the communicators and a whole model on one folding, in the soak all of them.
+#
+#   label sanitize        presets asan and tsan
+#   label sanitize_soak   presets asan-soak and tsan-soak, with those of the label sanitize
+add_custom_target(sanitize_tests)
+add_custom_target(sanitize_soak_tests DEPENDS sanitize_tests)
+if(sanitized)
+  set(threaded attention checkpoint core layers mapping model moe optim pipeline train)
+  foreach(name IN LISTS threaded)
+    if(TARGET ${name}_test)
+      add_dependencies(sanitize_soak_tests ${name}_test)
+      set_tests_properties(${name} PROPERTIES LABELS sanitize_soak TIMEOUT 1800)
+    endif()
+  endforeach()
+  if(TARGET comm_test)
+    add_dependencies(sanitize_tests comm_test)
+    set_tests_properties(comm PROPERTIES LABELS sanitize TIMEOUT 900)
+  endif()
+  if(TARGET mapping_test)
+    add_dependencies(sanitize_tests mapping_test)
+    moefold_test_entry(mapping_one_folding mapping_test "--test-case=*one folding*")
+    set_tests_properties(mapping_one_folding PROPERTIES LABELS sanitize TIMEOUT 900 PROCESSORS 2)
+  endif()
+endif()
+add_custom_target(cuda_tests)  # what needs nvcc, so that its presets build nothing else
 
 # Tests of device code. The emulator's own include folder comes first: there, cuda_runtime.h is the emulated one.
 file(GLOB cuda_files CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*/*_test.cu)
@@ -132,8 +176,13 @@ if(MOEFOLD_HAS_CUDA)
     if(name MATCHES "/nccl")
       target_link_libraries(${target} PRIVATE moefold::nccl)
     endif()
-    # A kernel whose registers spill does not build: the message names it and says how many bytes.
-    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
+    # A kernel whose registers spill does not build: the message names it and says how many bytes. Whole models launch the kernels that the tests of ops
+    # and of the communicators compile in full.
+    if(MOEFOLD_FAST_DEVICE_CODE AND NOT name MATCHES "^(core|tensor|ops|optim)/|^comm/thread$")
+      target_compile_options(${target} PRIVATE ${fast_device_code})
+    else()
+      target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Xptxas=--warn-on-spills,--warning-as-error>)
+    endif()
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
     add_dependencies(cuda_tests ${target})
     moefold_test_entry(${name} ${target})

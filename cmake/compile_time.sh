@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# compile_time.sh LIMIT_MS HEADER COMPILER FLAGS...: the best of five compilations of one header must stay under the limit.
+# compile_time.sh LIMIT_MS HEADER COMPILER FLAGS...: the best of up to five compilations of one header must stay under the limit.
 # CPU time of the compiler, not wall time, so that a busy machine does not decide; and on a machine that is slower than the one the limits were written for
 # the limit grows with the time of a reference, eight headers of the standard library, compiled in between.
 set -euo pipefail
@@ -22,8 +22,9 @@ for _ in 1 2 3 4 5; do
   [[ -n $best && $best -le $ms ]] || best=$ms
   ms=$(milliseconds "${reference[@]}")
   [[ -n $beside && $beside -le $ms ]] || beside=$ms
+  allowed=$limit
+  [[ $beside -le $reference_ms ]] || allowed=$((limit * beside / reference_ms))
+  [[ $best -ge $allowed ]] || break
 done
-allowed=$limit
-[[ $beside -le $reference_ms ]] || allowed=$((limit * beside / reference_ms))
 echo "$header: $best ms, limit $limit ms; reference $beside ms, so $allowed ms here"
 [[ $best -lt $allowed ]] || { echo "moefold: $header takes $best ms to compile, at most $allowed; find the new include with -ftime-report"; exit 1; }

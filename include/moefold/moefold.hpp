@@ -1,7 +1,7 @@
 #pragma once
 // All host headers of moefold: types and rules, ranks as threads, operations, layers, model, optimizer and trainer. Needs a C++20 compiler and
 // threads, nothing else; a CBLAS is used where MOEFOLD_WITH_CBLAS is defined. CUDA users include moefold/moefold.cuh instead. By name: checkpoint/ and what
-// reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), MPI and NCCL.
+// reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), launchers, ranks as processes, and NCCL.
 #include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
 #include <moefold/core/config.hpp>
@@ -16,6 +16,7 @@
 #include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/core/precision.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/core/replace_file.hpp>
@@ -44,7 +45,7 @@
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/tensor/view.hpp>
 
-#include <moefold/comm/bootstrap.hpp>
+#include <moefold/comm/combine.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>
@@ -163,7 +164,6 @@
 #include <moefold/train/data.hpp>
 #include <moefold/train/options.hpp>
 #include <moefold/train/ranks.hpp>
-#include <moefold/train/rejoin.hpp>
 #include <moefold/train/run.hpp>
 #include <moefold/train/state.hpp>
 #include <moefold/train/token_blend.hpp>

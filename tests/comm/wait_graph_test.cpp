@@ -77,6 +77,16 @@ TEST_SUITE("comm/wait_graph") {
     CHECK(find_cycle(runs).empty());
   }
 
+  TEST_CASE("why a rank does not come is told up to the rank that runs") {
+    std::vector<waiting> all{in_call(0, {1}, "tp"), on_lane(1, in_call(1, {3}, "grads")), in_call(1, {1}), in_call(2, {4})};
+    CHECK(find_cycle(all).empty());
+    CHECK(ranks_of(waits_behind(all, 0, 0)) == std::vector{0, 1, 1});
+    CHECK(describe_chain(waits_behind(all, 0, 0)) ==
+          "rank 0 waits in all_reduce #0 on tp for rank 1; rank 1 waits for its helper; the helper of rank 1 waits in all_reduce #0 on "
+          "grads for rank 3");
+    CHECK(waits_behind(all, 3, 0).empty());
+  }
+
   TEST_CASE("a cycle is unbroken only if every wait in it is the same wait for the same rank") {
     std::vector<waiting> all{in_call(0, {1}), in_call(1, {0})};
     const auto cycle = find_cycle(all);

@@ -92,6 +92,35 @@ TEST_SUITE("core/memory_ledger") {
     CHECK_THROWS_AS(host_memory::allocate(std::numeric_limits<std::size_t>::max() - 10), out_of_memory);
     CHECK(ledger.total().peak == 0);
   }
+  TEST_CASE("a budget allows its last byte and refuses the next, says what is left, and gets back what is freed") {
+    memory_ledger ledger(1, 1000);
+    const memory_scope rank(ledger, gradients);
+    void* const most = host_memory::allocate(600);
+    void* const rest = host_memory::allocate(400);
+    CHECK_THROWS_WITH_AS(host_memory::allocate(1),
+                         doctest::Contains("1 bytes of host memory for gradients of rank 1, of whose budget 0 are left; use"),
+                         out_of_memory);
+    host_memory::deallocate(rest);
+    {
+      const memory_scope part(scratch);
+      try {
+        host_memory::deallocate(host_memory::allocate(401));
+        FAIL("it is over the budget");
+      } catch (const out_of_memory& e) {
+        CHECK(e.rank() == 1);
+        CHECK(e.need() == 401);
+        CHECK(e.have() == 400);
+        CHECK(e.what_for() == scratch);
+      }
+    }
+    CHECK(ledger.total().now == 600);
+    CHECK(ledger.total().peak == 1000);
+    CHECK(ledger(scratch).peak == 0);
+    host_memory::deallocate(host_memory::allocate(400));
+    host_memory::deallocate(most);
+    CHECK_THROWS_AS(host_memory::allocate(std::numeric_limits<std::size_t>::max() - 100), out_of_memory);  // no overflow
+    CHECK(ledger.total().now == 0);
+  }
   TEST_CASE("a report is the ledger at its moment, every category by its name, and changes no more") {
     memory_ledger ledger;
     std::vector<void*> blocks;

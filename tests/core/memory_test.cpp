@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <thread>
 
 using namespace moefold;
 
@@ -54,6 +55,34 @@ TEST_SUITE("core/memory") {
     CHECK_THROWS_WITH_AS(host_memory::allocate(all), doctest::Contains("could not allocate 9223372036854775807 bytes of host memory; use"),
                          out_of_memory);
     CHECK(host_memory::allocations() == before);
+  }
+
+  TEST_CASE("the n-th allocation of a thread fails when told to, once, as if the system had none left, and nothing is charged") {
+    memory_ledger ledger(3);
+    const memory_scope rank(ledger, memory_category::optimizer);
+    failing_allocation::arm(2);
+    CHECK(failing_allocation::left() == 2);
+    std::thread([] { host_memory::deallocate(host_memory::allocate(1)); }).join();  // another's do not count
+    void* const first = host_memory::allocate(10);
+    const std::size_t before = host_memory::allocations(), bytes = host_memory::bytes_of_this_thread();
+    try {
+      host_memory::deallocate(host_memory::allocate(20));
+      FAIL("it did not fail");
+    } catch (const out_of_memory& e) {
+      CHECK(e.what() ==
+            std::string("moefold: could not allocate 20 bytes of host memory for optimizer of rank 3; use fewer ranks per machine, a "
+                        "smaller micro-batch or a smaller model"));
+      CHECK(e.rank() == 3);
+      CHECK(e.need() == 20);
+      CHECK(e.have() == 0);
+      CHECK(e.what_for() == memory_category::optimizer);
+    }
+    CHECK(failing_allocation::left() == 0);
+    CHECK(host_memory::allocations() == before);
+    CHECK(host_memory::bytes_of_this_thread() == bytes);
+    CHECK(ledger.total().now == 10);
+    host_memory::deallocate(host_memory::allocate(30));
+    host_memory::deallocate(first);
   }
 
   TEST_CASE("pieces are aligned, neighbours, and apart; zero bytes give a valid pointer of their own") {

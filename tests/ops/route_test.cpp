@@ -1,5 +1,7 @@
 #include <moefold/ops/route.hpp>
 
+#include <moefold/core/rng.hpp>
+
 #include <doctest/doctest.h>
 #include "../support/close.hpp"
 #include "../support/gradient.hpp"
@@ -301,5 +303,55 @@ TEST_SUITE("ops/route") {
                     error);
     CHECK_THROWS_AS(
         route_forward<double>(e, grouped(functions[0], 2, 3, 1), {logits.view()}, {expert.view(), weight.view(), counts.view()}), error);
+  }
+  TEST_CASE(
+      "F13: ties, logits of -inf and as many choices as experts: the lowest id wins and every weight is a number, for 100,000 seeds") {
+    host_context context;
+    const host_exec e(context);
+    int passed = 0, ties = 0, outs = 0, all = 0;
+    constexpr extent_t most = 12;
+    tensor<double> logits({1, most}), weight({1, most});
+    tensor<std::int32_t> expert({1, most});
+    tensor<std::int64_t> counts({1, most + 1});
+    for (std::uint64_t seed = 0; seed < 100'000; ++seed) {
+      const random_stream draw(seed, "route");
+      const extent_t experts = 1 + extent_t(draw.bits(0) % std::uint64_t(most));
+      const extent_t k = draw.bits(1) % 4 == 0 ? experts : 1 + extent_t(draw.bits(2) % std::uint64_t(experts));
+      const view<double> row = logits.view().as({most}).rows(0, experts);
+      for (extent_t i = 0; i < experts; ++i) {
+        const std::uint64_t level = draw.bits(10 + std::uint64_t(i)) % 5;
+        row(i) = level == 0 ? out : double(level) - 2;
+      }
+      row(extent_t(draw.bits(3) % std::uint64_t(experts))) = 2;  // somebody can be chosen
+      const route_rule rule = rule_of(functions[seed % 3], k);
+      const view<std::int32_t> chosen = expert.view().as({most}).rows(0, k);
+      const view<double> weights = weight.view().as({most}).rows(0, k);
+      const view<std::int64_t> counted = counts.view().as({most + 1}).rows(0, experts + 1);
+      route_forward<double>(e, rule, {view<const double>(row.as({1, experts})), {}, {}, 1},
+                            {chosen.as({1, k}), weights.as({1, k}), counted.as({1, experts + 1})});
+      bool right = true;
+      double sum = 0;
+      for (extent_t j = 0; j < k; ++j) {
+        right = right && weights(j) >= 0 && weights(j) <= 1 && (row(chosen(j)) != out || weights(j) == 0);
+        sum += weights(j);
+        for (extent_t i = 0; i < experts;
+             ++i) {  // who is not among the first j comes after number j: a smaller logit, or the same and a higher id
+          const bool before = std::find(chosen.begin(), chosen.begin() + j + 1, std::int32_t(i)) != chosen.begin() + j + 1;
+          if (before) continue;
+          right = right && (row(i) < row(chosen(j)) || (row(i) == row(chosen(j)) && i > chosen(j)));
+          ties += row(i) == row(chosen(j));
+        }
+        outs += row(chosen(j)) == out;
+      }
+      if (rule.score == score_function::softmax_after || (rule.score == score_function::sigmoid && k > 1))
+        right = right && std::abs(sum - 1) < 1e-12;
+      all += k == experts;
+      CAPTURE(seed);
+      if (!right) CHECK(right);
+      passed += right;
+    }
+    CHECK(passed == 100'000);
+    CHECK(std::min({ties, outs, all}) > 10'000);
+    MESSAGE("F13: ", passed, " of 100000 seeds; ", ties, " ties, ", outs, " choices of -inf, ", all, " times all experts");
   }
 }

@@ -13,7 +13,7 @@ namespace {
 template <class T>
 std::vector<T> bad_numbers() {
   using limits = std::numeric_limits<accumulate_t<T>>;
-  return {T(limits::infinity()), T(-limits::infinity()), T(limits::quiet_NaN()), T(-limits::quiet_NaN())};
+  return {T(limits::infinity()), T(-limits::infinity()), T(limits::quiet_NaN()), T(-limits::quiet_NaN()), T(1e30f), T(-0x1p64f)};
 }
 
 }  // namespace
@@ -21,19 +21,24 @@ std::vector<T> bad_numbers() {
 TEST_SUITE("optim/finite") {
   TEST_CASE_TEMPLATE("a number is finite unless it is an infinity or a NaN", T, float, double, bf16) {
     using limits = std::numeric_limits<accumulate_t<T>>;
-    for (const T x : bad_numbers<T>()) CHECK_FALSE(is_finite(x));
+    for (const T x : bad_numbers<T>()) CHECK(is_finite(x) == std::isfinite(double(x)));
     const float largest_bf16 = std::bit_cast<float>(0x7f7f0000u);
     for (const T x : {T(0.0f), T(-0.0f), T(1.0f), T(-1e30f), T(largest_bf16), T(-largest_bf16), T(limits::denorm_min())})
       CHECK(is_finite(x));
     if constexpr (!std::is_same_v<T, bf16>) CHECK(is_finite(T(limits::max())));
     if constexpr (!std::is_same_v<T, bf16>) CHECK_FALSE(is_finite(limits::signaling_NaN()));
   }
+  TEST_CASE_TEMPLATE("a number is bounded if its magnitude is smaller than 2^64", T, float, double, bf16) {
+    for (const T x : bad_numbers<T>()) CHECK_FALSE(is_bounded(x));
+    for (const T x : {T(0.0f), T(-0.0f), T(1.0f), T(0x1.fp63f), T(-0x1.fp63f), T(std::numeric_limits<accumulate_t<T>>::denorm_min())})
+      CHECK(is_bounded(x));
+  }
   TEST_CASE("every bf16 is judged as its float") {
     bool same = true;
     for (std::uint32_t bits = 0; bits < 65536; ++bits) {
       bf16 x;
       x.bits = std::uint16_t(bits);
-      same = same && is_finite(x) == std::isfinite(float(x));
+      same = same && is_finite(x) == std::isfinite(float(x)) && is_bounded(x) == (std::abs(float(x)) < 0x1p64f);
     }
     CHECK(same);
   }

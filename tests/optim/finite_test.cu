@@ -40,6 +40,8 @@ TEST_SUITE("optim/finite") {
         own()[std::size_t(n / 2)] = T(-limits::infinity());
         own()[std::size_t(n / 3)] = T(limits::infinity());
         agree();
+        own()[std::size_t(n / 4)] = T(1e30f);
+        agree();
         if (skip > 0) x[0] = T(limits::quiet_NaN());  // in front of the range: none of its business
         for (T& v : own()) v = T(limits::quiet_NaN());
         if (n < 10000) agree();

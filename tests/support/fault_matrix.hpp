@@ -3,6 +3,7 @@
 //
 //   F01  a rank throws       12 operations x 8 victims x 3 phases        all others: peer_failed, one culprit, p99 of detection <= 100 ms
 //   F04  a rank hangs        12 operations x 2 deadlines                 all others: timeout with arrived and missing, within 100 ms of it
+//   F05  a rank is slow      at random calls of many steps               nothing fails and the report names it; later than the deadline: as F04
 //   F06  mismatched order    12 x 11 pairs of operations                 all ranks: signature_mismatch, no data written
 //   F07  mismatched values   count, type, root, reduction, splits        the same
 //   F08  the wrong group     21 pairs of axes                            all ranks: signature_mismatch that prints who waits for whom
@@ -11,6 +12,7 @@
 #include <moefold/comm/chaos.hpp>
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/parking.hpp>
+#include <moefold/core/rng.hpp>
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/group.hpp>
 
@@ -23,6 +25,8 @@
 #include <atomic>
 #include <limits>
 #include <string>
+#include <thread>
+#include <vector>
 
 namespace moefold::faults {
 
@@ -86,7 +90,7 @@ struct outcome {
 
 // Runs `body(world, exec, outcome)` on every rank and notes how each ends.
 template <class Runner, class Body>
-std::array<outcome, ranks> run(Body&& body, deadlines limits = {}) {
+std::array<outcome, ranks> run(Body&& body, deadlines limits = {}, std::chrono::nanoseconds longest = 5s) {
   std::array<outcome, ranks> seen;
   const auto begin = steady::now();
   try {
@@ -123,8 +127,20 @@ std::array<outcome, ranks> run(Body&& body, deadlines limits = {}) {
         limits);
   } catch (const std::exception&) {
   }
-  REQUIRE(steady::now() - begin < 5s);
+  CHECK(steady::now() - begin < longest);
   return seen;
+}
+
+/// f(0) .. f(cases - 1), four at a time: of what mostly sleeps.
+template <class F>
+void side_by_side(std::size_t cases, F&& f) {
+  std::atomic<std::size_t> next{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (std::size_t c = next++; c < cases; c = next++) f(c);
+    });
+  for (std::thread& t : threads) t.join();
 }
 
 inline bool same_cause(const root_cause& a, const root_cause& b) {
@@ -186,51 +202,129 @@ void f01() {
 template <class Runner>
 void f04() {
   using comm = typename Runner::comm;
-  int passed = 0, cases = 0;
-  double latest = 0;
-  for (const auto deadline : {100ms, 300ms})
-    for (operation op : calls) {
-      const int victim = cases % ranks;
-      const auto plan = parse_faults(
-          sentence("rank=", victim, " op=", name_of(op), op == operation::send ? " seq=0" : " seq=1", " do=hang:", deadline.count() + 150));
-      std::array<double, ranks> waited{};
-      const auto seen = run<Runner>(
-          [&](comm& inner, host_exec e, outcome&) {
-            const auto me = std::size_t(inner.rank());
-            chaos<comm> world(std::move(inner), plan);
-            buffers b{1000};
-            world.barrier(e);
-            const auto begin = steady::now();
-            try {
-              make_call(world, e, op, b);
-              world.barrier(e);  // where ring neighbours that got their letter wait for the rest
-            } catch (...) {
-              waited[me] = std::chrono::duration<double, std::milli>(steady::now() - begin).count();
-              throw;
-            }
-          },
-          {deadline, deadline});
-      ++cases;
-      const auto limit = double(deadline.count());
-      bool good = true, in_time = true;
-      for (int r = 0; r < ranks; ++r) {
-        const outcome& o = seen[std::size_t(r)];
-        if (r == victim) continue;
-        good = good && o.kind == outcome::late && o.cause.rank == victim && o.text.find("arrived: ") != o.text.npos &&
-               o.text.find(sentence("missing: ", victim)) != o.text.npos && same_cause(o.cause, seen[victim == 0 ? 1 : 0].cause);
-        in_time = in_time && waited[std::size_t(r)] >= 0.5 * limit && waited[std::size_t(r)] <= limit + 100;
-        latest = std::max(latest, waited[std::size_t(r)] - limit);
-      }
-      // The first to notice does so not before the deadline of its own call; the others are woken by it.
-      in_time = in_time && *std::max_element(waited.begin(), waited.end()) >= limit;
-      CAPTURE(name_of(op));
-      CAPTURE(seen[victim == 0 ? 1 : 0].text);
-      CHECK(good);
-      CHECK(in_time);
-      passed += good && in_time;
+  struct result {
+    bool good = true, in_time = true;
+    double latest = 0;
+    std::string text;
+  };
+  constexpr std::array limits{100ms, 300ms};
+  std::array<result, limits.size() * calls.size()> results;
+  side_by_side(results.size(), [&](std::size_t i) {
+    const operation op = calls[i % calls.size()];
+    const auto deadline = limits[i / calls.size()];
+    const int victim = int(i) % ranks;
+    const auto plan = parse_faults(sentence("rank=", victim, " op=", name_of(op), " seq=1 do=hang:", deadline.count() + 150));
+    std::array<double, ranks> waited{};
+    const auto seen = run<Runner>(
+        [&](comm& inner, host_exec e, outcome&) {
+          const auto me = std::size_t(inner.rank());
+          chaos<comm> world(std::move(inner), plan);
+          buffers b{1000};
+          if (op == operation::send) make_call(world, e, op, b);
+          world.barrier(e);
+          const auto begin = steady::now();
+          try {
+            make_call(world, e, op, b);
+            world.barrier(e);  // where ring neighbours that got their letter wait for the rest
+          } catch (...) {
+            waited[me] = std::chrono::duration<double, std::milli>(steady::now() - begin).count();
+            throw;
+          }
+        },
+        {2s, deadline});
+    result& mine = results[i];
+    const auto limit = double(deadline.count());
+    for (int r = 0; r < ranks; ++r) {
+      const outcome& o = seen[std::size_t(r)];
+      if (r == victim) continue;
+      mine.good = mine.good && o.kind == outcome::late && o.cause.rank == victim && o.text.find("arrived: ") != o.text.npos &&
+                  o.text.find(sentence("missing: ", victim)) != o.text.npos && same_cause(o.cause, seen[victim == 0 ? 1 : 0].cause);
+      mine.in_time = mine.in_time && waited[std::size_t(r)] >= 0.5 * limit && waited[std::size_t(r)] <= limit + 100;
+      mine.latest = std::max(mine.latest, waited[std::size_t(r)] - limit);
     }
-  report_faults("F04", Runner::name, passed, cases, sentence("latest ", latest, " ms after the deadline"));
+    // The first to notice does so not before the deadline of its own call; the others are woken by it.
+    mine.in_time = mine.in_time && *std::max_element(waited.begin(), waited.end()) >= limit;
+    mine.text = seen[victim == 0 ? 1 : 0].text;
+  });
+  int passed = 0;
+  double latest = 0;
+  for (const result& r : results) {
+    CAPTURE(r.text);
+    CHECK(r.good);
+    CHECK(r.in_time);
+    passed += r.good && r.in_time;
+    latest = std::max(latest, r.latest);
+  }
+  report_faults("F04", Runner::name, passed, int(results.size()), sentence("latest ", latest, " ms after the deadline"));
   CHECK(passed == 24);
+}
+
+/// F05: a rank that is slow at one call of a step, by less than the deadline, fails nothing and is named by the report; by more, it is the one that all
+/// others name when they time out, whomever they waited for themselves.
+template <class Runner>
+void f05(int steps, int late_steps, std::chrono::milliseconds deadline) {
+  using comm = typename Runner::comm;
+  using enum axis_id;
+  const folding_extents fold = make_folding({{tp, 2}, {cp, 2}, {dp, 2}}, {{ep, 4}, {edp, 2}});
+  constexpr std::array axes{tp, cp, ep, tp, edp, dp};  // a step: a call on each, then one on the world
+  const auto step = [&](std::vector<comm>& groups, comm& world, host_exec e, int slow_at, std::chrono::nanoseconds time) {
+    float number[1] = {1};
+    for (std::size_t i = 0; i <= axes.size(); ++i) {
+      if (slow_at == int(i)) std::this_thread::sleep_for(time);
+      (i < axes.size() ? groups[i] : world).all_reduce(e, number, number, sum{}).wait(e);
+    }
+  };
+  const auto groups_of = [&](comm& world) {
+    std::vector<comm> groups;
+    for (const axis_id axis : axes) {
+      const extents& mesh = fold.attention.of(axis) > 1 ? fold.attention : fold.moe;
+      groups.push_back(world.split(int(group_index(mesh, axis_set(axis), world.rank())), world.rank(), comm_label(name_of(axis))));
+    }
+    return groups;
+  };
+
+  int named = 0, done = 0;
+  const auto seen = run<Runner>(
+      [&](comm& world, host_exec e, outcome&) {
+        std::vector<comm> groups = groups_of(world);
+        const random_stream draw(5, "slow ranks");
+        std::array<std::int64_t, ranks> before{}, late{};
+        for (int s = 0; s < steps; ++s) {
+          const std::uint64_t bits = draw.bits(std::uint64_t(s));
+          const int victim = int(bits % ranks), at = int(bits / 8 % (axes.size() + 1));
+          const auto time = deadline * (0.1 + 0.8 * double(bits / 64 % 1000) / 1000);
+          for (int r = 0; r < ranks; ++r) before[std::size_t(r)] = world.stragglers()[r].late.count();
+          world.barrier(e).wait(e);
+          step(groups, world, e, world.rank() == victim ? at : -1, std::chrono::duration_cast<std::chrono::nanoseconds>(time));
+          for (int r = 0; r < ranks; ++r) late[std::size_t(r)] = world.stragglers()[r].late.count() - before[std::size_t(r)];
+          world.all_reduce(e, late, late, sum{}).wait(e);  // where each process has a table of its own
+          if (world.rank() != 0) continue;
+          named += std::max_element(late.begin(), late.end()) - late.begin() == victim;
+          ++done;
+        }
+      },
+      {2s, deadline}, 5s + steps * deadline);
+  for (const outcome& o : seen) CHECK_MESSAGE(o.kind == outcome::none, o.text);
+  CHECK(done == steps);
+  CHECK(named >= steps - steps / 100);
+
+  std::atomic<int> told{0};
+  side_by_side(std::size_t(late_steps), [&](std::size_t i) {
+    const int victim = int(i) % ranks, at = int(i % (axes.size() + 1));
+    const auto late = run<Runner>(
+        [&](comm& world, host_exec e, outcome&) {
+          std::vector<comm> groups = groups_of(world);
+          step(groups, world, e, -1, {});
+          step(groups, world, e, world.rank() == victim ? at : -1, 2 * deadline);
+        },
+        {2s, deadline});
+    told += std::all_of(late.begin(), late.end(), [&](const outcome& o) { return o.kind == outcome::late && o.cause.rank == victim; });
+    for (const outcome& o : late)
+      if (o.cause.rank != victim) CHECK_MESSAGE(false, "rank ", victim, " was late, and the error says: ", o.text);
+  });
+  CHECK(told == late_steps);
+  report_faults("F05", Runner::name, named, steps,
+                sentence("0 false alarms; ", told.load(), " of ", late_steps, " late ones timed out and were blamed"));
 }
 
 /// F06: ranks that make different calls all get a signature mismatch, and no data is written.

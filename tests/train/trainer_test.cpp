@@ -10,6 +10,7 @@
 #include "../support/counting_new.hpp"
 #include "../support/random.hpp"
 
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <limits>
@@ -66,6 +67,94 @@ struct forgetful : one_f_one_b {  // leaves out the last backward
     return list;
   }
 };
+
+// F14: a tiny run of four ranks, built and led through its first step, in which one allocation fails.
+constexpr int f14_ranks = 4;
+struct f14_case {
+  int victim = -1;
+  std::uint64_t nth = 0;                          // 0: none fails
+  std::size_t budget = memory_ledger::no_budget;  // of the victim
+};
+struct f14_seen {
+  std::array<std::uint64_t, f14_ranks> allocations{};     // made by each rank
+  std::array<std::size_t, f14_ranks> peak{};              // bytes held at once
+  std::array<std::optional<root_cause>, f14_ranks> told;  // by peer_failed
+  std::optional<out_of_memory> thrown;                    // by the victim
+};
+f14_seen f14_play(const f14_case& c, const folding_extents& fold, const dataset& data) {
+  constexpr std::uint64_t far = std::uint64_t{1} << 40;
+  f14_seen seen;
+  try {
+    run_threads(f14_ranks, [&](thread_comm& world) {
+      const auto me = std::size_t(world.rank());
+      const bool mine = world.rank() == c.victim;
+      try {
+        auto after = world.split(0, world.rank(), "after");
+        trainer_options o = options_of();
+        o.global_batch = 2;
+        if (mine) o.memory = c.budget;
+        failing_allocation::arm(mine && c.nth > 0 ? c.nth : far);
+        threads trainer(std::move(world), small, sequence, fold, o, data);
+        trainer.step();
+        seen.allocations[me] = far - failing_allocation::left();
+        seen.peak[me] = trainer.memory().total().peak;
+        host_context context;
+        after.barrier(host_exec(context));  // whoever is done waits for those that are not
+      } catch (const out_of_memory& failure) {
+        if (mine) seen.thrown = failure;
+        throw;
+      } catch (const peer_failed& failure) {
+        seen.told[me] = failure.cause();
+        throw;
+      }
+    });
+  } catch (const out_of_memory&) {
+  }
+  return seen;
+}
+bool f14_told(const f14_seen& seen, int victim) {
+  const auto& one = seen.told[victim == 0 ? 1 : 0];
+  if (!seen.thrown || !one) return false;
+  bool good = seen.thrown->rank() == victim && seen.thrown->need() > 0;
+  for (int r = 0; r < f14_ranks; ++r) {
+    const auto& cause = seen.told[std::size_t(r)];
+    good = good && cause.has_value() == (r != victim);
+    if (cause)
+      good = good && cause->rank == victim && cause->message == one->message &&
+             cause->message.find(sentence("could not allocate ", seen.thrown->need(), " bytes of host memory for ",
+                                          name_of(seen.thrown->what_for()), " of rank ", victim)) != std::string::npos;
+  }
+  return good;
+}
+/// Every allocation of every rank, and a budget a byte too small.
+void f14_all(const folding_extents& fold) {
+  const dataset data = data_of(600, 0.0);
+  const f14_seen clean = f14_play({}, fold, data);
+  const std::size_t before = host_memory::allocations();
+  (void)f14_play({}, fold, data);
+  CHECK(std::accumulate(clean.allocations.begin(), clean.allocations.end(), std::uint64_t{0}) ==
+        host_memory::allocations() - before);  // none elsewhere
+  int passed = 0, cases = 0;
+  for (int victim = 0; victim < f14_ranks; ++victim) {
+    const std::uint64_t all = clean.allocations[std::size_t(victim)];
+    CHECK(all > 20);
+    for (std::uint64_t n = 1; n <= all; ++n, ++cases) {
+      CAPTURE(victim);
+      CAPTURE(n);
+      const bool good = f14_told(f14_play({victim, n, memory_ledger::no_budget}, fold, data), victim);
+      CHECK(good);
+      passed += good;
+    }
+    const std::size_t peak = clean.peak[std::size_t(victim)];
+    const f14_seen enough = f14_play({victim, 0, peak}, fold, data), less = f14_play({victim, 0, peak - 1}, fold, data);
+    const bool exact = !enough.thrown && f14_told(less, victim) && less.thrown->have() < less.thrown->need();
+    CHECK(exact);
+    ++cases, passed += exact;
+  }
+  MESSAGE("F14: ", passed, " of ", cases,
+          " cases: each allocation of the construction and the first step, and a budget a byte too small, on each of ", f14_ranks,
+          " ranks");
+}
 
 }  // namespace
 
@@ -341,6 +430,73 @@ TEST_SUITE("train/trainer") {
       CHECK(std::equal(one.begin(), one.end(), trainer.load().begin(), trainer.load().end()));
     });
   }
+  TEST_CASE("F11: all tokens to as few experts as a token may choose: one rank's numbers, exact drops, and memory as the inventory says") {
+    const dataset data = data_of(4000);
+    using enum axis_id;
+    int cases = 0;
+    std::atomic<int> passed{0};
+    for (const extent_t k : {1, 2})
+      for (const moefold::token_rule& rule : {moefold::token_rule{}, capacity<100, full_sequence>::rule, capacity<100>::rule}) {
+        model_shape model = small;
+        model.layers = 2, model.experts = 8, model.top_k = k, model.score = score_function::sigmoid, model.expert_bias = true;
+        moe_facts facts;
+        facts.tokens = rule;
+        facts.balance.bias_step = 0;
+        const auto pile_up = [&](auto& trainer) {  // experts 0 and, for the second choice, 1
+          for (extent_t l = 0; l < model.layers; ++l)
+            for (extent_t expert = 0; expert < k; ++expert) trainer.routers().bias()(l, expert) = float(10 + k - expert);
+        };
+        std::vector<step_result> right;
+        one_rank alone(self_comm(), model, sequence, {}, options_of(), data, {}, facts);
+        pile_up(alone);
+        for (int i = 0; i < 3; ++i) right.push_back(alone.step());
+        for (const folding_extents& fold :
+             {make_folding({{dp, 2}}, {{edp, 2}}), make_folding({{tp, 2}}, {{ep, 2}}), make_folding({{tp, 2}, {cp, 2}}, {{ep, 4}}),
+              make_folding({{tp, 2}, {cp, 2}, {dp, 2}}, {{ep, 8}})}) {
+          ++cases;
+          CAPTURE(k);
+          CAPTURE(rule.percent);
+          CAPTURE(rule.full_sequence);
+          CAPTURE(fold.moe.text());
+          std::atomic<int> fine{0};
+          run_threads(int(fold.world()), [&](thread_comm& world) {
+            const extent_t rank = world.rank();
+            threads trainer(std::move(world), model, sequence, fold, options_of(), data, {}, facts);
+            pile_up(trainer);
+            const activation_shape a = trainer.activations();
+            // Of `set` tokens that are dropped together an expert keeps as many as its even share of their pairs, rounded up.
+            const extent_t set = rule.full_sequence ? sequence : a.rows(), sets = 8 * sequence / set;
+            const extent_t kept = rule.drops() ? (set * k + model.experts - 1) / model.experts : set;
+            bool good = true;
+            for (const step_result& one : right) {
+              const step_result now = trainer.step();
+              if (!rule.drops() || rule.full_sequence)
+                good = good && std::abs(now.loss / one.loss - 1) < 1e-5 && std::abs(now.grad_norm / one.grad_norm - 1) < 1e-5;
+              for (extent_t l = 0; l < model.layers; ++l) {
+                good = good && trainer.dropped(l) == double(sets * k * (set - kept));
+                for (extent_t expert = 0; expert < model.experts; ++expert)
+                  good = good && trainer.load()(l, expert) == (expert < k ? 8 * sequence : 0);
+              }
+            }
+            CHECK(good);
+            // Experts 0 .. k - 1 lie on the first ep ranks; there everything arrives. Under sub-sequence dropping every rank sends its share.
+            const extent_t first = coordinate_of(fold.moe, rank)[ep] * a.own_experts();
+            const extent_t here = std::clamp<extent_t>(k - first, 0, a.own_experts());
+            const extent_t arriving =
+                here * (rule.full_sequence && rule.drops() ? kept * fold.moe.of(ep) * a.rows() / sequence : kept * a.sources());
+            const bool as_foretold = extent_t(trainer.kept_peak()) == kept_by_micro_batch<threads::precision>(a, 0, arriving);
+            CAPTURE(rank);
+            CAPTURE(trainer.kept_peak());
+            CAPTURE(kept_by_micro_batch<threads::precision>(a, 0, arriving));
+            CHECK(as_foretold);
+            fine += good && as_foretold;
+          });
+          passed += fine == int(fold.world());
+        }
+      }
+    CHECK(passed == cases);
+    MESSAGE("F11: ", passed.load(), " of ", cases, " cases: k 1 and 2, EP 1 to 8, dropless and capacities of 1");
+  }
   TEST_CASE("evaluation gives one number in every mapping, and changes neither weights, nor step, nor recorded traffic") {
     const dataset data = data_of();
     one_rank alone(self_comm(), small, sequence, {}, options_of(), data), undisturbed(self_comm(), small, sequence, {}, options_of(), data);
@@ -546,5 +702,10 @@ TEST_SUITE("train/trainer") {
     ::operator delete (::operator new (128, std::align_val_t{128}), std::align_val_t{128});
     host_memory::deallocate(host_memory::allocate(100));  // aligned and nothrow
     CHECK(test::allocations_of_this_thread() == before + 4);
+  }
+  TEST_CASE("F14: an allocation that fails, or a budget a byte too small, ends all ranks with one root cause that names who and what for") {
+    using enum axis_id;
+    f14_all(make_folding({{tp, 2}, {pp, 2}}, {{ep, 2}, {pp, 2}}));
+    f14_all(make_folding({{cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 2}}));
   }
 }

@@ -6,6 +6,7 @@
 //                                  + biases, where the model has them; q and k of every head -RMSNorm-> before RoPE, where it normalises heads
 //   T = S/CP * B tokens of this CP part. Traffic over tp: forward 1 all-gather + 1 reduce-scatter; backward 2 all-gathers + 1 reduce-scatter.
 #include <moefold/attention/policy.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/layers/linear.hpp>
@@ -193,7 +194,9 @@ class attention_layer {
     return s;
   }
   sequence_map map(const saved& s) const { return {positions_, s.first}; }
-  std::span<const std::int32_t> own_positions() const { return sequence_map{positions_, {}}.part(cp_->rank(), cp_->size()).position; }
+  std::span<const std::int32_t> own_positions() const {
+    return sequence_map{positions_, {}}.part(mutated(mutant::local_positions) ? 0 : cp_->rank(), cp_->size()).position;
+  }
 
   model_shape model_;
   attention_weights<Precision> weights_;

@@ -1,22 +1,17 @@
 #pragma once
-// A communicator that fails on purpose, by a plan: it throws, hangs, is slow, or lies to its peers about data, count or type at exactly the
-// calls the plan names. The plan is plain data, one line per fault, so a failure can be written down and played again.
+// A communicator that fails on purpose, by a plan (comm/fault_plan.hpp): it throws, hangs, is slow, ends, or lies to its peers about data, count or type at
+// exactly the calls the plan names. It also writes down the calls it is given, so that a plan can name each of them (comm/call_sites.hpp).
 //
-//   rank=3 axis=ep op=all_to_all_v seq=17 phase=inside do=throw
-//   ^ what is left out matches everything    ^ before (default) | inside | after
-//   do=   throw | hang:500ms | slow:2ms      before, inside (peers have arrived, data has not moved) or after the call
-//         bitflip:payload                    one bit of what is sent (before) or received (after)
-//         count:+1 | count:-1 | dtype        before: the call is made with other counts or another type, on memory of its own
-//   seq counts the collective calls of a communicator from 0 (a window's close aside); sends and recvs have numbers of their own.
-#include <moefold/comm/signature.hpp>
+//   const auto plan = parse_faults("rank=3 axis=ep op=all_to_all_v seq=17 phase=inside do=throw");
+//   chaos<thread_comm> world(std::move(comm), plan);          chaos<thread_comm> clean(std::move(comm), {}, &sites);
+#include <moefold/comm/call_sites.hpp>
+#include <moefold/comm/failure.hpp>
+#include <moefold/core/memory.hpp>
 
-#include <charconv>
-#include <chrono>
-#include <optional>
-#include <string>
+#include <csignal>
+#include <limits>
 #include <thread>
 #include <utility>
-#include <vector>
 
 namespace moefold {
 
@@ -26,123 +21,6 @@ class injected_fault : public error {
   using error::error;
   std::chrono::steady_clock::time_point thrown_at = std::chrono::steady_clock::now();
 };
-
-struct fault {
-  enum class phase_t : std::uint8_t { before, inside, after };
-  enum class action_t : std::uint8_t { raise, wait, bitflip, count, dtype };
-
-  std::optional<int> rank;  // world rank
-  comm_label axis;          // label of the communicator; empty: any
-  std::optional<operation> op;
-  std::optional<std::uint64_t> seq;
-  phase_t phase = phase_t::before;
-  action_t action = action_t::raise;
-  std::chrono::milliseconds time{0};  // of wait
-  int change = 0;                     // of count, elements
-
-  bool matches(int r, const comm_label& label, operation o, std::uint64_t s) const {
-    return (!rank || *rank == r) && (axis.empty() || axis == label) && (!op || *op == o) && (!seq || *seq == s);
-  }
-};
-
-namespace detail {
-
-template <class T>
-T number(std::string_view text, std::string_view line) {
-  if (!text.empty() && text.front() == '+') text.remove_prefix(1);
-  T value{};
-  const auto [end, failure] = std::from_chars(text.data(), text.data() + text.size(), value);
-  require<config_error>(failure == std::errc{} && end == text.data() + text.size(), "moefold: fault plan: \"", text,
-                        "\" is no number that fits, in \"", line, "\"");
-  return value;
-}
-
-inline void parse_action(fault& f, std::string_view text, std::string_view line) {
-  const std::size_t colon = text.find(':');
-  const std::string_view name = text.substr(0, colon);
-  std::string_view argument = colon == text.npos ? std::string_view{} : text.substr(colon + 1);
-  if (name == "throw" && argument.empty()) {
-    f.action = fault::action_t::raise;
-  } else if ((name == "hang" || name == "slow") && !argument.empty()) {
-    if (argument.ends_with("ms")) argument.remove_suffix(2);
-    f.action = fault::action_t::wait;
-    f.time = std::chrono::milliseconds(number<std::uint32_t>(argument, line));
-  } else if (name == "bitflip" && argument == "payload") {
-    f.action = fault::action_t::bitflip;
-  } else if (name == "count" && !argument.empty()) {
-    f.action = fault::action_t::count;
-    f.change = number<int>(argument, line);
-  } else if (name == "dtype" && argument.empty()) {
-    f.action = fault::action_t::dtype;
-  } else {
-    throw config_error(sentence("moefold: fault plan: do=", text,
-                                " is not one of throw, hang:<ms>, slow:<ms>, bitflip:payload, count:+1, "
-                                "dtype, in \"",
-                                line, "\""));
-  }
-}
-
-inline operation parse_operation(std::string_view text, std::string_view line) {
-  for (std::size_t op = 0; op < operations; ++op)
-    if (text == name_of(operation(op))) return operation(op);
-  throw config_error(sentence("moefold: fault plan: op=", text, " is no operation, in \"", line, "\"; use names such as all_to_all_v"));
-}
-
-inline fault parse_fault(std::string_view line) {
-  fault f;
-  bool acts = false;
-  for (std::string_view rest = line; !rest.empty();) {
-    const std::size_t space = rest.find_first_of(" \t\r");
-    const std::string_view word = rest.substr(0, space);
-    rest = space == rest.npos ? std::string_view{} : rest.substr(space + 1);
-    if (word.empty()) continue;
-    const std::size_t equals = word.find('=');
-    const std::string_view key = word.substr(0, equals);
-    const std::string_view value = equals == word.npos ? std::string_view{} : word.substr(equals + 1);
-    if (key == "rank")
-      f.rank = number<int>(value, line);
-    else if (key == "axis")
-      f.axis = comm_label(value);
-    else if (key == "op")
-      f.op = parse_operation(value, line);
-    else if (key == "seq")
-      f.seq = number<std::uint64_t>(value, line);
-    else if (key == "phase" && value == "before")
-      f.phase = fault::phase_t::before;
-    else if (key == "phase" && value == "inside")
-      f.phase = fault::phase_t::inside;
-    else if (key == "phase" && value == "after")
-      f.phase = fault::phase_t::after;
-    else if (key == "do")
-      parse_action(f, value, line), acts = true;
-    else
-      throw config_error(sentence("moefold: fault plan: \"", word,
-                                  "\" is none of rank=, axis=, op=, seq=, phase=before|inside|after, do=, "
-                                  "in \"",
-                                  line, "\""));
-  }
-  using enum fault::action_t;
-  require<config_error>(acts, "moefold: fault plan: no do= in \"", line, "\"; say what is to happen, such as do=throw");
-  require<config_error>(f.action == raise || f.action == wait || f.phase == fault::phase_t::before ||
-                            (f.action == bitflip && f.phase == fault::phase_t::after),
-                        "moefold: fault plan: a rank lies before a call (bitflip also after), not as in \"", line, "\"");
-  return f;
-}
-
-}  // namespace detail
-
-/// One fault per line; empty lines and what follows # are skipped. Throws config_error that quotes the line.
-inline std::vector<fault> parse_faults(std::string_view text) {
-  std::vector<fault> plan;
-  while (!text.empty()) {
-    const std::size_t end = text.find('\n');
-    std::string_view line = text.substr(0, end);
-    text = end == text.npos ? std::string_view{} : text.substr(end + 1);
-    line = line.substr(0, line.find('#'));
-    if (line.find_first_not_of(" \t\r") != line.npos) plan.push_back(detail::parse_fault(line));
-  }
-  return plan;
-}
 
 /// From and to memory of an exec, for a lie to be made of the truth. For a device: comm/chaos.cuh.
 inline void read_bytes(host_exec, void* to, const void* from, std::size_t bytes) {
@@ -183,13 +61,14 @@ class borrowed {
 
 }  // namespace detail
 
-/// The communicator C with the faults of a plan. The plan outlives it; communicators split from it follow the same plan.
+/// The communicator C with the faults of a plan. The plan outlives it; communicators split from it follow the same plan, and write into the same record of
+/// this rank's calls, if one is given. With ranks as threads `exit` ends a rank as if its function had returned (run_threads), `kill` and `segv` the process.
 template <class C>
 class chaos {
  public:
   using ticket = typename C::ticket;
 
-  chaos(C inner, std::span<const fault> plan) : chaos(std::move(inner), plan, -1) {
+  chaos(C inner, std::span<const fault> plan, site_record* sites = nullptr) : chaos(std::move(inner), plan, sites, -1) {
     for (const fault& f : plan)
       require<config_error>(hookable<C> || f.phase != fault::phase_t::inside,
                             "moefold: fault plan: this communicator has no inside; use phase=before or phase=after");
@@ -201,69 +80,76 @@ class chaos {
   C& inner() { return inner_; }
 
   chaos split(int colour, int key, comm_label label = {}) {
-    C made = around(operation::split, [&] { return inner_.split(colour, key, label); });
-    return {std::move(made), plan_, world_rank_};
+    C made = around({operation::split}, [&] { return inner_.split(colour, key, label); });
+    return {std::move(made), plan_, sites_, world_rank_};
   }
-  chaos rebuild() requires rebuildable<C> { return {inner_.rebuild(), plan_, world_rank_}; }
+  chaos rebuild() requires rebuildable<C> { return {inner_.rebuild(), plan_, sites_, world_rank_}; }
   void starting(bool on) requires requires(C& c) { c.starting(on); }
   { inner_.starting(on); }
   decltype(auto) stragglers() const requires requires(const C& c) { c.stragglers(); }
   { return inner_.stragglers(); }
   /// Before and after a call are in the caller's thread, around its issue; inside is where the peers have met. A lie is waited for.
   chaos apart(comm_label label = {}) requires overlapping<C> {
-    C made = around(operation::split, [&] { return inner_.apart(label); });
-    return {std::move(made), plan_, world_rank_};
+    C made = around({operation::split, dtype::uint8, "apart"}, [&] { return inner_.apart(label); });
+    return {std::move(made), plan_, sites_, world_rank_};
   }
   template <class Exec>
   ticket barrier(Exec e) {
-    return around(operation::barrier, [&] { return inner_.barrier(e); });
+    return around({operation::barrier}, [&] { return inner_.barrier(e); });
   }
   template <class Exec, writable_elements Data>
   ticket broadcast(Exec e, Data&& range, int root) {
     const auto data = span_of(range);
     using T = element_of<Data>;
-    return with_data<T>(e, operation::broadcast, data, data, {1, 1}, [&](auto, auto out, auto) { return inner_.broadcast(e, out, root); });
+    return with_data<T>(e, {operation::broadcast, dtype_of<T>, "", root, data.size()}, data, data, {1, 1},
+                        [&](auto, auto out, auto) { return inner_.broadcast(e, out, root); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce(Exec e, const In& in, Out&& out, Op op, int root) {
-    return with_data<element_of<Out>>(e, operation::reduce, span_of(in), span_of(out), {1, 1},
-                                      [&](auto i, auto o, auto) { return inner_.reduce(e, i, o, op, root); });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::reduce, dtype_of<T>, Op::name, root, std::size(in)}, span_of(in), span_of(out), {1, 1},
+                        [&](auto i, auto o, auto) { return inner_.reduce(e, i, o, op, root); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket all_reduce(Exec e, const In& in, Out&& out, Op op) {
-    return with_data<element_of<Out>>(e, operation::all_reduce, span_of(in), span_of(out), {1, 1},
-                                      [&](auto i, auto o, auto) { return inner_.all_reduce(e, i, o, op); });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::all_reduce, dtype_of<T>, Op::name, -1, std::size(in)}, span_of(in), span_of(out), {1, 1},
+                        [&](auto i, auto o, auto) { return inner_.all_reduce(e, i, o, op); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_gather(Exec e, const In& in, Out&& out) {
-    return with_data<element_of<Out>>(e, operation::all_gather, span_of(in), span_of(out), {1, size()},
-                                      [&](auto i, auto o, auto) { return inner_.all_gather(e, i, o); });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::all_gather, dtype_of<T>, "", -1, std::size(in)}, span_of(in), span_of(out), {1, size()},
+                        [&](auto i, auto o, auto) { return inner_.all_gather(e, i, o); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_gather_v(Exec e, const In& in, std::span<const std::size_t> counts, Out&& out) {
-    return with_data<element_of<Out>>(e, operation::all_gather_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
-      return inner_.all_gather_v(e, i, changed(counts, rank(), change), o);
-    });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::all_gather_v, dtype_of<T>}, span_of(in), span_of(out), {1, 1},
+                        [&](auto i, auto o, int change) { return inner_.all_gather_v(e, i, changed(counts, rank(), change), o); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce_scatter(Exec e, const In& in, Out&& out, Op op) {
-    return with_data<element_of<Out>>(e, operation::reduce_scatter, span_of(in), span_of(out), {size(), 1},
-                                      [&](auto i, auto o, auto) { return inner_.reduce_scatter(e, i, o, op); });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::reduce_scatter, dtype_of<T>, Op::name, -1, std::size(out)}, span_of(in), span_of(out), {size(), 1},
+                        [&](auto i, auto o, auto) { return inner_.reduce_scatter(e, i, o, op); });
   }
   template <class Exec, elements In, writable_elements Out, reduction Op>
   ticket reduce_scatter_v(Exec e, const In& in, std::span<const std::size_t> counts, Out&& out, Op op) {
-    return with_data<element_of<Out>>(e, operation::reduce_scatter_v, span_of(in), span_of(out), {1, 1}, [&](auto i, auto o, int change) {
-      return inner_.reduce_scatter_v(e, i, changed(counts, rank(), change), o, op);
-    });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::reduce_scatter_v, dtype_of<T>, Op::name, -1, 0}, span_of(in), span_of(out), {1, 1},
+                        [&](auto i, auto o, int change) { return inner_.reduce_scatter_v(e, i, changed(counts, rank(), change), o, op); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_to_all(Exec e, const In& in, Out&& out) {
-    return with_data<element_of<Out>>(e, operation::all_to_all, span_of(in), span_of(out), {size(), size()},
-                                      [&](auto i, auto o, auto) { return inner_.all_to_all(e, i, o); });
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::all_to_all, dtype_of<T>, "", -1, std::size(in) / std::size_t(size())}, span_of(in), span_of(out),
+                        {size(), size()}, [&](auto i, auto o, auto) { return inner_.all_to_all(e, i, o); });
   }
   template <class Exec, elements In, writable_elements Out>
   ticket all_to_all_v(Exec e, const In& in, std::span<const std::size_t> send_counts, Out&& out, std::span<const std::size_t> recv_counts) {
-    return with_data<element_of<Out>>(e, operation::all_to_all_v, span_of(in), span_of(out), {1, 0}, [&](auto i, auto o, int change) {
+    using T = element_of<Out>;
+    return with_data<T>(e, {operation::all_to_all_v, dtype_of<T>}, span_of(in), span_of(out), {1, 0}, [&](auto i, auto o, int change) {
       return inner_.all_to_all_v(e, i, changed(send_counts, (rank() + 1) % size(), change), o, recv_counts);
     });
   }
@@ -271,19 +157,21 @@ class chaos {
   template <element T, class Exec, showable Shown, class Fetch>
   ticket fetch_v(Exec e, const Shown& shown, std::span<const std::size_t> send_counts, std::span<const std::size_t> recv_counts,
                  Fetch&& fetch) requires fetching<C, Exec> {
-    return around(operation::all_to_all_v,
+    std::size_t sent = 0;
+    for (const std::size_t count : send_counts) sent += count;
+    return around({operation::all_to_all_v, dtype_of<T>}, sent * sizeof(T),
                   [&] { return inner_.template fetch_v<T>(e, shown, send_counts, recv_counts, std::forward<Fetch>(fetch)); });
   }
   template <class Exec, elements In>
   ticket send(Exec e, const In& in, int peer) {
     using T = element_of<const In>;
-    return with_data<T>(e, operation::send, span_of(in), std::span<T>{}, {1, 0},
+    return with_data<T>(e, {operation::send, dtype_of<T>, "", peer, std::size(in)}, span_of(in), std::span<T>{}, {1, 0},
                         [&](auto i, auto, auto) { return inner_.send(e, i, peer); });
   }
   template <class Exec, writable_elements Out>
   ticket recv(Exec e, Out&& out, int peer) {
     using T = element_of<Out>;
-    return with_data<T>(e, operation::recv, std::span<const T>{}, span_of(out), {0, 1},
+    return with_data<T>(e, {operation::recv, dtype_of<T>, "", peer, std::size(out)}, std::span<const T>{}, span_of(out), {0, 1},
                         [&](auto, auto o, auto) { return inner_.recv(e, o, peer); });
   }
   template <class Exec, elements In>
@@ -291,7 +179,8 @@ class chaos {
     c.expose(e, in);
   }
   {
-    return around(operation::expose, [&] { return inner_.expose(e, in); });
+    using T = element_of<const In>;
+    return around({operation::expose, dtype_of<T>}, std::size(in) * sizeof(T), [&] { return inner_.expose(e, in); });
   }
 
  private:
@@ -301,25 +190,42 @@ class chaos {
     int in, out;
   };
 
-  chaos(C inner, std::span<const fault> plan, int world_rank)
-      : inner_(std::move(inner)), plan_(plan), world_rank_(world_rank >= 0 ? world_rank : inner_.rank()) {}
+  chaos(C inner, std::span<const fault> plan, site_record* sites, int world_rank)
+      : inner_(std::move(inner)), plan_(plan), sites_(sites), world_rank_(world_rank >= 0 ? world_rank : inner_.rank()) {}
 
-  const fault* next(operation op) {
-    const std::uint64_t seq = op == operation::send ? sent_++ : op == operation::recv ? received_++ : seq_++;
+  const fault* next(signature what, std::size_t bytes) {
+    what.seq = what.op == operation::send ? sent_++ : what.op == operation::recv ? received_++ : seq_++;
+    if (sites_) sites_->push_back({world_rank_, label(), what, bytes});
     for (const fault& f : plan_)
-      if (f.matches(world_rank_, label(), op, seq)) return &f;
+      if (f.matches(world_rank_, label(), what.op, what.seq)) return &f;
     return nullptr;
   }
+  /// Of the data of a call; everything else is done around it.
+  static bool lies(const fault& f) { return f.action >= action_t::bitflip; }
   static void act(const fault& f) {
-    if (f.action == action_t::wait) std::this_thread::sleep_for(f.time);
-    if (f.action == action_t::raise) throw injected_fault("moefold: injected fault");
+    switch (f.action) {
+      case action_t::raise: throw injected_fault("moefold: injected fault");
+      case action_t::wait: std::this_thread::sleep_for(f.time); break;
+      case action_t::exit: throw rank_exit{};
+      case action_t::kill: (void)std::raise(SIGKILL); break;
+      case action_t::segv:
+        std::signal(SIGSEGV, SIG_DFL);
+        (void)std::raise(SIGSEGV);
+        break;
+      case action_t::oom: failing_allocation::arm(f.nth); break;
+      default: break;
+    }
   }
   static void act_now(void* f) { act(*static_cast<const fault*>(f)); }
 
-  /// Throws or waits before, inside or after the call.
+  /// Acts before, inside or after the call.
   template <class Call>
-  auto around(operation op, Call&& call) {
-    return around(next(op), call);
+  auto around(const signature& what, Call&& call) {
+    return around(what, 0, call);
+  }
+  template <class Call>
+  auto around(const signature& what, std::size_t bytes, Call&& call) {
+    return around(next(what, bytes), call);
   }
   template <class Call>
   auto around(const fault* f, Call&& call) {
@@ -346,23 +252,24 @@ class chaos {
 
   /// The same for a call with data, and the lies about it.
   template <class T, class Exec, class Call>
-  ticket with_data(Exec e, operation op, std::span<const T> in, std::span<T> out, growth by, Call&& call) {
-    const fault* f = next(op);
-    if (f == nullptr || f->action == action_t::raise || f->action == action_t::wait) return around(f, [&] { return call(in, out, 0); });
+  ticket with_data(Exec e, const signature& what, std::span<const T> in, std::span<T> out, growth by, Call&& call) {
+    const fault* f = next(what, in.size_bytes());
+    if (f == nullptr || !lies(*f)) return around(f, [&] { return call(in, out, 0); });
     if (f->action == action_t::dtype)
       return lie<std::conditional_t<std::is_same_v<T, float>, std::int32_t, float>>(e, in, out, by, 0, call);
     if (f->action == action_t::count) return lie<T>(e, in, out, by, f->change, call);
     if (f->phase == phase_t::after) {
       ticket done = call(in, out, 0);
       done.wait(e);
-      flip(e, out);
+      spoil(*f, e, out);
       return done;
     }
     const detail::borrowed<Exec> memory(e);
     const std::span<T> sent = memory.copy_of(detail::numbers_at(e, in));
-    flip(e, sent);
-    if (op == operation::broadcast) flip(e, out);  // it sends from where it receives
-    ticket done = call(op == operation::broadcast ? in : std::span<const T>(sent), out, 0);
+    spoil(*f, e, sent);
+    const bool here = what.op == operation::broadcast;  // it sends from where it receives
+    if (here) spoil(*f, e, out);
+    ticket done = call(here ? in : std::span<const T>(sent), out, 0);
     done.wait(e);
     return done;
   }
@@ -380,10 +287,19 @@ class chaos {
     done.wait(e);  // before its memory goes
     return done;
   }
+  /// One bit, or one number, in the middle.
   template <class Exec, class T>
-  static void flip(Exec e, std::span<T> data) {
+  static void spoil(const fault& f, Exec e, std::span<T> data) {
     if (data.empty()) return;
-    const auto place = std::as_writable_bytes(data.subspan(data.size() / 2)).first(1);
+    const auto middle = data.subspan(data.size() / 2).first(1);
+    if (f.action == action_t::nan) {
+      if constexpr (std::is_same_v<T, double> || std::is_same_v<T, float> || std::is_same_v<T, bf16>) {
+        const T none(std::numeric_limits<float>::quiet_NaN());
+        write_bytes(e, middle.data(), &none, sizeof none);
+      }
+      return;
+    }
+    const auto place = std::as_writable_bytes(middle).first(1);
     std::byte changed{};
     read_bytes(e, &changed, place.data(), 1);
     changed ^= std::byte(1);
@@ -398,6 +314,7 @@ class chaos {
 
   C inner_;
   std::span<const fault> plan_;
+  site_record* sites_;
   int world_rank_;
   std::uint64_t seq_ = 0, sent_ = 0, received_ = 0;
   std::vector<std::size_t> counts_;

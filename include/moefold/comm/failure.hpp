@@ -56,6 +56,10 @@ class comm_revoked : public comm_error {
   using comm_error::comm_error;
 };
 
+/// Thrown where a rank's function is to end at once as if it had returned (fault injection): no failure of the rank, and no std::exception, so that nobody
+/// handles it on the way. run_threads catches it; in a process of its own it ends the process.
+struct rank_exit {};
+
 /// MOEFOLD_TIMEOUT_FACTOR: every deadline is multiplied by it.
 inline double timeout_factor() {
   const char* text = std::getenv("MOEFOLD_TIMEOUT_FACTOR");

@@ -6,6 +6,7 @@
 //   cp x dp x pp               replicas of a tied embedding: of the stages only the first and the last
 //   tp x cp                    the ranks that share a micro-batch: balance losses, full-sequence dropping
 #include <moefold/comm/communicator.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/group.hpp>
 
@@ -28,11 +29,12 @@ class group_set {
     require<config_error>(world.size() == fold.world(), "moefold: the folding needs ", fold.world(), " ranks and the world has ",
                           world.size());
     comms_.reserve(sets.size() + 2);
-    for (const axis_set axes : sets) {
+    for (const axis_set named : sets) {
+      const axis_set axes = mutated(mutant::swapped_axes) && named == set_of<tag::cp, tag::dp> ? set_of<tag::tp, tag::dp> : named;
       const extents& mesh = moe_axes::axes.without(set_of<tag::pp>).contains(axes) ? fold.moe : fold.attention;
       const extent_t rank = world.rank();
       comms_.push_back(
-          world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(axes.name())));
+          world.split(int(group_index(mesh, axes, rank)), int(group_of(mesh, axes, rank).index_of(rank)), comm_label(named.name())));
     }
     comms_.push_back(over<tag::pp>().split(0, over<tag::pp>().rank()));
     const extent_t stages = fold.attention.of(axis_id::pp), stage = coordinate_of(fold.attention, world.rank())[axis_id::pp];

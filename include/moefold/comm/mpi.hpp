@@ -29,6 +29,7 @@ class mpi_session {
     exit_code_.store(code);
     given_up_.store(true);
   }
+  void transports(int change) { transports_.fetch_add(change); }
   mpi_session(const mpi_session&) = delete;
   mpi_session& operator=(const mpi_session&) = delete;
 
@@ -59,6 +60,10 @@ class mpi_session {
     int done = 0;
     MPI_Finalized(&done);
     if (!mine_ || done) return;
+    if (transports_.load() > 0) {  // exit was called inside a run: its peers are not to wait for this process
+      std::fprintf(stderr, "moefold: a rank has called exit inside a run; MPI_Abort ends the others\n");
+      MPI_Abort(MPI_COMM_WORLD, exit_code_.load());
+    }
     std::mutex mutex;
     std::condition_variable changed;
     bool finalised = false;
@@ -86,7 +91,7 @@ class mpi_session {
 
   bool mine_ = false;
   std::atomic<bool> given_up_{false};
-  std::atomic<int> exit_code_{1};
+  std::atomic<int> exit_code_{1}, transports_{0};
 };
 
 /// The processes of an MPI communicator. Collective over them: it makes a communicator of its own, so that neither its messages nor its errors meet the
@@ -97,6 +102,7 @@ class mpi_transport final : public transport {
   explicit mpi_transport(MPI_Comm processes) : mpi_transport(processes, mpi_session::get()) {}
   /// Leaves behind what cannot be ended: peers that have failed are not waited for.
   ~mpi_transport() override {
+    session_->transports(-1);
     int finalised = 0;
     MPI_Finalized(&finalised);
     if (finalised) return;
@@ -185,6 +191,7 @@ class mpi_transport final : public transport {
     int known = 0;
     MPI_Comm_get_attr(comm_, MPI_TAG_UB, &most, &known);
     if (known) most_tag_ = std::uint32_t(*most);
+    session_->transports(+1);
   }
   static request made(MPI_Request r, int peer, bool sending) {
     static_assert(sizeof(MPI_Request) <= sizeof(std::uintptr_t));

@@ -459,11 +459,13 @@ inline void thread_group::time_out(int rank, const signature& what, int peer) {
     if (peer >= 0 ? r == peer || r == rank : true) (r != peer && arrivals(r) >= arrivals(rank) ? here : missing).push_back(r);
   if (missing.empty()) return;  // the last one came at this very moment
   const double waited = std::chrono::duration<double>(steady::now() - last_call(rank).since).count();
-  fail_with<timeout>(rank, blame(missing.front(), what,
-                                 sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
-                                          " (arrived: ", list(here), "; missing: ", list(missing),
-                                          "); see what it does, or raise the deadline with "
-                                          "MOEFOLD_TIMEOUT_FACTOR=2")));
+  const std::vector<waiting> behind = world_->waits_behind(world_rank(missing.front()), lane_);
+  root_cause cause = blame(missing.front(), what,
+                           sentence(describe(what), " on ", label_.view(), " waited ", waited, " s for rank ", list(missing),
+                                    " (arrived: ", list(here), "; missing: ", list(missing), behind.empty() ? "" : "; ",
+                                    describe_chain(behind), "); see what it does, or raise the deadline with MOEFOLD_TIMEOUT_FACTOR=2"));
+  if (!behind.empty()) cause.rank = behind.back().missing.front();
+  fail_with<timeout>(rank, std::move(cause));
 }
 
 }  // namespace moefold

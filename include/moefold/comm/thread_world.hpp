@@ -175,6 +175,14 @@ class thread_world {
     bool noted_ = false;
   };
 
+  /// Why a rank does not come, as far as it waits itself.
+  std::vector<waiting> waits_behind(int rank, int lane) {
+    const std::lock_guard lock(look_mutex_);
+    const std::span<waiting> all = all_waits();
+    std::sort(all.begin(), all.end());
+    return moefold::waits_behind(all, rank, lane);
+  }
+
   bool failed() const { return failed_.load(std::memory_order_seq_cst); }
   bool any_finished() const { return any_finished_.load(std::memory_order_seq_cst); }
   bool finished(int rank) const { return state_of(rank, 0).finished.load(std::memory_order_seq_cst); }
@@ -334,6 +342,19 @@ class thread_world {
   std::optional<root_cause> look(std::size_t place, const long_wait::noted& what) {
     const std::lock_guard lock(look_mutex_);
     waits_[place] = what;
+    const std::vector<waiting> circle = find_cycle(all_waits());
+    if (circle.empty()) return {};
+    const waiting& in_call = *std::find_if(circle.begin(), circle.end(), [](const waiting& w) { return !w.for_other_lane(); });
+    return root_cause{in_call.rank,
+                      in_call.label,
+                      in_call.what.op,
+                      in_call.what.seq,
+                      {},
+                      sentence("ranks wait for each other: ", describe(circle), "; all ranks must make the same calls in one order")};
+  }
+
+  /// Of all lanes that are known to wait. With look_mutex_ held.
+  std::span<waiting> all_waits() {
     std::size_t nodes = 0;
     const auto node = [&](std::size_t of) -> waiting& {
       waiting& w = graph_[nodes++];
@@ -354,15 +375,7 @@ class thread_world {
         w.missing.push_back(w.rank);
       }
     }
-    const std::vector<waiting> circle = find_cycle(std::span(graph_).first(nodes));
-    if (circle.empty()) return {};
-    const waiting& in_call = *std::find_if(circle.begin(), circle.end(), [](const waiting& w) { return !w.for_other_lane(); });
-    return root_cause{in_call.rank,
-                      in_call.label,
-                      in_call.what.op,
-                      in_call.what.seq,
-                      {},
-                      sentence("ranks wait for each other: ", describe(circle), "; all ranks must make the same calls in one order")};
+    return std::span(graph_).first(nodes);
   }
 
   std::vector<int> missing_from_rebuild(bool ended) const {

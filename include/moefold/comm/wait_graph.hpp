@@ -32,13 +32,16 @@ struct waiting {
 
 namespace detail {
 
-/// The node that `from` waits for when `missing` is one of its missing ranks; null while that one runs.
-inline waiting* waited_for(std::span<waiting> sorted, const waiting& from, int missing) {
+/// Null while that lane runs.
+inline waiting* node_of(std::span<waiting> sorted, int rank, int lane) {
   waiting key;
-  key.rank = missing;
-  key.lane = missing == from.rank ? 1 - from.lane : from.lane;
+  key.rank = rank, key.lane = lane;
   const auto place = std::lower_bound(sorted.begin(), sorted.end(), key);
   return place != sorted.end() && !(key < *place) ? &*place : nullptr;
+}
+/// The node that `from` waits for when `missing` is one of its missing ranks.
+inline waiting* waited_for(std::span<waiting> sorted, const waiting& from, int missing) {
+  return node_of(sorted, missing, missing == from.rank ? 1 - from.lane : from.lane);
 }
 
 /// Depth first. When it comes back to a node that is open, the path from there on is a cycle, filled in from its end.
@@ -83,6 +86,16 @@ inline std::vector<waiting> find_cycle(std::span<waiting> all) {
   return cycle;
 }
 
+/// Why `rank` does not come: its wait, that of the rank it waits for, and so on; the last one waits for a rank that runs. Empty when it runs itself.
+/// `sorted` as find_cycle left it.
+inline std::vector<waiting> waits_behind(std::span<waiting> sorted, int rank, int lane) {
+  std::vector<waiting> chain;
+  for (waiting* at = detail::node_of(sorted, rank, lane); at != nullptr && !at->missing.empty() && chain.size() < sorted.size();
+       at = detail::waited_for(sorted, *at, at->missing.front()))
+    chain.push_back(*at);
+  return chain;
+}
+
 /// Whether every wait of the cycle is still the same one, for the same rank.
 inline bool unbroken(std::span<const waiting> cycle, std::span<const waiting> now) {
   for (std::size_t i = 0; i < cycle.size(); ++i) {
@@ -96,21 +109,22 @@ inline bool unbroken(std::span<const waiting> cycle, std::span<const waiting> no
   return !cycle.empty();
 }
 
-/// "rank 3 waits in all_reduce #4 on ep for rank 1; rank 1 waits in barrier #7 on world for rank 3"
+/// "rank 3 waits in all_reduce #4 on ep for rank 1"
+inline std::string describe(const waiting& w, int next) {
+  const std::string who = sentence(w.lane == 0 ? "rank " : "the helper of rank ", w.rank);
+  if (next != w.rank) return sentence(who, " waits in ", name_of(w.what.op), " #", w.what.seq, " on ", w.label.view(), " for rank ", next);
+  return w.lane == 0 ? who + " waits for its helper" : sentence(who, " has nothing to do until rank ", w.rank, " goes on");
+}
+/// Of a cycle: the last rank waits for the first.
 inline std::string describe(std::span<const waiting> cycle) {
   std::string text;
-  for (std::size_t i = 0; i < cycle.size(); ++i) {
-    const waiting& w = cycle[i];
-    const waiting& next = cycle[(i + 1) % cycle.size()];
-    const char* const who = w.lane == 0 ? "rank " : "the helper of rank ";
-    text += i == 0 ? "" : "; ";
-    if (next.rank != w.rank)
-      text += sentence(who, w.rank, " waits in ", name_of(w.what.op), " #", w.what.seq, " on ", w.label.view(), " for rank ", next.rank);
-    else if (w.lane == 0)
-      text += sentence(who, w.rank, " waits for its helper");
-    else
-      text += sentence(who, w.rank, " has nothing to do until rank ", w.rank, " goes on");
-  }
+  for (std::size_t i = 0; i < cycle.size(); ++i) text += (i == 0 ? "" : "; ") + describe(cycle[i], cycle[(i + 1) % cycle.size()].rank);
+  return text;
+}
+/// Of what waits_behind returned.
+inline std::string describe_chain(std::span<const waiting> chain) {
+  std::string text;
+  for (const waiting& w : chain) text += (text.empty() ? "" : "; ") + describe(w, w.missing.front());
   return text;
 }
 

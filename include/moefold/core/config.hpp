@@ -1,8 +1,9 @@
 #pragma once
-// The only macro file. Everything the preprocessor must decide is decided here, in four macros.
+// The only macro file. Everything the preprocessor must decide is decided here, in five macros.
 //
 //   MOEFOLD_HD          a function that host and device code may call
 //   MOEFOLD_HAS_CBLAS   1 when the build links a CBLAS (the CMake target sets MOEFOLD_WITH_CBLAS), else 0
+//   MOEFOLD_HAS_MUTANTS 1 in the one program of the tests that puts known bugs back (core/mutant.hpp), else 0
 //   MOEFOLD_RESTRICT    the pointer aliases nothing else in this function
 //   MOEFOLD_RULE        one rule about numbers: a compile error for types, the same sentence for values
 #include <moefold/core/version.hpp>
@@ -17,6 +18,12 @@
 #define MOEFOLD_HAS_CBLAS 1
 #else
 #define MOEFOLD_HAS_CBLAS 0
+#endif
+
+#if defined(MOEFOLD_WITH_MUTANTS)
+#define MOEFOLD_HAS_MUTANTS 1
+#else
+#define MOEFOLD_HAS_MUTANTS 0
 #endif
 
 #define MOEFOLD_RESTRICT __restrict__

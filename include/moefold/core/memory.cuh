@@ -30,17 +30,22 @@ struct device_memory {
   static constexpr std::size_t alignment = 256;
 
   static void* allocate(std::size_t bytes) {
+    constexpr const char* mend = "use a smaller micro-batch, more recomputation or more devices";
+    const memory_ledger::charge& charge = memory_scope::current();
     void* block = nullptr;
-    const cudaError_t result = cudaMalloc(&block, std::max<std::size_t>(bytes, 1));
+    const cudaError_t result = failing_allocation::now() ? cudaErrorMemoryAllocation : cudaMalloc(&block, std::max<std::size_t>(bytes, 1));
     if (result == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();  // not sticky: later calls may succeed
-      require<out_of_memory>(false, "moefold: could not allocate ", bytes,
-                             " bytes of device memory; use a smaller micro-batch, more recomputation or more devices");
+      detail::refuse_memory(charge, bytes, "device", mend);
     }
     cuda_check(result, "cudaMalloc of ", bytes, " bytes");
+    if (!charge.add(bytes)) {
+      (void)cudaFree(block);
+      detail::refuse_memory(charge, bytes, "device", mend);
+    }
     allocations_.fetch_add(1, std::memory_order_relaxed);
     const std::lock_guard lock(guard());
-    charges().emplace(block, charged{bytes, memory_scope::current()}).first->second.to.add(bytes);
+    charges().emplace(block, charged{bytes, charge});
     return block;
   }
   static void deallocate(void* block) noexcept {

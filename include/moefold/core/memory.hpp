@@ -10,32 +10,77 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <new>
+#include <string>
 #include <utility>
 #include <vector>
 
 namespace moefold {
 
-/// Thrown when memory cannot be had: says how much was asked for and what for.
+/// Thrown when memory cannot be had: says how much was asked for and what for. On the other ranks it arrives as the root cause (comm/failure.hpp).
 class out_of_memory : public error {
  public:
   using error::error;
+  out_of_memory(const std::string& text, int rank, std::size_t need, std::size_t have, memory_category what)
+      : error(text), rank_(rank), need_(need), have_(have), what_for_(what) {}
+
+  int rank() const { return rank_; }          // world rank, as its ledger knows it; -1: no ledger
+  std::size_t need() const { return need_; }  // bytes asked for
+  std::size_t have() const { return have_; }  // bytes left of the budget; 0 where it is the system that had none
+  memory_category what_for() const { return what_for_; }
+
+ private:
+  int rank_ = -1;
+  std::size_t need_ = 0, have_ = 0;
+  memory_category what_for_ = memory_category::other;
 };
+
+/// For tests: makes an allocation of this thread fail as if the system had no memory left.
+class failing_allocation {
+ public:
+  /// The n-th from here on, counted from 1, and no other; 0: none.
+  static void arm(std::uint64_t nth) { left_ = nth; }
+  /// How many more it takes; 0 after it has failed.
+  static std::uint64_t left() { return left_; }
+  /// Asked once per allocation.
+  static bool now() { return left_ != 0 && --left_ == 0; }
+
+ private:
+  inline static thread_local std::uint64_t left_ = 0;
+};
+
+namespace detail {
+
+/// Throws it; `charge` has refused the bytes, or the system has.
+[[noreturn]] inline void refuse_memory(const memory_ledger::charge& charge, std::size_t bytes, const char* kind, const char* mend) {
+  const std::size_t left = charge.left();
+  const bool over = left != memory_ledger::no_budget && bytes > left;
+  std::string text = sentence("moefold: could not allocate ", bytes, " bytes of ", kind, " memory");
+  if (charge.rank() >= 0) text += sentence(" for ", name_of(charge.category()), " of rank ", charge.rank());
+  if (over) text += sentence(", of whose budget ", left, " are left");
+  throw out_of_memory(text + "; " + mend, charge.rank(), bytes, over ? left : 0, charge.category());
+}
+
+}  // namespace detail
 
 /// Where host tensors live. Alignment 64 bytes: one cache line, one vector register. Bytes are charged to the calling thread's memory_scope.
 struct host_memory {
   static constexpr std::size_t alignment = 64;
 
   static void* allocate(std::size_t bytes) {
-    const bool fits = bytes <= std::numeric_limits<std::size_t>::max() - alignment;
+    constexpr const char* mend = "use fewer ranks per machine, a smaller micro-batch or a smaller model";
+    const memory_ledger::charge& charge = memory_scope::current();
+    const bool fits = bytes <= std::numeric_limits<std::size_t>::max() - alignment && !failing_allocation::now();
     void* block = fits ? ::operator new (bytes + alignment, std::align_val_t{alignment}, std::nothrow) : nullptr;
-    require<out_of_memory>(block != nullptr, "moefold: could not allocate ", bytes,
-                           " bytes of host memory; use fewer ranks per machine, a smaller micro-batch or a smaller model");
+    if (block == nullptr || !charge.add(bytes)) {
+      if (block != nullptr) ::operator delete (block, std::align_val_t{alignment});
+      detail::refuse_memory(charge, bytes, "host", mend);
+    }
     allocations_.fetch_add(1, std::memory_order_relaxed);
     bytes_ += bytes;
-    const record* const mine = new (block) record{bytes, memory_scope::current()};
-    mine->charge.add(bytes);
+    new (block) record{bytes, charge};
     return static_cast<std::byte*>(block) + alignment;
   }
   static void deallocate(void* block) noexcept {

@@ -5,12 +5,14 @@
 //   memory_ledger ledger;                                          parameters        32.6 MiB now     32.6 MiB at most
 //   memory_scope rank(ledger);                  // this thread     activations        4.1 MiB now     12.3 MiB at most
 //   memory_scope part(memory_category::scratch);                   ...
-// Outside any scope nothing is charged. Counting is a few atomic additions per allocation, none per step after warm-up.
+// A ledger may have a budget: what would exceed it is refused (out_of_memory, core/memory.hpp). Outside any scope nothing is charged. Counting is a few atomic additions per allocation, none per step after warm-up.
 #include <moefold/core/error.hpp>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
+#include <limits>
 #include <string>
 #include <utility>
 
@@ -38,7 +40,10 @@ struct memory_report {
 
 class memory_ledger {
  public:
-  memory_ledger() : books_(new books) {}
+  static constexpr std::size_t no_budget = std::numeric_limits<std::size_t>::max();
+
+  /// Of world rank `rank`, which may hold `budget` bytes at once.
+  explicit memory_ledger(int rank = -1, std::size_t budget = no_budget) : books_(new books{.rank = rank, .budget = budget}) {}
   memory_ledger(const memory_ledger&) = delete;
   memory_ledger& operator=(const memory_ledger&) = delete;
   ~memory_ledger() { books_->drop(); }
@@ -60,18 +65,25 @@ class memory_ledger {
  private:
   struct account {
     std::atomic<std::size_t> now{0}, peak{0};
-    void add(std::size_t bytes) {
-      const std::size_t held = now.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+    bool add(std::size_t bytes, std::size_t budget = no_budget) {
+      const std::size_t before = now.fetch_add(bytes, std::memory_order_relaxed), held = before + bytes;
+      if (budget != no_budget && (before > budget || bytes > budget - before)) {
+        now.fetch_sub(bytes, std::memory_order_relaxed);
+        return false;
+      }
       std::size_t most = peak.load(std::memory_order_relaxed);
       while (most < held && !peak.compare_exchange_weak(most, held, std::memory_order_relaxed)) {
       }
+      return true;
     }
     memory_use use() const { return {now.load(std::memory_order_relaxed), peak.load(std::memory_order_relaxed)}; }
   };
   struct books {  // lives as long as the ledger or a charge
+    int rank;
+    std::size_t budget;
     std::atomic<std::size_t> users{1};
-    std::array<account, memory_categories> category;
-    account total;
+    std::array<account, memory_categories> category{};
+    account total{};
     void use() { users.fetch_add(1, std::memory_order_relaxed); }
     void drop() {
       if (users.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
@@ -94,10 +106,19 @@ class memory_ledger::charge {
     if (books_ != nullptr) books_->drop();
   }
   charge with(memory_category category) const { return charge(books_, category); }
-  void add(std::size_t bytes) const {
-    if (books_ == nullptr) return;
+  memory_category category() const { return category_; }
+  int rank() const { return books_ != nullptr ? books_->rank : -1; }
+  /// Of the budget, no_budget where there is none.
+  std::size_t left() const {
+    if (books_ == nullptr || books_->budget == no_budget) return no_budget;
+    return books_->budget - std::min(books_->budget, books_->total.use().now);
+  }
+  /// False, and nothing is added, where the budget does not allow it.
+  [[nodiscard]] bool add(std::size_t bytes) const {
+    if (books_ == nullptr) return true;
+    if (!books_->total.add(bytes, books_->budget)) return false;
     books_->category[std::size_t(category_)].add(bytes);
-    books_->total.add(bytes);
+    return true;
   }
   /// Takes back an add of so many bytes.
   void remove(std::size_t bytes) const {

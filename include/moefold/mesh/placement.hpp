@@ -7,6 +7,7 @@
 //   attention, column-split    [out, in]     placement<attention_axes, shard<tag::tp, 0>>               cp x dp
 //   norm, router               [...]         placement<attention_axes>                                  tp x cp x dp
 //   experts W1, W3             [E, F, H]     placement<moe_axes, shard<tag::ep, 0>, shard<tag::etp, 1>> edp
+#include <moefold/core/mutant.hpp>
 #include <moefold/core/shape.hpp>
 #include <moefold/mesh/extents.hpp>
 
@@ -66,7 +67,11 @@ struct placement_value {
   }
   /// Over these axes lie the ranks that hold the same slice: gradients are summed over them, the optimizer state is split over them. With pp among them
   /// only the first and the last stage count (ends).
-  constexpr axis_set replicas() const { return axes() - (ends ? axis_set() : axis_set(axis_id::pp)) - sharded(); }
+  constexpr axis_set replicas() const {
+    axis_set over = axes() - (ends ? axis_set() : axis_set(axis_id::pp)) - sharded();
+    if (mutated(mutant::skipped_tp_sum)) over = over - axis_set(axis_id::tp);
+    return over;
+  }
   /// How many ranks that is.
   constexpr extent_t replicas_in(const folding_extents& f) const {
     const extent_t stages = mesh_of(f).of(axis_id::pp);

@@ -14,6 +14,7 @@
 // Padded routing needs the same number of tokens on every rank: then no count travels, and no shape depends on the routing: on a device the host
 // never waits. Else it waits once, in dispatch, for the sizes of what travels.
 // Source: Liu et al. 2025, arXiv 2504.14960, section 3.3.
+#include <moefold/core/mutant.hpp>
 #include <moefold/moe/row_fetch.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/exchange_order.hpp>
@@ -109,6 +110,7 @@ class all_to_all_dispatcher {
     require_sizes("combine", t, y_batch.extent(0), y.extent(0));
     require_matrix("combine", "y_batch", y_batch, y_batch.extent(0), hidden);
     require_matrix("combine", "y", y, y.extent(0), hidden);
+    if (mutated(mutant::early_return_on_no_rows) && y_batch.extent(0) == 0) return;
     scratch local(e);
     if constexpr (fetching<Comm, Exec>) {
       const view<const T> rows = etp_->size() == 1 ? y_batch : own_sums(e, y_batch, t, local);

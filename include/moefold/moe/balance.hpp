@@ -8,6 +8,7 @@
 // Sources: Fedus et al. 2021, arXiv 2101.03961 (loss); Wang et al. 2024, arXiv 2408.15664 (bias); Zoph et al. 2022, arXiv 2202.08906 (z-loss).
 #include <moefold/core/model_shape.hpp>
 #include <moefold/core/moe_facts.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/moe/groups.hpp>
 #include <moefold/moe/routing.hpp>
 #include <moefold/ops/balance.hpp>
@@ -138,7 +139,8 @@ void balance_terms(Exec e, const balance_losses& balance, extent_t top_k, view<s
     require_group(groups.sequence, "sequence", "tp x cp", "a balance loss over a micro-batch or a sequence")
         .all_reduce(e, std::span<const std::int64_t>(counts.span()), counts.span(), sum{})
         .wait(e);
-  balance_pull(e, balance, top_k, where.loss_weight, {counts, score_sum, squares, state.previous, running}, pull, losses);
+  const double weight = where.loss_weight * (mutated(mutant::aux_scaled_by_group) ? groups.sequence->size() : 1);
+  balance_pull(e, balance, top_k, weight, {counts, score_sum, squares, state.previous, running}, pull, losses);
 }
 
 }  // namespace moefold

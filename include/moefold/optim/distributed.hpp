@@ -7,6 +7,7 @@
 //   with overlap, per buffer (bucket)     backward of layer 3 | 2 | 1 | 0          update          forward of layer 0 | 1 | 2 | 3
 //                                             gradients_ready(3) -> reduce-scatter  gather_begin -> all-gather  <- before_layer(0)
 #include <moefold/comm/groups.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/layers/parameter_store.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/pick.hpp>
@@ -139,7 +140,11 @@ class distributed_optimizer {
       s.reducing = false;
       s.missing = s.layers.size();
       for (part_of_layer& part : s.layers) part.ready = false;
-      sum_of_squares(e, view<const reduce_type>(own_gradients(b)), squares_.at(extent_t(b), 1));
+      const std::span<reduce_type> summed = own_gradients(b);
+      if (mutated(mutant::expert_gradients_by_edp) && store_.flats()[b].fact.placement.on == family::moe)
+        for (reduce_type& g : summed) g /= reduce_type(s.replicas->size());
+      const auto counted = mutated(mutant::norm_counts_replicas) ? store_.flats()[b].gradients.view().span() : summed;
+      sum_of_squares(e, view<const reduce_type>(counted), squares_.at(extent_t(b), 1));
     });
     double squares = 0;  // in the store's order, whichever came first
     for (const double s : squares_.read(e)) squares += s;
@@ -200,6 +205,7 @@ class distributed_optimizer {
   /// come in the store's order, which is that of their use.
   template <class Exec>
   void gather_begin(Exec e) {
+    if (mutated(mutant::stale_replicas)) return;
     for (std::size_t b = 0; b < shards_.size(); ++b)
       if (shards_[b].replicas->size() > 1) {
         shards_[b].ticket =

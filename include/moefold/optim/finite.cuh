@@ -14,7 +14,7 @@ struct bad_elements {
   value nothing;
   template <class T>
   MOEFOLD_HD value of(T x, std::int64_t i) const {
-    return is_finite(x) ? nothing : value{i, 1};
+    return is_bounded(x) ? nothing : value{i, 1};
   }
   MOEFOLD_HD static value merge(value a, value b) { return {a.first < b.first ? a.first : b.first, a.count + b.count}; }
   template <int Threads>
@@ -33,7 +33,7 @@ struct zero_bad_elements {
     pack<T, Lanes> y = load_pack<Lanes>(x + i);
     bool any = false;
     for (int l = 0; l < Lanes; ++l)
-      if (!is_finite(y.lane[l])) y.lane[l] = T(0.0f), any = true;
+      if (!is_bounded(y.lane[l])) y.lane[l] = T(0.0f), any = true;
     if (any) store_pack(x + i, y);
   }
 };

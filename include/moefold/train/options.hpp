@@ -1,5 +1,6 @@
 #pragma once
 // What a training run may be told besides its types: numbers, and what to do when something goes wrong; and what a step reports.
+#include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
@@ -43,15 +44,16 @@ struct trainer_options {
   double floor = 0.1;                    // of the peak
   double expert_rate = 1;                // the experts' learning rate as a share of the others'
   double max_norm = 1.0;                 // of all gradients together; 0: no clipping
-  bad_step bad = bad_step::stop;         // what to do about gradients that are not finite
+  bad_step bad = bad_step::stop;         // what to do about gradients that are not finite or beyond 2^64
   bool overlap = true;                   // gradients and parameters travel beside the computation where the communicator can; the same bits
   extent_t bucket = default_bucket;      // elements in a bucket of parameters that travel together; 0: no limit
-  int device = 0;                        // which of the machine's devices this rank computes on; of a trainer on the host none
-  recompute_rule recompute{};            // what is computed twice instead of kept; a run's own takes its place
-  const schedule_value* schedule = nullptr;  // instead of the run's own
-  const std::atomic<int>* stop = nullptr;    // not 0 on any rank, such as a signal's number: all ranks stop after the same step
-  stage_events observe{};                    // of this rank: told of its layers as they compute, before their gradients travel
-  routing_tap* tap = nullptr;                // of this rank: record, replay or measure the router's choices
+  std::size_t memory = memory_ledger::no_budget;  // bytes a rank may hold at once; more is out_of_memory
+  int device = 0;                                 // which of the machine's devices this rank computes on; of a trainer on the host none
+  recompute_rule recompute{};                     // what is computed twice instead of kept; a run's own takes its place
+  const schedule_value* schedule = nullptr;       // instead of the run's own
+  const std::atomic<int>* stop = nullptr;         // not 0 on any rank, such as a signal's number: all ranks stop after the same step
+  stage_events observe{};                         // of this rank: told of its layers as they compute, before their gradients travel
+  routing_tap* tap = nullptr;                     // of this rank: record, replay or measure the router's choices
 };
 
 constexpr rate_plan rate_of(const trainer_options& o) {
@@ -77,7 +79,7 @@ constexpr void check(const trainer_options& o, const folding_extents& fold) {
   check_batch_size(o.global_batch, fold.attention.of(axis_id::dp), o.micro_batch);
 }
 
-/// Gradients of a step that are not finite: where the first ones were found, and how many.
+/// Gradients of a step that are not bounded (optim/finite.hpp): where the first ones were found, and how many.
 struct bad_report {
   extent_t rank = 0;      // the lowest rank that has one
   std::string parameter;  // its first such parameter
@@ -86,11 +88,11 @@ struct bad_report {
   extent_t elements = 0, ranks = 0;  // of all ranks
 };
 
-/// "rank 3 has nan in its gradient of layers.0.moe.up (element 17 of its part); 2 elements on 1 rank are not finite"
+/// "rank 3 has nan in its gradient of layers.0.moe.up (element 17 of its part); 2 elements on 1 rank are not finite or beyond 2^64"
 inline std::string describe(const bad_report& b) {
   return sentence("rank ", b.rank, " has ", b.value, " in its gradient of ", b.parameter, " (element ", b.index, " of its part); ",
                   b.elements, b.elements == 1 ? " element on " : " elements on ", b.ranks, b.ranks == 1 ? " rank" : " ranks",
-                  b.elements == 1 ? " is not finite" : " are not finite");
+                  b.elements == 1 ? " is" : " are", " not finite or beyond 2^64");
 }
 
 /// What an evaluation found out; the same on every rank.

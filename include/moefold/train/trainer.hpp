@@ -4,6 +4,7 @@
 //   load tokens -> count them (all_reduce) -> schedule of forwards and backwards -> reduce gradients -> norm, loss, load (all_reduce) -> update -> gather
 // Every rank of the world constructs it and calls its members together. After the first step a step allocates nothing.
 #include <moefold/comm/recording.hpp>
+#include <moefold/core/mutant.hpp>
 #include <moefold/inventory/traffic.hpp>
 #include <moefold/model/transformer.hpp>
 #include <moefold/optim/clip.hpp>
@@ -58,9 +59,10 @@ class basic_trainer {
   basic_trainer(Comm world, const model_shape& model, extent_t sequence, const folding_extents& fold, const trainer_options& options,
                 const dataset& data, typename Policies::optimizer optimizer = {},
                 const moe_facts& facts = facts_of<typename Policies::moe>())
-      : model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options), facts_(with_own_dispatcher(facts)),
-        layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data), execs_(options.device),
-        world_(beginning(std::move(world)), log_), groups_(world_, fold_), store_(exec_, model, fold_, world_.rank(), options.bucket),
+      : ledger_(world.rank(), options.memory), model_(model), fold_(checked(model, sequence, fold, options, data)), options_(options),
+        facts_(with_own_dispatcher(facts)), layer_(activation_shape{model, fold_, sequence, options.micro_batch, facts_}), data_(data),
+        execs_(options.device), world_(beginning(std::move(world)), log_), groups_(world_, fold_),
+        store_(exec_, model, fold_, world_.rank(), options.bucket),
         states_(model, facts.balance, options.global_batch / (fold.attention.of(axis_id::dp) * options.micro_batch)), scales_(model),
         stage_(exec_, model, sequence, fold_, world_.rank(), store_, groups_, &states_, facts_, options.recompute, options.overlap,
                &scales_),
@@ -107,9 +109,10 @@ class basic_trainer {
     scales_.begin();
     fill(exec_, numbers_.all(), 0.0);
     batch_loader::token_counts counted = loader_.load({at_.sample}, at_.step);
-    groups_.template over<tag::tp, tag::cp, tag::dp>()
-        .all_reduce(host_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
-        .wait(host_);
+    if (!mutated(mutant::own_token_count))
+      groups_.template over<tag::tp, tag::cp, tag::dp>()
+          .all_reduce(host_, std::span<const std::int64_t>(counted), std::span(counted), sum{})
+          .wait(host_);
     const auto [tokens, routed] = counted;
     for (micro_batch& batch : loader_.batches()) batch.loss_weight = routed > 0 ? double(tokens) / double(routed) : 0;
     const view<double> by_layer = numbers_.at(step_header, model_.layers * layer_.count).as({model_.layers, layer_.count});
