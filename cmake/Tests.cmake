@@ -69,7 +69,12 @@ endif()
 # The full counts of tests that run a part of them every day.
 if(TARGET train_test)
   moefold_test_entry(train_resume_soak train_test "--test-suite=train/model_files")
-  set_tests_properties(train_resume_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
+  moefold_test_entry(train_rejoin_soak train_test "--test-suite=train/rejoin")
+  set_tests_properties(train_resume_soak train_rejoin_soak PROPERTIES LABELS soak TIMEOUT 1800 ENVIRONMENT MOEFOLD_SOAK=1)
+endif()
+if(TARGET comm_test)
+  moefold_test_entry(comm_faults_soak comm_test "--test-suite=comm/faults")
+  set_tests_properties(comm_faults_soak PROPERTIES LABELS soak TIMEOUT 2400 ENVIRONMENT MOEFOLD_SOAK=1)
 endif()
 
 # Known bugs put back one by one (core/mutant.hpp): each of these is green when the tests go red, in words that fit the bug and not by a crash.
