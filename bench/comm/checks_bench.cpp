@@ -84,12 +84,14 @@ void gated_entry() {
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   for (const int ranks : {2, 1})
-    for (const std::size_t bytes : {0, 8, 65536})
+    for (const std::size_t bytes : {0, 8, 65536}) {
+      if (ranks == 1 && bytes > 8) continue;  // nothing travels
       benchmark::RegisterBenchmark(sentence("watched/ranks:", ranks, "/bytes:", bytes).c_str(),
                                    [=](benchmark::State& state) { watched(state, ranks, bytes); })
           ->UseManualTime()
           ->Iterations(41)
           ->Unit(benchmark::kNanosecond);
+    }
   benchmark::RegisterBenchmark("entry", entry);
   gated_entry();
   return bench::run_all();
