@@ -157,11 +157,15 @@ class flight_report {
     diverged_ = true;
     if (odd != nullptr) return judge_mismatch(*odd);
     std::vector<waiting> waits = all_waits();
+    if (const std::vector<waiting> cycle = find_cycle(waits); !cycle.empty()) {
+      verdict_ = "ranks wait for each other: " + moefold::describe(cycle);
+      return;
+    }
     std::set<std::pair<int, int>> waiting_lanes;  // also those of which it is not known for whom
     for (const waiting& w : waits) waiting_lanes.emplace(w.rank, w.lane);
     for (const flight_dump& d : dumps_)
       for (int lane = 0; lane < int(d.made.size()); ++lane)
-        if (const flight_call* const last = d.last(lane); last != nullptr && last->state == flight_state::inside)
+        if (const flight_call* const last = d.last(lane); last != nullptr && last->state == flight_state::inside && d.rank != culprit())
           waiting_lanes.emplace(d.rank, lane);
     std::map<int, std::vector<const waiting*>> awaited;  // ranks that wait in no call themselves, and who waits for them
     for (const waiting& w : waits)
@@ -173,17 +177,14 @@ class flight_report {
       const flight_call* const last = d != nullptr ? d->last(missing.second.front()->lane) : nullptr;
       return std::tuple(missing.first == culprit(), missing.second.size(), last != nullptr ? d->steady - last->end : -1);
     };
-    if (!awaited.empty())
-      return judge_missing(
-          *std::max_element(awaited.begin(), awaited.end(), [&](const auto& a, const auto& b) { return weight(a) < weight(b); }));
-    if (const std::vector<waiting> cycle = find_cycle(waits); !cycle.empty()) {
-      verdict_ = "ranks wait for each other: " + moefold::describe(cycle);
-      return;
-    }
-    if (culprit() >= 0) {
+    if (culprit() >= 0 && !awaited.contains(culprit()) &&
+        std::none_of(waits.begin(), waits.end(), [&](const waiting& w) { return w.rank == culprit(); })) {
       verdict_ = sentence("rank ", culprit(), " failed by itself; up to then the ranks agree on every call");
       return;
     }
+    if (!awaited.empty())
+      return judge_missing(
+          *std::max_element(awaited.begin(), awaited.end(), [&](const auto& a, const auto& b) { return weight(a) < weight(b); }));
     diverged_ = false;
     verdict_ = sentence("the ranks agree on every call, and none waits for another", in_calls());
   }
