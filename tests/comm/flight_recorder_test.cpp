@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <thread>
 
 using namespace moefold;
@@ -110,6 +111,14 @@ TEST_SUITE("comm/flight_recorder") {
     CHECK(labels.number_of("one more") == flight_labels::most);
     CHECK(labels[flight_labels::most] == comm_label("..."));
     CHECK(labels[flight_labels::most - 1] == comm_label("g253"));
+  }
+  TEST_CASE("communicators have ids of their own") {
+    std::vector<std::uint64_t> ids;
+    for (std::uint64_t of : {0, 1})
+      for (std::uint64_t number = 0; number < 30; ++number)
+        for (std::uint64_t first = 0; first < 30; ++first) ids.push_back(flight_id(number, first, of));
+    std::sort(ids.begin(), ids.end());
+    CHECK(std::unique(ids.begin(), ids.end()) == ids.end());
   }
   TEST_CASE("a recorder has a ring per rank that lives here and lane") {
     flight_recorder recorder(8, 4, 2, 2);

@@ -60,6 +60,36 @@ TEST_SUITE("comm/nccl" * doctest::skip(!test::nccl_is_possible())) {
       CHECK(all_equal(at.get(second), [](std::size_t i) { return i < 1000 ? 1.0f : 2.0f; }));
     });
   }
+  TEST_CASE("the flight recorder has every call over NCCL, and what the device has done is done") {
+    test::on_nccl("the flight recorder has every call over NCCL, and what the device has done is done", 2,
+                  [](nccl_comm& world, cuda_exec e) {
+                    const test::in_device_memory at{e};
+                    const auto mine = at.put(filled<float>(1000, 1.0f));
+                    auto all = at.room(2000, 0.0f);
+                    nccl_comm pair = world.split(0, 1 - world.rank(), "pair");
+                    pair.all_gather(at.e, mine, all).wait(at.e);
+                    const std::vector<std::size_t> none(2, 0);
+                    pair.all_gather_v(at.e, std::span<const float>{}, none, std::span<float>{}).wait(at.e);
+                    pair.send(at.e, mine, 1 - pair.rank()).wait(at.e);
+                    auto letter = at.room(1000, 0.0f);
+                    pair.recv(at.e, letter, 1 - pair.rank()).wait(at.e);
+                    e.wait();
+                    std::this_thread::sleep_for(200ms);  // the watchdog looks
+                    std::string calls;
+                    flight_recorder::for_each([&](const flight_recorder& r) {
+                      if (r.world() != 2 || r.first() != world.rank()) return;
+                      r.ring(world.rank(), 0).for_each([&](const flight_entry& c) {
+                        CHECK(c.group.size == 2);
+                        CHECK(int(c.group.rank) == (r.labels()[c.group.label] == comm_label("pair") ? pair.rank() : world.rank()));
+                        calls += sentence(c.what.op == operation::send ? "" : name_of(c.state), " ", describe(c.what), " on ",
+                                          r.labels()[c.group.label].view(), "\n");
+                      });
+                    });
+                    CHECK(calls ==
+                          "done split #0 on world\ndone all_gather #0 of 1000 x fp32 on pair\ndone all_gather_v #1 of fp32 on pair\n"
+                          " send #0 of 1000 x fp32 on pair\ndone recv #0 of 1000 x fp32 on pair\n");
+                  });
+  }
   TEST_CASE("sums over NCCL are rank-ordered sums to rounding, and the same on all ranks") {
     test::on_nccl("sums over NCCL are rank-ordered sums to rounding, and the same on all ranks", 4, [](nccl_comm& world, cuda_exec e) {
       const test::in_device_memory at{e};

@@ -147,11 +147,10 @@ TEST_SUITE("comm/rebuild") {
         rest.barrier(e);   // and so is late here, where rank 1 is not
       }
       world.barrier(e);
-      const auto counts = world.stragglers().counts();
+      const auto counts = world.stragglers();
       CHECK(slowest(counts) == 1);
       CHECK(counts[1].late > 150ms);
       CHECK(2 * counts[0].late < counts[1].late);
-      CHECK(straggler_report(counts, 1s).find("for rank 1 ") != std::string::npos);
     });
   }
 

@@ -66,6 +66,7 @@ class memory_transport final : public transport {
   request send(int peer, std::uint32_t tag, std::span<const std::byte> data) override {
     require<transport_error>(data.size() <= most_bytes, "memory transport: a message of ", data.size(), " bytes");
     check(peer);
+    if (hall_->lost_[std::size_t(rank_)].load()) return {};  // the dead say nothing
     auto& box = hall_->boxes_[std::size_t(peer)];
     {
       const std::lock_guard lock(box.mutex);

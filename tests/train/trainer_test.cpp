@@ -113,13 +113,14 @@ f14_seen f14_play(const f14_case& c, const folding_extents& fold, const dataset&
   return seen;
 }
 bool f14_told(const f14_seen& seen, int victim) {
-  const root_cause& one = *seen.told[victim == 0 ? 1 : 0];
-  bool good = seen.thrown && seen.thrown->rank() == victim && seen.thrown->need() > 0;
+  const auto& one = seen.told[victim == 0 ? 1 : 0];
+  if (!seen.thrown || !one) return false;
+  bool good = seen.thrown->rank() == victim && seen.thrown->need() > 0;
   for (int r = 0; r < f14_ranks; ++r) {
     const auto& cause = seen.told[std::size_t(r)];
     good = good && cause.has_value() == (r != victim);
     if (cause)
-      good = good && cause->rank == victim && cause->message == one.message &&
+      good = good && cause->rank == victim && cause->message == one->message &&
              cause->message.find(sentence("could not allocate ", seen.thrown->need(), " bytes of host memory for ",
                                           name_of(seen.thrown->what_for()), " of rank ", victim)) != std::string::npos;
   }

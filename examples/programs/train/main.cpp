@@ -2,6 +2,7 @@
 // launcher. All it does is in moefold/train/program.hpp.
 #include "runs.hpp"
 
+#include <moefold/comm/flight_signal.hpp>
 #include <moefold/train/model_files.hpp>
 #include <moefold/train/process_ranks.hpp>
 
@@ -115,6 +116,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   std::optional<moefold::stop_signals> signals;
+  std::optional<moefold::flight_signal> where;
   moefold::model_files files;
   // What was said, once it fits together; the run it names.
   const auto understood = [&]() -> const run_entry& {
@@ -147,6 +149,7 @@ int main(int argc, char** argv) {
   };
   try {
     moefold::terminal_sink log;
+    where.emplace();  // SIGUSR1 writes down where every rank is
     if (list) {
       for (const auto& [name, run] : runs())
         if (speaks) std::printf("%-20s %s\n", name.c_str(), run.summary.c_str());

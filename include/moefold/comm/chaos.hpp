@@ -83,7 +83,7 @@ class chaos {
     C made = around({operation::split}, [&] { return inner_.split(colour, key, label); });
     return {std::move(made), plan_, sites_, world_rank_};
   }
-  chaos rebuild() requires rebuildable<C> { return {inner_.rebuild(), plan_, world_rank_}; }
+  chaos rebuild() requires rebuildable<C> { return {inner_.rebuild(), plan_, sites_, world_rank_}; }
   void starting(bool on) requires requires(C& c) { c.starting(on); }
   { inner_.starting(on); }
   decltype(auto) stragglers() const requires requires(const C& c) { c.stragglers(); }

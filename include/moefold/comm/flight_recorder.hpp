@@ -33,6 +33,18 @@ struct flight_group {
   std::uint32_t size = 1, rank = 0;  // ranks of it, and which one this is
 };
 
+/// An id for communicators whose ranks count them: those without a rank in common may have one number, but not one first member too.
+constexpr std::uint64_t flight_id(std::uint64_t number, std::uint64_t first_member, std::uint64_t of = 0) {
+  std::uint64_t id = of;
+  for (const std::uint64_t part : {number, first_member}) {  // splitmix64
+    id = id + part + 0x9E3779B97F4A7C15u;
+    id = (id ^ id >> 30) * 0xBF58476D1CE4E5B9u;
+    id = (id ^ id >> 27) * 0x94D049BB133111EBu;
+    id ^= id >> 31;
+  }
+  return id;
+}
+
 /// One call, read back.
 struct flight_entry {
   std::uint64_t number = 0;  // of the calls of this rank and lane, from 0

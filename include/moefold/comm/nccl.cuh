@@ -56,7 +56,7 @@ class nccl_comm {
       all = std::make_unique<nccl_channel>(
           *world, "world", world->stream(0), signature{operation::split, dtype::uint8, "join"}, "ncclCommInitRankConfig", nullptr,
           [&](ncclComm_t* made, ncclConfig_t* config) { return ncclCommInitRankConfig(made, size, id, rank, config); });
-    group_ = std::make_shared<nccl_group>(std::move(world), "world", 0, std::move(all));
+    group_ = std::make_shared<nccl_group>(std::move(world), "world", 0, 1, std::move(all));
   }
 
   int rank() const { return group_->rank(); }
@@ -225,7 +225,7 @@ class nccl_comm {
     using T = element_of<const In>;
     const std::span<const T> in = span_of(range);
     require_rank(operation::send, "peer", peer, size());
-    const signature what = group_->numbered({operation::send, dtype_of<T>, "", -1, in.size()});
+    const signature what = group_->numbered({operation::send, dtype_of<T>, "", peer, in.size()});
     const cudaStream_t copies = stream_of(e, group_->stream());
     nccl_channel* const queue = group_->queue(rank(), peer);
     if (queue == nullptr) {
@@ -245,7 +245,7 @@ class nccl_comm {
     using T = element_of<Out>;
     const std::span<T> out = span_of(range);
     require_rank(operation::recv, "peer", peer, size());
-    const signature what = group_->numbered({operation::recv, dtype_of<T>, "", -1, out.size()});
+    const signature what = group_->numbered({operation::recv, dtype_of<T>, "", peer, out.size()});
     nccl_channel* const queue = group_->queue(peer, rank());
     if (queue == nullptr) {
       group_->fetch(out.data(), out.size_bytes(), dtype_of<T>, stream_of(e, group_->stream()));
@@ -328,7 +328,7 @@ class nccl_comm {
         std::memcpy(out.data(), in.data(), out.size_bytes());
       return {};
     }
-    if (moved == 0) return {};
+    if (moved == 0) return all->passed(what), ticket{};
     const auto issue = [&](const T* from, T* to, cudaStream_t after) {
       return all->issue(what, after, [&](detail::nccl_calls& calls) { body(call{calls, all->handle(), all->stream()}, from, to); });
     };
@@ -354,11 +354,14 @@ class nccl_comm {
     std::unique_ptr<nccl_channel> made;
     if (nccl_channel* const all = group_->main()) {
       group_->drain();
-      made = std::make_unique<nccl_channel>(
-          group_->world(), label, group_->world().stream(lane), what, "ncclCommSplit", all,
-          [&](ncclComm_t* handle, ncclConfig_t* config) { return ncclCommSplit(all->handle(), colour, key, handle, config); });
+      all->around(what, [&] {
+        made = std::make_unique<nccl_channel>(
+            group_->world(), label, group_->world().stream(lane), what, "ncclCommSplit", all,
+            [&](ncclComm_t* handle, ncclConfig_t* config) { return ncclCommSplit(all->handle(), colour, key, handle, config); });
+      });
     }
-    return nccl_comm(std::make_shared<nccl_group>(group_->shared_world(), label, lane, std::move(made)));
+    const std::uint64_t child = flight_id(what.seq, std::uint64_t(colour), group_->id());
+    return nccl_comm(std::make_shared<nccl_group>(group_->shared_world(), label, lane, child, std::move(made)));
   }
 
   std::shared_ptr<nccl_group> group_;

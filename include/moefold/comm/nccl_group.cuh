@@ -73,10 +73,12 @@ class nccl_rooms {
 /// What one rank has of one communicator. Channels are made collectively, over the ranks of the communicator.
 class nccl_group {
  public:
-  nccl_group(std::shared_ptr<nccl_world> world, const comm_label& label, int lane, std::unique_ptr<nccl_channel> channel)
-      : world_(std::move(world)), label_(label), lane_(lane), rooms_(world_->memory()), main_(std::move(channel)) {
+  /// `id`: of the flight recorder.
+  nccl_group(std::shared_ptr<nccl_world> world, const comm_label& label, int lane, std::uint64_t id, std::unique_ptr<nccl_channel> channel)
+      : world_(std::move(world)), label_(label), lane_(lane), id_(id), rooms_(world_->memory()), main_(std::move(channel)) {
     if (main_) rank_ = main_->rank(), size_ = main_->size();
     if (size_ == 1) main_.reset();  // nothing travels
+    if (main_) record(*main_);
     word_ = reinterpret_cast<std::int32_t*>(world_->memory().take(sizeof(std::int32_t)));
     cuda_check(cudaMemsetAsync(word_, 0, sizeof *word_, stream()), "cudaMemsetAsync");
   }
@@ -87,6 +89,7 @@ class nccl_group {
   int rank() const { return rank_; }
   int size() const { return size_; }
   int lane() const { return lane_; }
+  std::uint64_t id() const { return id_; }
   cudaStream_t stream() const { return world_->stream(lane_); }
   nccl_channel* main() const { return main_.get(); }  // null: one rank
   std::int32_t* word() const { return word_; }        // on the device, for barriers
@@ -143,6 +146,10 @@ class nccl_group {
     dtype type;
   };
 
+  void record(nccl_channel& channel) const {
+    if (flight_recorder* const r = world_->recorder())
+      channel.record(r->ring(world_->rank(), lane_), {id_, r->labels().number_of(label_), std::uint32_t(size_), std::uint32_t(rank_)});
+  }
   void open_mail() {
     main_->drain();
     for (int q = 0; q < 4; ++q) {
@@ -151,6 +158,7 @@ class nccl_group {
       made->channel = std::make_unique<nccl_channel>(
           *world_, label_, made->stream, signature{operation::split, dtype::uint8, "messages"}, "ncclCommSplit", main_.get(),
           [&](ncclComm_t* handle, ncclConfig_t* config) { return ncclCommSplit(main_->handle(), 0, rank_, handle, config); });
+      record(*made->channel);
       mail_[std::size_t(q)] = std::move(made);
     }
   }
@@ -158,6 +166,7 @@ class nccl_group {
   std::shared_ptr<nccl_world> world_;  // first: all below uses it
   comm_label label_;
   int rank_ = 0, size_ = 1, lane_;
+  std::uint64_t id_;
   std::int32_t* word_ = nullptr;
   std::uint64_t seq_ = 0, sent_ = 0, received_ = 0;
   nccl_rooms rooms_;

@@ -7,6 +7,7 @@
 //                                           watchdog: done before the deadline?  no -> ncclCommAbort of all, root cause kept
 // Streams: one for all communicators of lane 0, done in the order of issue; one for lane 1 (`apart`); one for each queue of messages.
 #include <moefold/comm/failure.hpp>
+#include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/signature.hpp>
 #include <moefold/core/exec.cuh>
 
@@ -32,6 +33,7 @@ struct nccl_options {
       std::chrono::seconds(300);                                   // joining, split, and a communicator's first operation: they connect
   std::chrono::nanoseconds deadline = std::chrono::seconds(120);   // from the issue until the device is done, queueing included
   std::chrono::nanoseconds look = std::chrono::milliseconds(100);  // how often the watchdog looks
+  bool record_calls = true;                                        // the flight recorder: some 10 ns per call
 };
 
 namespace detail {
@@ -81,6 +83,7 @@ class nccl_world {
     options_.first_deadline = scaled(options.first_deadline, factor);
     options_.deadline = scaled(options.deadline, factor);
     cuda_check(cudaGetDevice(&device_), "cudaGetDevice");
+    if (options_.record_calls) recorder_.emplace(size, rank, 1, int(lanes_.size()));
     if (size > 1) watchdog_ = std::thread([this] { watch(); });
   }
   ~nccl_world() {
@@ -98,8 +101,9 @@ class nccl_world {
   int size() const { return size_; }
   const nccl_options& options() const { return options_; }
   cudaStream_t stream(int lane) const { return lanes_[std::size_t(lane)]; }
-  memory_stack<device_memory>& memory() { return memory_; }    // of what lives as long as the world
-  memory_stack<device_memory>& staging() { return staging_; }  // of one call
+  flight_recorder* recorder() { return recorder_ ? &*recorder_ : nullptr; }  // null: calls are not recorded. Written with the lock held
+  memory_stack<device_memory>& memory() { return memory_; }                  // of what lives as long as the world
+  memory_stack<device_memory>& staging() { return staging_; }                // of one call
 
   std::mutex mutex;  // of every call of NCCL, and of what the watchdog sees
 
@@ -117,10 +121,12 @@ class nccl_world {
   template <std::derived_from<comm_error> Error>
   void fail_locked(root_cause cause) {
     if (failed()) return;
+    cause.message += failure_dump_place(recorder());
     cause_ = std::move(cause);
     raise_ = [](const std::string& text, const root_cause& c) { throw Error(text, c); };
     failed_.store(true, std::memory_order_release);
     for (member* m : members_) m->abort();
+    dump_on_failure(recorder(), cause_.message);
   }
   template <std::derived_from<comm_error> Error>
   void fail(root_cause cause) {
@@ -158,6 +164,7 @@ class nccl_world {
   nccl_options options_;
   std::array<cuda_stream, 2> lanes_;
   memory_stack<device_memory> memory_, staging_;
+  std::optional<flight_recorder> recorder_;
   std::vector<member*> members_;
   std::atomic<bool> failed_{false};
   root_cause cause_;  // written before failed_
@@ -218,6 +225,31 @@ class nccl_channel final : nccl_world::member {
   cudaStream_t stream() const { return stream_; }
   ncclComm_t handle() const { return handle_; }
 
+  /// Its calls go into the flight recorder: an entry ends when the watchdog, or this rank, sees that the device has done it.
+  void record(flight_ring& ring, const flight_group& group) { ring_ = &ring, flight_ = group; }
+  /// A call for which NCCL is not needed.
+  void passed(const signature& what) {
+    const std::lock_guard lock(world_.mutex);
+    leave(enter(what, clock::now()), flight_state::done);
+  }
+  /// One that is done when `body` returns.
+  template <class Body>
+  void around(const signature& what, Body&& body) {
+    std::uint64_t entered = 0;
+    const auto locked = [&](auto&& f) {
+      const std::lock_guard lock(world_.mutex);
+      f();
+    };
+    locked([&] { entered = enter(what, clock::now()); });
+    try {
+      body();
+    } catch (...) {
+      locked([&] { leave(entered, flight_state::failed); });
+      throw;
+    }
+    locked([&] { leave(entered, flight_state::done); });
+  }
+
   /// Issues what `body(calls)` calls, as one group, after all that `after` holds. Returns the operation's number.
   template <class Body>
   std::uint64_t issue(const signature& what, cudaStream_t after, Body&& body) {
@@ -229,8 +261,10 @@ class nccl_channel final : nccl_world::member {
     const auto since = clock::now();
     const auto deadline = issued_ == 0 ? world_.options().first_deadline : world_.options().deadline;
     detail::nccl_calls calls;
+    std::uint64_t entered = 0;
     {
       const std::lock_guard lock(world_.mutex);
+      entered = enter(what, since);
       if (!world_.failed()) {
         calls("ncclGroupStart", ncclGroupStart());
         body(calls);
@@ -239,9 +273,10 @@ class nccl_channel final : nccl_world::member {
     }
     settle(calls, calls.name, what, since, deadline);
     const std::lock_guard lock(world_.mutex);
+    if (issued_ - oldest_ == room) see_done();
     slot& s = slots_[issued_ % room];
     s.done.record(stream_);
-    s.what = what, s.since = since, s.deadline = deadline;
+    s.what = what, s.since = since, s.deadline = deadline, s.entered = entered;
     if (++issued_ - oldest_ > room) oldest_ = issued_ - room;
     return issued_ - 1;
   }
@@ -277,7 +312,18 @@ class nccl_channel final : nccl_world::member {
     signature what;
     clock::time_point since{};
     clock::duration deadline{};
+    std::uint64_t entered = 0;  // in the flight recorder
   };
+  std::uint64_t enter(const signature& what, clock::time_point since) {  // with the lock held, as leave
+    return ring_ ? ring_->enter(flight_, what, since) : flight_ring::unrecorded;
+  }
+  void leave(std::uint64_t entered, flight_state outcome) {
+    if (ring_) ring_->leave(entered, outcome, clock::now());
+  }
+  void see_done() {
+    for (; oldest_ < issued_ && detail::reached(slots_[oldest_ % room].done); ++oldest_)
+      leave(slots_[oldest_ % room].entered, flight_state::done);
+  }
 
   /// Waits until NCCL has taken what it was given: connections are made in the background, and with a peer that is late.
   void settle(detail::nccl_calls& calls, const char* call, const signature& what, clock::time_point since, clock::duration deadline) {
@@ -331,7 +377,7 @@ class nccl_channel final : nccl_world::member {
     const ncclResult_t asked = ncclCommGetAsyncError(handle_, &state);
     if (asked != ncclSuccess) state = asked;
     if (state != ncclSuccess && state != ncclInProgress) return fail_with("an operation", state, first.what, first.since);
-    while (oldest_ < issued_ && detail::reached(slots_[oldest_ % room].done)) ++oldest_;
+    see_done();
     if (oldest_ == issued_) return;
     const slot& s = slots_[oldest_ % room];
     if (now - s.since > s.deadline) world_.fail_locked<timeout>(late(s.what, s.since));
@@ -347,7 +393,7 @@ class nccl_channel final : nccl_world::member {
       bool busy = false;
       {
         const std::lock_guard lock(world_.mutex);
-        while (oldest_ < issued_ && detail::reached(slots_[oldest_ % room].done)) ++oldest_;
+        see_done();
         busy = oldest_ < issued_;
         if (busy && std::uncaught_exceptions() > 0) {
           const slot& s = slots_[oldest_ % room];
@@ -389,6 +435,8 @@ class nccl_channel final : nccl_world::member {
   comm_label label_;
   std::array<char, 32> name_{};  // NCCL keeps the pointer
   cudaStream_t stream_;
+  flight_ring* ring_ = nullptr;
+  flight_group flight_;
   ncclComm_t handle_ = nullptr;  // null: aborted
   int rank_ = 0, size_ = 1;
   cuda_event ready_;

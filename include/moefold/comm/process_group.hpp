@@ -44,7 +44,8 @@ class process_group {
     letter_rooms_ = std::shared_ptr<std::byte[]>(new std::byte[n * sizeof(letter_head)]);
     if (flight_recorder* const recorder = world_->recorder()) {
       ring_ = &recorder->ring(world_->rank(), lane_);
-      flight_ = {id_ + (epoch_->number << 40), recorder->labels().number_of(label_), std::uint32_t(n), std::uint32_t(rank_)};
+      flight_ = {flight_id(id_, std::uint64_t(members_.front()), epoch_->number), recorder->labels().number_of(label_), std::uint32_t(n),
+                 std::uint32_t(rank_)};
     }
     for (int p = 0; p < size(); ++p)
       if (p != rank_) guarded(p, [&] { listen(p, 0); });

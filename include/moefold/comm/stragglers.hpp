@@ -5,7 +5,7 @@
 //   arrivals  0: 1.0  1: 1.1  2: 1.2  3: 9.0 ms      rank 3 was last, 7.8 ms after the one before
 //   Lateness is inherited: who comes late because it waited for another is no straggler. So no rank is charged for more than the time it has run
 //   since it last waited.
-#include <moefold/core/error.hpp>
+#include <moefold/comm/communicator.hpp>
 
 #include <atomic>
 #include <chrono>
@@ -68,13 +68,13 @@ inline int slowest(const std::vector<straggler_count>& counts) {
 }
 
 /// "the others waited 1.5 s for rank 3 (12 % of 12.5 s, in 400 calls); see what its core or card does besides": of a run that took `whole`. Empty
-/// when that is less than `worth` of it, or less than twice what they waited for the next rank: then no one rank is to blame.
+/// when that is less than a second or than `worth` of the run, or less than twice what they waited for the next rank: then no one rank is to blame.
 inline std::string straggler_report(const std::vector<straggler_count>& counts, std::chrono::nanoseconds whole, double worth = 0.05) {
   const int rank = slowest(counts);
   if (rank < 0) return {};
   const straggler_count& worst = counts[std::size_t(rank)];
   const double seconds = 1e-9 * double(worst.late.count()), all = 1e-9 * double(whole.count());
-  if (seconds < worth * all) return {};
+  if (seconds < 1 || seconds < worth * all) return {};
   for (std::size_t r = 0; r < counts.size(); ++r)
     if (int(r) != rank && 2 * counts[r].late > worst.late) return {};
   char numbers[96];
@@ -82,5 +82,37 @@ inline std::string straggler_report(const std::vector<straggler_count>& counts, 
                 all);
   return sentence("the others waited ", numbers, worst.times, " calls); see what its core or card does besides");
 }
+
+/// The report of a stretch of a run, from construction on. For communicators that count nothing it is empty.
+template <class Comm>
+class straggler_watch {
+ public:
+  explicit straggler_watch(const Comm& world) : before_(counts_of(world)) {}
+
+  /// Collective over the world; the same on every rank. Ranks that are processes have seen different waits: of each the longest counts.
+  template <class Exec>
+  std::string report(Comm& world, Exec e, double worth = 0.05) const {
+    std::vector<std::int64_t> numbers;
+    for (std::size_t r = 0; const straggler_count& now : counts_of(world)) {
+      numbers.push_back(std::int64_t(now.times - before_[r].times));
+      numbers.push_back((now.late - before_[r++].late).count());
+    }
+    if (numbers.empty()) return {};
+    world.all_reduce(e, numbers, numbers, max{}).wait(e);
+    std::vector<straggler_count> all(before_.size());
+    for (std::size_t r = 0; r < all.size(); ++r) all[r] = {std::uint64_t(numbers[2 * r]), std::chrono::nanoseconds(numbers[2 * r + 1])};
+    return straggler_report(all, std::chrono::steady_clock::now() - begin_, worth);
+  }
+
+ private:
+  static std::vector<straggler_count> counts_of(const Comm& world) {
+    if constexpr (requires { world.stragglers(); })
+      return world.stragglers();
+    else
+      return {};
+  }
+  std::vector<straggler_count> before_;
+  std::chrono::steady_clock::time_point begin_ = std::chrono::steady_clock::now();
+};
 
 }  // namespace moefold

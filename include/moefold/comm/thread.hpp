@@ -53,8 +53,8 @@ class thread_comm {
   const comm_label& label() const { return group_->label(); }
   /// CPU time this rank has spent inside calls of all its communicators, in seconds; sleeping for peers is not in it. Where every rank has a
   /// core it is time awake: what another process takes of that core meanwhile counts too. Of an apart communicator: the helper's time.
-  /// Whom the ranks of the world wait for, over all its communicators.
-  straggler_table& stragglers() const { return world().stragglers(); }
+  /// How long the others have waited for each rank of the world, over all its communicators.
+  std::vector<straggler_count> stragglers() const { return world().stragglers().counts(); }
   /// While this rank is starting, each of its calls may take as long as the first one on a communicator. Local.
   void starting(bool on) { world().starting(world_rank(), on); }
   double cpu_seconds() const { return world().cpu_seconds(world_rank(), group_->lane()); }

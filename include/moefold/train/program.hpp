@@ -332,6 +332,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
     progress live(train.steps);
     spike_watch spikes({}, resumed && resumed->notes.contains("spikes") ? spike_memory_of(resumed->notes.at("spikes")) : spike_memory{});
     std::optional<double> held_out;
+    std::optional<straggler_watch<comm_type>> late;  // after the first step: ranks begin unevenly
     std::int64_t done = trainer.position().step;
     for (const std::int64_t begin_at = done; done < train.steps && !last.stop;) {
       const auto from = clock::now();
@@ -340,6 +341,7 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
       if (done == begin_at && !options.dump_gradients.empty()) keeper.dump_gradients(model, last);
       trainer.apply(last);
       ++done;
+      if (!late) late.emplace(trainer.world().inner());
       const double seconds = std::chrono::duration<double>(clock::now() - from).count();
       sums.add(host, trainer.world().inner(), detail::thread_cpu_seconds() - cpu_before,  // not recorded
                in_collectives() - comm_before, trainer.traffic() - sent, keeper.ready());
@@ -402,7 +404,9 @@ int run_program(const program_options& options, log_sink& given_log, const Ranks
       trainer.world().inner().all_reduce(host, std::span<const std::int32_t>(&doubtful, 1), std::span(&doubtful, 1), max{}).wait(host);
       trusted = doubtful == 0;
     }
+    const std::string who_was_late = late ? late->report(trainer.world().inner(), host) : "";
     if (rank != 0) return;
+    if (!who_was_late.empty()) log.line(who_was_late);
     log.line("memory of rank 0 as measured, by what it was for");
     log.line(table_of(trainer.memory().report()).text());
     if (last.stop)
