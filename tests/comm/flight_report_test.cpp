@@ -147,6 +147,31 @@ TEST_SUITE("comm/flight_report") {
          one(1, 2, "0 0 5 0 2 1 barrier 0 uint8 0 - -1 host done 10 20\n0 1 5 0 2 1 recv 0 fp32 4 - 0 host inside 30 0\n")});
     CHECK(r.verdict().starts_with("rank 0 has not sent for recv #0 on world, where rank 1 waits; its last call, barrier #0"));
   }
+  TEST_CASE("of several ranks that do not come, the one whose failure it was is named, else the one that has been away for longest") {
+    const auto files = [](std::string_view culprit) {
+      std::vector<flight_dump> all;
+      for (int r = 0; r < 4; ++r)
+        all.push_back(
+            parse_flight(sentence("moefold flight 1\nworld 4\nrank ", r, "\nclock 2000000000 2000000000\nculprit ", culprit,
+                                  "\nlabel 0 world\ncalls 0 9\n0 0 5 0 4 ", r, " barrier 0 uint8 0 - -1 host done 10 ", 2'000'000'000 - r,
+                                  "\n", r < 1 ? "0 1 5 0 4 0 barrier 1 uint8 0 - -1 host inside 30 0\n" : "", "end\n"),
+                         "f"));
+      return flight_report(std::move(all)).verdict();
+    };
+    CHECK(files("2").starts_with("rank 2 has not come to barrier #1 on world, where rank 0 waits; "));
+    CHECK(files("-1").starts_with("rank 3 has not come to barrier #1 on world, where rank 0 waits; "));
+    CHECK(files("-1").ends_with("before its file was written: it may be on its way"));
+    const flight_report alone = report_of_failure([](thread_comm& world, host_exec e) {
+      world.barrier(e);
+      if (world.rank() == 1) world.set_hook([](void*) { throw error("broken"); }, nullptr);  // inside: everybody has come
+      world.barrier(e);
+      world.set_hook(nullptr, nullptr);
+      if (world.rank() != 1) world.barrier(e);
+    });
+    CAPTURE(alone.verdict());
+    CHECK(alone.diverged());
+    CHECK((alone.verdict().starts_with("rank 1 failed by itself") || alone.verdict().starts_with("rank 1 has not come to barrier #2")));
+  }
   TEST_CASE("files that are missing, older or cut short are said to be so") {
     const char* const call = "0 0 5 0 3 0 barrier 0 uint8 0 - -1 host inside 10 0\n";
     const std::int64_t s = 1'000'000'000;

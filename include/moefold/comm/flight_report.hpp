@@ -12,6 +12,7 @@
 #include <map>
 #include <set>
 #include <span>
+#include <tuple>
 
 namespace moefold {
 
@@ -156,21 +157,41 @@ class flight_report {
     diverged_ = true;
     if (odd != nullptr) return judge_mismatch(*odd);
     std::vector<waiting> waits = all_waits();
-    std::set<std::pair<int, int>> waiting_lanes;
-    for (const waiting& w : waits) waiting_lanes.emplace(w.rank, w.lane);
-    std::map<int, std::vector<const waiting*>> awaited;  // ranks that wait in no call themselves, and who waits for them
-    for (const waiting& w : waits)
-      for (const int missing : w.missing)
-        if (!waiting_lanes.contains({missing, w.lane})) awaited[missing].push_back(&w);
-    if (!awaited.empty())
-      return judge_missing(*std::max_element(awaited.begin(), awaited.end(),
-                                             [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); }));
     if (const std::vector<waiting> cycle = find_cycle(waits); !cycle.empty()) {
       verdict_ = "ranks wait for each other: " + moefold::describe(cycle);
       return;
     }
+    std::set<std::pair<int, int>> waiting_lanes;  // also those of which it is not known for whom
+    for (const waiting& w : waits) waiting_lanes.emplace(w.rank, w.lane);
+    for (const flight_dump& d : dumps_)
+      for (int lane = 0; lane < int(d.made.size()); ++lane)
+        if (const flight_call* const last = d.last(lane); last != nullptr && last->state == flight_state::inside && d.rank != culprit())
+          waiting_lanes.emplace(d.rank, lane);
+    std::map<int, std::vector<const waiting*>> awaited;  // ranks that wait in no call themselves, and who waits for them
+    for (const waiting& w : waits)
+      for (const int missing : w.missing)
+        if (!waiting_lanes.contains({missing, w.lane})) awaited[missing].push_back(&w);
+    // Of several: the one whose failure it was, or for whom most ranks wait, or who has been away for longest.
+    const auto weight = [&](const auto& missing) {
+      const flight_dump* const d = dump_of(missing.first);
+      const flight_call* const last = d != nullptr ? d->last(missing.second.front()->lane) : nullptr;
+      return std::tuple(missing.first == culprit(), missing.second.size(), last != nullptr ? d->steady - last->end : -1);
+    };
+    if (culprit() >= 0 && !awaited.contains(culprit()) &&
+        std::none_of(waits.begin(), waits.end(), [&](const waiting& w) { return w.rank == culprit(); })) {
+      verdict_ = sentence("rank ", culprit(), " failed by itself; up to then the ranks agree on every call");
+      return;
+    }
+    if (!awaited.empty())
+      return judge_missing(
+          *std::max_element(awaited.begin(), awaited.end(), [&](const auto& a, const auto& b) { return weight(a) < weight(b); }));
     diverged_ = false;
     verdict_ = sentence("the ranks agree on every call, and none waits for another", in_calls());
+  }
+  int culprit() const {
+    for (const flight_dump& d : dumps_)
+      if (d.culprit >= 0) return d.culprit;
+    return -1;
   }
   double first_time(const group& g) const {
     double first = std::numeric_limits<double>::infinity();
@@ -200,9 +221,11 @@ class flight_report {
       verdict_ += "there is no file of that rank";
     else if (last == nullptr)
       verdict_ += "it has made no call at all";
-    else
-      verdict_ += sentence("its last call, ", name_of(last->what.op), " #", last->what.seq, " on ", last->label.view(), ", ended ",
-                           double(dump->steady - last->end) * 1e-9, " s before its file was written");
+    else {
+      const double away = double(dump->steady - last->end) * 1e-9;
+      verdict_ += sentence("its last call, ", name_of(last->what.op), " #", last->what.seq, " on ", last->label.view(), ", ended ", away,
+                           " s before its file was written", away < 0.1 && rank != culprit() ? ": it may be on its way" : "");
+    }
   }
 
   /// Who is in a call, and whom it misses there. A rank that left its last call by a failure counts as in it.
