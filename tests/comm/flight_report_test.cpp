@@ -188,6 +188,21 @@ TEST_SUITE("comm/flight_report") {
     CHECK(contains(notes, "the file of rank 2 is 40 s older than the newest"));
     CHECK_THROWS_WITH_AS(flight_report({}), doctest::Contains("no file of a flight recorder"), config_error);
   }
+  TEST_CASE("of several worlds the largest of the newest files is looked at, and of one process one world") {
+    const auto file = [](int world, int rank, int recorder, int pid, std::int64_t seconds) {
+      return parse_flight(sentence("moefold flight 1\nworld ", world, "\nrank ", rank, "\nrecorder ", recorder, "\npid ", pid, "\nclock 0 ",
+                                   seconds * 1'000'000'000, "\ncalls 0 0\nend\n"),
+                          "f");
+    };
+    const auto chosen = [](std::vector<flight_dump> files) {
+      std::string text;
+      for (const flight_dump& d : flight_report(std::move(files)).dumps()) text += sentence(d.world, ":", d.rank, ":", d.recorder, " ");
+      return text;
+    };
+    CHECK(chosen({file(1, 0, 1, 10, 101), file(2, 0, 0, 10, 100), file(2, 1, 0, 11, 100), file(8, 3, 0, 5, 7)}) == "2:0:0 2:1:0 ");
+    CHECK(chosen({file(2, 0, 3, 10, 100), file(2, 1, 0, 11, 100)}) == "2:0:3 2:1:0 ");
+    CHECK(chosen({file(2, 0, 3, 10, 100), file(2, 1, 3, 10, 99), file(2, 1, 4, 10, 99)}) == "2:0:3 2:1:3 ");
+  }
   TEST_CASE("ranks are listed in runs") {
     CHECK(list_of_ranks({}) == "none");
     CHECK(list_of_ranks({3}) == "3");

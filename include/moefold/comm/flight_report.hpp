@@ -83,10 +83,15 @@ class flight_report {
 
   void choose(std::vector<flight_dump> files) {
     std::sort(files.begin(), files.end(), [](const flight_dump& a, const flight_dump& b) { return a.wall > b.wall; });
+    int world = 0;  // the largest of those that were written last: a rank alone may have had a world of its own
+    for (const flight_dump& d : files)
+      if (files[0].wall - d.wall < 60'000'000'000) world = std::max(world, d.world);
     std::size_t older = 0;
     for (flight_dump& d : files) {
-      const bool fits = dumps_.empty() || (d.world == dumps_[0].world && d.recorder == dumps_[0].recorder);
-      if (fits && std::none_of(dumps_.begin(), dumps_.end(), [&](const flight_dump& have) { return have.rank == d.rank; }))
+      const auto excludes = [&](const flight_dump& have) {  // the worlds of one process are numbered
+        return have.rank == d.rank || (have.recorder != d.recorder && have.pid == d.pid && have.host == d.host);
+      };
+      if (d.world == world && std::none_of(dumps_.begin(), dumps_.end(), excludes))
         dumps_.push_back(std::move(d));
       else
         ++older;
