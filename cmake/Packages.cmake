@@ -49,6 +49,10 @@ elseif(MOEFOLD_ENABLE_NVTX STREQUAL "ON")
   message(FATAL_ERROR "moefold: MOEFOLD_ENABLE_NVTX is ON, but CUDA::nvtx3 was not found; install the CUDA Toolkit 13, or set it to AUTO or OFF")
 endif()
 
+set(MPI_CXX_SKIP_MPICXX TRUE)  # its C interface is all we use
+set(MPI_DETERMINE_LIBRARY_VERSION FALSE)
+moefold_find(MPI MPI "libopenmpi-dev and openmpi-bin, or libmpich-dev and mpich")
+
 # moefold::checkpoint, model files and checkpoints: JSON headers and hashes. As a dependency it is there where both are installed.
 find_package(nlohmann_json 3.10 QUIET)
 find_path(MOEFOLD_XXHASH_INCLUDE xxhash.h)

@@ -10,6 +10,7 @@ packages=(
   libopenblas-pthread-dev                        # matrix products; not the serial flavour, which threads may not share
   doctest-dev libbenchmark-dev libcli11-dev      # tests, benchmarks, the programs' command lines
   nlohmann-json3-dev libxxhash-dev               # model files and checkpoints: JSON headers, hashes
+  libopenmpi-dev openmpi-bin libmpich-dev mpich  # ranks over MPI; the tests run over both
 )
 
 if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then

@@ -46,6 +46,7 @@
 #include <moefold/tensor/view.hpp>
 
 #include <moefold/comm/combine.hpp>
+#include <moefold/comm/combine.hpp>
 #include <moefold/comm/communicator.hpp>
 #include <moefold/comm/compare.hpp>
 #include <moefold/comm/failure.hpp>

@@ -51,10 +51,13 @@ std::vector<std::string> texts(int ranks, F&& f, process_options options = {}) {
 
 TEST_SUITE("comm/process") {
   TEST_CASE("The communicator suite, for 1 to 8 ranks") {
-    for (int ranks : {1, 2, 3, 5, 8}) {
-      CAPTURE(ranks);
-      run_processes(ranks, [](process_comm& world) { check_communicator<float, bf16>(world); });
-    }
+    for (const bool sockets : {false, true})
+      for (int ranks : {1, 2, 3, 8}) {
+        const by_sockets carriers(sockets);
+        CAPTURE(sockets);
+        CAPTURE(ranks);
+        run_processes(ranks, [](process_comm& world) { check_communicator<float, bf16>(world); });
+      }
   }
 
   TEST_CASE("Sums are those of threads, to the last bit") {
@@ -246,8 +249,10 @@ TEST_SUITE("comm/process_faults") {
   TEST_CASE("F01: when a rank throws at a call, all others learn of it, of the culprit and of nothing else") {
     faults::f01<over_processes>();
   }
-  TEST_CASE("F04: when a rank does not arrive, all others time out at the deadline and list who arrived and who is missing") {
-    faults::f04<over_processes>();
+  TEST_CASE("F01 and F06 over sockets: the same") {
+    const by_sockets carriers;
+    faults::f01<over_processes>();
+    faults::f06<over_processes>();
   }
   TEST_CASE("F06: ranks that make different calls all get a signature mismatch, and no data is written") { faults::f06<over_processes>(); }
   TEST_CASE("F07: ranks that disagree on count, type, root, reduction or splits all get a signature mismatch, and no data is written") {
@@ -255,5 +260,11 @@ TEST_SUITE("comm/process_faults") {
   }
   TEST_CASE("F08: when one rank calls on one axis and the others on another, all learn who waits for whom long before the deadline") {
     faults::f08<over_processes>();
+  }
+}
+
+TEST_SUITE("comm/process_soak") {
+  TEST_CASE("F04: when a rank does not arrive, all others time out at the deadline and list who arrived and who is missing") {
+    faults::f04<over_processes>();
   }
 }

@@ -158,7 +158,7 @@ TEST_SUITE("mpi") {
       const bool good = seen.cause.rank == victim && seen.text.find(sentence("missing: ", victim)) != seen.text.npos;
       CHECK(good);
       passed += good;
-      if (me != victim) CHECK(seen.milliseconds <= double(deadline.count()) + 100);
+      if (me != victim) CHECK(seen.milliseconds <= double(deadline.count()) + 1000);  // more processes than cores
     }
     if (me == 0)
       MESSAGE("F04: ", passed, " of 2 cases over MPI, ", ranks(), " processes");

@@ -4,7 +4,7 @@
 //
 //   mpirun -np 8 program        run_mpi([](process_comm& world) { ... });
 //   MPI is initialised by the first mpi_transport unless the program has done so, and finalised at exit by whoever initialised it. After a failure a process
-//   may find peers that never come to MPI_Finalize: it waits 5 s for them, then ends the job with MPI_Abort.
+//   may find peers that never come to MPI_Finalize: it waits 3 s for them, then ends the job with MPI_Abort.
 #include <moefold/comm/process.hpp>
 
 #ifndef OMPI_SKIP_MPICXX
@@ -24,11 +24,8 @@ class mpi_session {
     static mpi_session session;
     return session;
   }
-  /// Peers may be gone or stuck: from now on nobody waits for them for long. `code`: what the process exits with if they do not come.
-  void give_up(int code = 1) {
-    exit_code_.store(code);
-    given_up_.store(true);
-  }
+  /// Peers may be gone or stuck: from now on nobody waits for them for long.
+  void give_up() { given_up_.store(true); }
   void transports(int change) { transports_.fetch_add(change); }
   mpi_session(const mpi_session&) = delete;
   mpi_session& operator=(const mpi_session&) = delete;
@@ -44,6 +41,7 @@ class mpi_session {
       require<config_error>(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_MULTIPLE, &level) == MPI_SUCCESS,
                             "moefold: MPI_Init_thread failed; start the program with mpirun of the MPI it was built with");
       mine_ = true;
+      MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
     } else {
       MPI_Query_thread(&level);
     }
@@ -62,7 +60,7 @@ class mpi_session {
     if (!mine_ || done) return;
     if (transports_.load() > 0) {  // exit was called inside a run: its peers are not to wait for this process
       std::fprintf(stderr, "moefold: a rank has called exit inside a run; MPI_Abort ends the others\n");
-      MPI_Abort(MPI_COMM_WORLD, exit_code_.load());
+      MPI_Abort(MPI_COMM_WORLD, 1);
     }
     std::mutex mutex;
     std::condition_variable changed;
@@ -71,14 +69,14 @@ class mpi_session {
     if (given_up_.load())
       patience = std::thread([&] {
         std::unique_lock lock(mutex);
-        if (changed.wait_for(lock, std::chrono::seconds(5), [&] { return finalised; })) return;
+        if (changed.wait_for(lock, std::chrono::seconds(3), [&] { return finalised; })) return;
         std::fprintf(stderr, "moefold: a rank that failed waits for others that do not end; MPI_Abort ends them\n");
-        std::thread([code = exit_code_.load()] {  // MPI_Abort, should it hang too, is not waited for
+        std::thread([] {  // MPI_Abort, should it hang too, is not waited for
           std::this_thread::sleep_for(std::chrono::seconds(2));
-          std::_Exit(code);
+          std::_Exit(1);
         })
             .detach();
-        MPI_Abort(MPI_COMM_WORLD, exit_code_.load());
+        MPI_Abort(MPI_COMM_WORLD, 1);
       });
     MPI_Finalize();
     {
@@ -91,11 +89,12 @@ class mpi_session {
 
   bool mine_ = false;
   std::atomic<bool> given_up_{false};
-  std::atomic<int> exit_code_{1}, transports_{0};
+  std::atomic<int> transports_{0};
 };
 
 /// The processes of an MPI communicator. Collective over them: it makes a communicator of its own, so that neither its messages nor its errors meet the
-/// program's: an error handler that ends the job stays as it is, and moefold's own errors are exceptions.
+/// program's: an error handler that ends the job stays as it is, and moefold's own errors are exceptions. (MPICH 4.0 tells MPI_COMM_WORLD's handler too when
+/// MPI_Test finds an error; where that ends the job, it ends.)
 class mpi_transport final : public transport {
  public:
   explicit mpi_transport() : mpi_transport(MPI_COMM_WORLD, mpi_session::get()) {}
@@ -167,10 +166,9 @@ class mpi_transport final : public transport {
       std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds(100)));
   }
   void abort(int code) noexcept override { MPI_Abort(comm_, code); }
-  /// After a failure: the peers may be gone or stuck, and nobody waits for them for long.
-  void give_up(int code = 1) {
+  void give_up() override {
     given_up_ = true;
-    session_->give_up(code);
+    session_->give_up();
   }
 
  private:
@@ -211,7 +209,9 @@ class mpi_transport final : public transport {
     MPI_Error_string(result, text, &length);
     MPI_Error_class(result, &kind);
     const bool own_fault = kind == MPI_ERR_TRUNCATE || kind == MPI_ERR_TAG || kind == MPI_ERR_COUNT || kind == MPI_ERR_RANK;
-    throw transport_error(sentence("moefold: ", what, peer < 0 ? "" : sentence(" rank ", peer), " failed: ", text), own_fault ? -1 : peer);
+    std::string words(text, std::size_t(length));
+    words.resize(std::min(words.size(), words.find('\n')));
+    throw transport_error(sentence("moefold: ", what, peer < 0 ? "" : sentence(" rank ", peer), " failed: ", words), own_fault ? -1 : peer);
   }
   void sweep() {
     const std::lock_guard lock(mutex_);
@@ -235,16 +235,10 @@ class mpi_transport final : public transport {
   std::vector<left_behind> left_;
 };
 
-/// run_process over the processes that mpirun has started; `code`: what this process exits with if a peer does not end after a failure.
+/// run_process over the processes that mpirun has started.
 template <class F>
-void run_mpi(F&& f, process_options options = {}, int code = 1) {
-  const auto carrier = std::make_shared<mpi_transport>();
-  try {
-    run_process(carrier, std::forward<F>(f), options);
-  } catch (...) {
-    carrier->give_up(code);
-    throw;
-  }
+void run_mpi(F&& f, process_options options = {}) {
+  run_process(std::make_shared<mpi_transport>(), std::forward<F>(f), options);
 }
 
 }  // namespace moefold

@@ -468,6 +468,7 @@ void run_process(std::shared_ptr<transport> carrier, F&& f, process_options opti
   world->stop_helper(*epoch);
   if (auto failure = world->first_failure(*epoch)) {
     world->leave();
+    world->carrier().give_up();
     std::rethrow_exception(failure);
   }
 }

@@ -338,6 +338,7 @@ class process_group {
     std::size_t bytes = 0;
     if (!carrier().test(from.hearing[parity], &bytes)) return false;
     from.heard[parity] = true;
+    ++progress_;
     read_post(p, {room(2 * std::size_t(p) + parity), bytes});
     return true;
   }
@@ -409,9 +410,9 @@ class process_group {
       std::vector<int> left = missing();
       std::vector<int> ranks(left.size());
       std::transform(left.begin(), left.end(), ranks.begin(), [&](int p) { return world_rank(p); });
-      if (!state.said || ranks != state.missing) {
+      if (!state.said || ranks != state.missing || world_->looked_for(lane_)) {
         state.missing = ranks;
-        world_->say_waiting(lane_, label_, what, std::move(ranks));
+        world_->say_waiting(lane_, label_, what, std::move(ranks), progress_);
         state.said = true;
       }
       // A rank that has returned will not come. What it sent before may still be on its way for a moment.
@@ -525,6 +526,7 @@ class process_group {
             const std::size_t before = f.received + f.send_done;
             if (progress()) return true;
             if (f.received + f.send_done == before) return false;
+            ++progress_;
           }
         },
         [&] {
@@ -623,6 +625,7 @@ class process_group {
   std::vector<letter> outbox_;
   std::vector<own_letter> own_letters_;
   bool waited_ = false;
+  std::uint64_t progress_ = 0;  // of all calls
   flight_ring* ring_ = nullptr;
   flight_group flight_;
 };

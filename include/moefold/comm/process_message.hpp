@@ -4,7 +4,7 @@
 //
 //   message   kind | epoch | what the kind says         at most 4096 bytes; longer texts are cut
 //   proposal  a rank says why the world has failed      verdict   the rank that decides says whose word stands
-//   waiting   what a rank's two lanes wait for          joined    a rank has come to a rebuild          finished   a rank's function has returned
+//   waiting   what a rank's two lanes wait for          probe     say that again, after another look       joined    a rank has come to a rebuild          finished   a rank's function has returned
 #include <moefold/comm/failure.hpp>
 #include <moefold/comm/transport.hpp>
 #include <moefold/comm/wait_graph.hpp>
@@ -16,7 +16,7 @@
 
 namespace moefold {
 
-enum class process_message : std::uint32_t { proposal, verdict, waiting, joined, finished };
+enum class process_message : std::uint32_t { proposal, verdict, waiting, probe, joined, finished };
 
 /// Why a world has failed, as it travels: the class that every rank throws, and the cause.
 struct process_failure {

@@ -128,7 +128,11 @@ class process_world {
     thread_helper& h = helper(e);
     if (!h.done(number)) {
       const call& last = last_call(0);
-      say_waiting(0, last.label, last.what, {rank()});
+      say_waiting(0, last.label, last.what, {rank()}, 0);
+      {
+        const std::lock_guard lock(mutex_);
+        lanes_[0].ticket = number;
+      }
       (void)h.wait(number);
       say_running(0);
     }
@@ -210,13 +214,20 @@ class process_world {
     if (lock) hear_all();
   }
   bool finished(int peer) const { return peers_[std::size_t(peer)].finished.load(std::memory_order_acquire); }
-  /// A lane cannot go on without `missing`, world ranks; said again when they have become fewer. For whoever looks for cycles.
-  void say_waiting(int lane, const comm_label& label, const signature& what, std::vector<int> missing) {
+  /// A lane has looked once more and cannot go on without `missing`, world ranks. `progress` changes when it has come further since. For whoever looks for
+  /// ranks that wait for each other; only needed when first said, and when looked_for says so.
+  void say_waiting(int lane, const comm_label& label, const signature& what, std::vector<int> missing, std::uint64_t progress) {
     const std::lock_guard lock(mutex_);
     lane_state& l = lanes_[lane];
-    if (!l.waits) l.waits = true, ++l.waiting.call, l.waits_since = steady::now(), l.next_report = first_report;
+    if (!l.waits || l.progress != progress) {
+      l.waits = true, l.progress = progress, ++l.waiting.call;
+      l.waits_since = steady::now(), l.next_report = first_report;
+    }
     l.waiting.rank = rank(), l.waiting.lane = lane, l.waiting.label = label, l.waiting.what = what, l.waiting.missing = std::move(missing);
+    l.ticket = 0, l.looked = true;
+    l.looked_for.store(false, std::memory_order_relaxed);
   }
+  bool looked_for(int lane) const { return lanes_[lane].looked_for.load(std::memory_order_relaxed); }
   void say_running(int lane) {
     const std::lock_guard lock(mutex_);
     lanes_[lane].waits = false;
@@ -261,7 +272,8 @@ class process_world {
       const std::lock_guard lock(mutex_);
       epoch_ = std::make_shared<epoch>(number);
       candidate_.clear();
-      for (peer_state& p : peers_) p.report.clear();
+      probe_ = probed_ = answered_ = 0;
+      for (peer_state& p : peers_) p.report.clear(), p.probe = 0;
       detail::message_writer w = begin(process_message::joined, number);
       w.put(lanes_[0].next_group).put(lanes_[1].next_group);
       tell_all(w);
@@ -280,14 +292,15 @@ class process_world {
     std::atomic<bool> finished{false};
     bool lost = false;
     std::uint64_t joined = 0;
-    std::vector<waiting> report;  // what it said last; by the rank that decides
-    std::uint64_t reports = 0;
+    std::vector<waiting> report;  // what it said last, and
+    std::uint64_t probe = 0;      // after which probe; kept by the rank that decides
   };
   struct message {
     transport::request sending;
     std::shared_ptr<std::vector<std::byte>> bytes;
   };
   struct lane_state {
+    std::atomic<bool> looked_for{false};
     call last;  // its own thread; others read it when it has failed
     std::atomic<double> cpu{0};
     std::shared_ptr<std::byte[]> staging;
@@ -297,6 +310,9 @@ class process_world {
     steady::time_point running_since = steady::now();
     // Under the mutex:
     bool waits = false, reported = false;
+    bool looked = false;       // since the last report, and could not go on
+    std::uint64_t ticket = 0;  // of the helper's job it waits for, which needs no look
+    std::uint64_t progress = 0;
     struct waiting waiting;
     steady::time_point waits_since{};
     std::chrono::nanoseconds next_report{};
@@ -465,8 +481,11 @@ class process_world {
       case process_message::waiting:
         if (number != e.number) break;
         p.report.clear();
+        p.probe = r.get<std::uint64_t>();
         for (auto left = r.get<std::uint32_t>(); left > 0; --left) p.report.push_back(detail::get_waiting(r));
-        ++p.reports;
+        break;
+      case process_message::probe:
+        if (number == e.number) heed(r.get<std::uint64_t>());
         break;
     }
   }
@@ -487,57 +506,67 @@ class process_world {
       wake_.wait_for(lock, std::chrono::milliseconds(2));
     }
   }
-  /// Tells the rank that decides what this one's lanes wait for, ever less often; if that is this rank, looks for ranks that wait for each other.
+  /// Somebody asks for a report of what comes after this.
+  void heed(std::uint64_t probe) {
+    probed_ = std::max(probed_, probe);
+    for (lane_state& l : lanes_) l.looked = false;
+  }
+  /// Tells the rank that decides what this one's lanes wait for, ever less often, or when asked; if that is this rank, looks for ranks that wait for each
+  /// other. A lane is reported when it has looked since the last report: one that the system has only kept from running waits for nobody.
   void report(epoch& e) {
     const auto now = steady::now();
-    bool due = false;
+    bool due = probed_ > answered_, ready = true;
     for (lane_state& l : lanes_) {
-      const bool waits = l.waits && now - l.waits_since >= first_report;
+      const bool waits = l.waits && (l.reported || now - l.waits_since >= first_report);
       due = due || waits != l.reported || (waits && now - l.waits_since >= l.next_report);
-      if (waits && now - l.waits_since >= l.next_report)
-        l.next_report = std::min<std::chrono::nanoseconds>(2 * l.next_report, l.next_report + last_report);
-      l.reported = waits;
+      const bool looked = l.ticket > 0 || l.looked;
+      if (l.waits && !looked) ready = false, l.looked_for.store(true, std::memory_order_relaxed);
     }
     int decides = 0;
     while (decides < rank() && peers_[std::size_t(decides)].lost) ++decides;
-    if (due) {
+    if (due && ready) {
       std::vector<waiting> mine;
-      for (lane_state& l : lanes_)
-        if (l.reported) mine.push_back(l.waiting);
-      if (e.helper && !lanes_[1].reported && e.helper->done(e.helper->issued())) {  // an idle helper waits for something to do
+      for (lane_state& l : lanes_) {
+        l.reported = l.waits && now - l.waits_since >= first_report && !(l.ticket > 0 && e.helper->done(l.ticket));
+        l.looked = false;
+        if (!l.reported) continue;
+        if (now - l.waits_since >= l.next_report)
+          l.next_report = std::min<std::chrono::nanoseconds>(2 * l.next_report, l.next_report + last_report);
+        mine.push_back(l.waiting);
+      }
+      if (e.helper && !lanes_[1].waits && e.helper->done(e.helper->issued())) {  // an idle helper waits for something to do
         waiting idle;
         idle.rank = rank(), idle.lane = 1, idle.call = idle_calls + e.helper->issued(), idle.missing = {rank()};
         mine.push_back(std::move(idle));
       }
+      answered_ = probed_;
       if (decides == rank()) {
         peers_[std::size_t(rank())].report = std::move(mine);
-        ++peers_[std::size_t(rank())].reports;
+        peers_[std::size_t(rank())].probe = answered_;
       } else {
         detail::message_writer w = begin(process_message::waiting, e.number);
-        w.put(std::uint32_t(mine.size()));
+        w.put(answered_).put(std::uint32_t(mine.size()));
         for (const waiting& lane : mine) detail::put(w, lane);
         tell(decides, w);
       }
     }
     if (decides == rank()) look_for_cycle(e);
   }
-  /// A cycle is certain when each of its ranks has said the same twice more since it was seen.
+  /// A cycle is certain when each of its ranks, asked twice after it was seen, has looked again and says the same.
   void look_for_cycle(epoch& e) {
-    std::uint64_t reports = 0;
-    for (const peer_state& p : peers_) reports += p.reports;
-    if (std::exchange(looked_at_, reports) == reports) return;
     std::vector<waiting> all;
     for (const peer_state& p : peers_) all.insert(all.end(), p.report.begin(), p.report.end());
-    if (!unbroken(candidate_, all)) {
+    if (candidate_.empty()) {
       candidate_ = find_cycle(all);
-      seen_at_.clear();
-      for (const waiting& w : candidate_) seen_at_.push_back(peers_[std::size_t(w.rank)].reports);
-      return;
-    }
-    for (std::size_t i = 0; i < candidate_.size(); ++i)
-      if (peers_[std::size_t(candidate_[i].rank)].reports < seen_at_[i] + 2) return;
-    const waiting& in_call = *std::find_if(candidate_.begin(), candidate_.end(), [](const waiting& w) { return !w.for_other_lane(); });
-    propose(e,
+      rounds_ = 0;
+    } else {
+      for (const waiting& w : candidate_)
+        if (peers_[std::size_t(w.rank)].probe < probe_) return;
+      if (!unbroken(candidate_, all)) return candidate_.clear();
+      if (++rounds_ == 2) {
+        const waiting& in_call = *std::find_if(candidate_.begin(), candidate_.end(), [](const waiting& w) { return !w.for_other_lane(); });
+        return propose(
+            e,
             {process_failure::kind::signature_mismatch,
              {in_call.rank,
               in_call.label,
@@ -546,6 +575,17 @@ class process_world {
               {},
               sentence("ranks wait for each other: ", describe(candidate_), "; all ranks must make the same calls in one order")}},
             nullptr);
+      }
+    }
+    if (candidate_.empty()) return;
+    ++probe_;
+    detail::message_writer w = begin(process_message::probe, e.number);
+    w.put(probe_);
+    for (const waiting& lane : candidate_)
+      if (lane.rank == rank())
+        heed(probe_);
+      else
+        tell(lane.rank, w);
   }
 
   void wait_for_all(std::uint64_t number) {
@@ -606,8 +646,9 @@ class process_world {
   std::vector<message> outgoing_;
   std::vector<std::pair<std::uint64_t, process_failure>> early_;  // of epochs this rank has not come to
   std::vector<waiting> candidate_;                                // a cycle that was seen once
-  std::vector<std::uint64_t> seen_at_;                            // [candidate_] its ranks' reports by then
-  std::uint64_t looked_at_ = 0;
+  int rounds_ = 0;                                                // in which all of its ranks have confirmed it
+  std::uint64_t probe_ = 0;                                       // the last that this rank has sent, as the one that decides
+  std::uint64_t probed_ = 0, answered_ = 0;                       // the last that it has heard, and said something after
   std::string dump_;
   int culprit_ = -1;
   std::thread watcher_;  // last: it uses all of the above

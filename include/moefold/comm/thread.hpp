@@ -8,6 +8,7 @@
 //     auto grads = tp.apart("grads");              // the same ranks; its operations run on this rank's helper thread
 //     auto sum_of = grads.all_reduce(exec, in, out, sum{});    compute();    sum_of.wait(exec);
 //   });                                            // throws what the first rank to fail threw
+#include <moefold/comm/combine.hpp>
 #include <moefold/comm/thread_group.hpp>
 #include <moefold/core/bulk_copy.hpp>
 
@@ -29,7 +30,8 @@ class device_thread_comm;  // comm/thread.cuh: the same ranks over device memory
 /// are in flight; issuing one more waits for the oldest.
 class thread_comm {
  public:
-  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, in the run that gave it.
+  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, while a
+  /// communicator of its world lives.
   class ticket {
    public:
     ticket() = default;
@@ -541,19 +543,8 @@ class thread_comm {
   /// out[i] = op over ranks, in rank order, of their in[first + i]. Blockwise, so that out may be this rank's own in[first..].
   template <class T, class Op>
   void combine(Op op, const signature& what, std::size_t first, std::span<T> out) const {
-    using A = accumulate_t<T>;
-    constexpr std::size_t block = 512;
-    A total[block];
-    for (std::size_t at = 0; at < out.size(); at += block) {
-      const std::size_t count = std::min(block, out.size() - at);
-      const T* source = from<T>(0, what) + first + at;
-      for (std::size_t i = 0; i < count; ++i) total[i] = A(source[i]);
-      for (int r = 1; r < size(); ++r) {
-        source = from<T>(r, what) + first + at;
-        for (std::size_t i = 0; i < count; ++i) total[i] = op(total[i], A(source[i]));
-      }
-      for (std::size_t i = 0; i < count; ++i) out[at + i] = T(total[i]);
-    }
+    combine_ranks(
+        op, size(), [&](int r) { return from<T>(r, what) + first; }, out);
   }
 
   thread_group::table table() {

@@ -66,6 +66,8 @@ class transport {
 
   /// Returns when a test may say something new, or after `at_most`. May always return early.
   virtual void idle(std::chrono::nanoseconds at_most) = 0;
+  /// A run over it has failed: peers may be gone or stuck, and the end of the transport is not to wait for them.
+  virtual void give_up() {}
   /// Ends the job in whatever way it can, so that no peer waits for this process: MPI_Abort ends every process, this one too; sockets close all
   /// connections, and this process goes on. `code` is the exit code where one is given. For when the agreed end (comm/process_world.hpp) is not to be had.
   virtual void abort(int code) noexcept = 0;
