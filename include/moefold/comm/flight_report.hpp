@@ -215,11 +215,12 @@ class flight_report {
   void judge_missing(const std::pair<const int, std::vector<const waiting*>>& missing) {
     const auto& [rank, by] = missing;
     const waiting& first = *by.front();
-    std::vector<int> ranks;
-    for (const waiting* w : by) ranks.push_back(w->rank);
+    std::vector<int> ranks, elsewhere;
+    for (const waiting* w : by) (w->label == first.label && w->what == first.what ? ranks : elsewhere).push_back(w->rank);
     verdict_ = sentence("rank ", rank, first.what.op == operation::recv ? " has not sent for " : " has not come to ",
                         name_of(first.what.op), " #", first.what.seq, " on ", first.label.view(), ", where ",
-                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait", "; ");
+                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait",
+                        elsewhere.empty() ? "" : sentence(" (and elsewhere ", list_of_ranks(elsewhere), ")"), "; ");
     const flight_dump* const dump = dump_of(rank);
     const flight_call* const last = dump != nullptr ? dump->last(first.lane) : nullptr;
     if (dump == nullptr)
