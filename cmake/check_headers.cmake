@@ -1,7 +1,8 @@
-# cmake -DCOMPILER= -DINCLUDE= -DFOLDER= -DOPTIONS= [-DTOGETHER=ON] -P check_headers.cmake: compiles each .hpp of a folder alone, and names those that
+# cmake -DCOMPILER= -DINCLUDE= -DFOLDER= -DOPTIONS= [-DTOGETHER=ON] [-DWITHOUT=header] -P check_headers.cmake: compiles each .hpp of a folder alone, and names those that
 # fail; or all of them in one file, which takes a tenth of the time and shows what this compiler warns of.
 cmake_minimum_required(VERSION 3.25)
 file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/moefold/${FOLDER}/*.hpp)
+list(REMOVE_ITEM headers "${WITHOUT}")
 list(LENGTH headers count)
 set(compile ${COMPILER} -std=c++20 -pthread -Wall -Wextra -Wshadow -Werror ${OPTIONS} -I ${INCLUDE} -fsyntax-only)
 if(TOGETHER)

@@ -258,4 +258,36 @@ TEST_SUITE("comm/faults") {
       });
     }
   }
+  TEST_CASE("after a failure inside an operation device ranks go on in a rebuilt world") {
+    std::atomic<int> told{0}, right{0}, revoked{0};
+    on_device([&](device_thread_comm& world, const test::in_device_memory& at) {
+      for (int victim = 0; victim < ranks; ++victim) {
+        auto numbers = at.put(std::vector<float>(300, 1.0f)), sums = at.room(300, 0.0f);
+        device_thread_comm beside = world.apart("beside");  // destroyed before the data that its operations touch
+        try {
+          const auto in_flight = beside.all_reduce(at.e, numbers, sums, sum{});
+          if (world.rank() == victim) throw injected_fault("moefold: injected fault");
+          world.barrier(at.e).wait(at.e);
+          in_flight.wait(at.e);
+          world.barrier(at.e).wait(at.e);
+        } catch (const injected_fault&) {
+          world = world.rebuild();
+        } catch (const peer_failed& f) {
+          told += f.cause().rank == victim;
+          world = world.rebuild();
+        }
+        try {
+          beside.barrier(at.e).wait(at.e);
+        } catch (const comm_revoked&) {
+          ++revoked;
+        }
+        auto mine = at.put(std::vector<float>(300, float(world.rank() + 1))), all = at.room(300, 0.0f);
+        world.all_reduce(at.e, mine, all, sum{}).wait(at.e);
+        right += all_equal(at.get(all), [](std::size_t) { return 6.0f; });
+      }
+    });
+    CHECK(told == ranks * (ranks - 1));
+    CHECK(revoked == ranks * ranks);
+    CHECK(right == ranks * ranks);
+  }
 }

@@ -8,7 +8,8 @@ using namespace moefold;
 
 namespace {
 const std::string head =
-    "moefold flight 1\nworld 4\nrank 3\nrecorder 2\nhost node\npid 7\nclock 100 200\nreason x y\nlabel 0 cp x dp\ncalls 0 5000\ncalls 1 "
+    "moefold flight 1\nworld 4\nrank 3\nrecorder 2\nculprit 1\nhost node\npid 7\nclock 100 200\nreason x y\nlabel 0 cp x dp\ncalls 0 "
+    "5000\ncalls 1 "
     "1\n";
 const std::string call = "0 4999 ab 0 2 1 all_reduce 17 bf16 4096 sum -1 host done 1000 1500\n";
 }  // namespace
@@ -26,9 +27,10 @@ TEST_SUITE("comm/flight_reader") {
       const std::uint64_t n = recorder.ring(4, int(i / 30)).enter(group, made.back(), t(std::int64_t(i)));
       if (i % 3 > 0) recorder.ring(4, int(i / 30)).leave(n, flight_state(i % 3), t(std::int64_t(1000 + i)));
     }
-    const flight_dump d = parse_flight(flight_text(recorder, 4, "why\tthis"), "file");
+    const flight_dump d = parse_flight(flight_text(recorder, 4, "why\tthis", 5), "file");
     CHECK(d.world == 9);
     CHECK(d.rank == 4);
+    CHECK(d.culprit == 5);
     CHECK(d.recorder == recorder.number());
     CHECK(d.host == detail::host_name());
     CHECK(d.pid == detail::process_number());

@@ -51,10 +51,13 @@ std::vector<std::string> texts(int ranks, F&& f, process_options options = {}) {
 
 TEST_SUITE("comm/process") {
   TEST_CASE("The communicator suite, for 1 to 8 ranks") {
-    for (int ranks : {1, 2, 3, 8}) {
-      CAPTURE(ranks);
-      run_processes(ranks, [](process_comm& world) { check_communicator<float, bf16>(world); });
-    }
+    for (const bool sockets : {false, true})
+      for (int ranks : {1, 2, 3, 8}) {
+        const by_sockets carriers(sockets);
+        CAPTURE(sockets);
+        CAPTURE(ranks);
+        run_processes(ranks, [](process_comm& world) { check_communicator<float, bf16>(world); });
+      }
   }
 
   TEST_CASE("Sums are those of threads, to the last bit") {
@@ -245,6 +248,11 @@ TEST_SUITE("comm/process") {
 TEST_SUITE("comm/process_faults") {
   TEST_CASE("F01: when a rank throws at a call, all others learn of it, of the culprit and of nothing else") {
     faults::f01<over_processes>();
+  }
+  TEST_CASE("F01 and F06 over sockets: the same") {
+    const by_sockets carriers;
+    faults::f01<over_processes>();
+    faults::f06<over_processes>();
   }
   TEST_CASE("F06: ranks that make different calls all get a signature mismatch, and no data is written") { faults::f06<over_processes>(); }
   TEST_CASE("F07: ranks that disagree on count, type, root, reduction or splits all get a signature mismatch, and no data is written") {

@@ -2,6 +2,9 @@
 // Transports of ranks in one process: a socket pair between every two.
 #include <moefold/comm/socket.hpp>
 
+#include <memory>
+#include <vector>
+
 inline std::vector<std::unique_ptr<moefold::transport>> socket_pairs(int ranks) {
   std::vector<std::vector<moefold::detail::file_descriptor>> ends(static_cast<std::size_t>(ranks));
   for (auto& e : ends) e.resize(std::size_t(ranks));

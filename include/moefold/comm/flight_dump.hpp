@@ -52,13 +52,13 @@ inline std::string flight_folder() {
   return named != nullptr ? named : "";
 }
 
-/// What the file of one rank holds. `reason` is why it is written.
-inline std::string flight_text(const flight_recorder& recorder, int rank, std::string_view reason) {
+/// What the file of one rank holds. `reason` is why it is written, `culprit` the world rank whose failure that is, -1: nobody's.
+inline std::string flight_text(const flight_recorder& recorder, int rank, std::string_view reason, int culprit = -1) {
   const auto now = std::chrono::steady_clock::now();
   const auto wall = std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch()).count();
   std::string text = sentence("moefold flight 1\nworld ", recorder.world(), "\nrank ", rank, "\nrecorder ", recorder.number(), "\nhost ",
                               detail::host_name(), "\npid ", detail::process_number(), "\nclock ", flight_ring::nanoseconds(now), " ", wall,
-                              "\nreason ", detail::one_line(std::string(reason)), "\n");
+                              "\nculprit ", culprit, "\nreason ", detail::one_line(std::string(reason)), "\n");
   const flight_labels& labels = recorder.labels();
   for (std::uint32_t i = 0; i < labels.size(); ++i)
     text += sentence("label ", i, " ", detail::one_line(std::string(labels[i].view())), "\n");
@@ -85,14 +85,14 @@ inline std::string flight_file(const std::string& folder, const flight_recorder&
 }
 
 /// Writes the files of all ranks that live here, and says so, or why not, on standard error. Never throws: it is called where something has failed already.
-inline bool dump_flight(const flight_recorder& recorder, const std::string& folder, std::string_view occasion,
-                        std::string_view reason) noexcept {
+inline bool dump_flight(const flight_recorder& recorder, const std::string& folder, std::string_view occasion, std::string_view reason,
+                        int culprit = -1) noexcept {
   try {
 #if __has_include(<unistd.h>)
     (void)mkdir(folder.c_str(), 0777);  // perhaps it is there
 #endif
     for (int r = recorder.first(); r < recorder.first() + recorder.here(); ++r) {
-      const std::string text = flight_text(recorder, r, reason), file = flight_file(folder, recorder, occasion, std::to_string(r));
+      const std::string text = flight_text(recorder, r, reason, culprit), file = flight_file(folder, recorder, occasion, std::to_string(r));
       std::FILE* const to = std::fopen(file.c_str(), "w");
       const bool written = to != nullptr && std::fwrite(text.data(), 1, text.size(), to) == text.size();
       if (to == nullptr || std::fclose(to) != 0 || !written) {
@@ -113,12 +113,15 @@ inline bool dump_flight(const flight_recorder& recorder, const std::string& fold
 /// What the words of a failure end with: where its dump lies. Empty where none is written.
 inline std::string failure_dump_place(const flight_recorder* recorder) {
   const std::string folder = recorder != nullptr ? flight_folder() : "";
-  return folder.empty() ? "" : sentence("; the last calls of the ranks: ", flight_file(folder, *recorder, "failure", "*"));
+  if (folder.empty()) return "";
+  const bool all_here = recorder->here() == recorder->world();  // other processes have other names
+  return sentence("; the last calls of the ranks: ",
+                  all_here ? flight_file(folder, *recorder, "failure", "*") : folder + "/moefold-flight-*-failure-rank-*.txt");
 }
 /// Writes it. By whoever has failed first, once per world.
-inline void dump_on_failure(const flight_recorder* recorder, std::string_view cause) noexcept {
+inline void dump_on_failure(const flight_recorder* recorder, std::string_view reason, int culprit) noexcept {
   if (recorder == nullptr || std::getenv("MOEFOLD_FLIGHT_DIR") == nullptr || *std::getenv("MOEFOLD_FLIGHT_DIR") == '\0') return;
-  dump_flight(*recorder, std::getenv("MOEFOLD_FLIGHT_DIR"), "failure", cause);
+  dump_flight(*recorder, std::getenv("MOEFOLD_FLIGHT_DIR"), "failure", reason, culprit);
 }
 
 }  // namespace moefold

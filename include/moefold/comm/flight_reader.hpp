@@ -22,6 +22,7 @@ struct flight_call : flight_entry {
 struct flight_dump {
   std::string file, host, reason;
   int world = 0, rank = 0;
+  int culprit = -1;  // world rank whose failure it was written for
   int recorder = 0;  // which world of its process, from 0
   long pid = 0;
   std::int64_t steady = 0, wall = 0;  // ns of both clocks when it was written: wall - steady maps a call's times to the time of day
@@ -167,6 +168,8 @@ inline flight_dump parse_flight(std::string_view text, const std::string& file) 
       dump.world = line.number(1, most_ranks);
     else if (key == "rank")
       dump.rank = line.number(0, most_ranks);
+    else if (key == "culprit")
+      dump.culprit = line.number(-1, most_ranks);
     else if (key == "recorder")
       dump.recorder = line.number(0, std::numeric_limits<int>::max());
     else if (key == "host")
@@ -184,7 +187,8 @@ inline flight_dump parse_flight(std::string_view text, const std::string& file) 
       if (line.number(0, 7) != int(dump.made.size())) line.fail("lanes are numbered 0, 1, 2, ...");
       dump.made.push_back(line.number<std::uint64_t>(0, std::uint64_t(longest)));
     } else {
-      line.fail("\"", detail::flight_words::shown(key), "\" is none of world, rank, recorder, host, pid, clock, reason, label, calls, end");
+      line.fail("\"", detail::flight_words::shown(key),
+                "\" is none of world, rank, recorder, culprit, host, pid, clock, reason, label, calls, end");
     }
     line.end();
   }

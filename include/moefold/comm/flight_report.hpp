@@ -12,6 +12,7 @@
 #include <map>
 #include <set>
 #include <span>
+#include <tuple>
 
 namespace moefold {
 
@@ -82,10 +83,15 @@ class flight_report {
 
   void choose(std::vector<flight_dump> files) {
     std::sort(files.begin(), files.end(), [](const flight_dump& a, const flight_dump& b) { return a.wall > b.wall; });
+    int world = 0;  // the largest of those that were written last: a rank alone may have had a world of its own
+    for (const flight_dump& d : files)
+      if (files[0].wall - d.wall < 60'000'000'000) world = std::max(world, d.world);
     std::size_t older = 0;
     for (flight_dump& d : files) {
-      const bool fits = dumps_.empty() || (d.world == dumps_[0].world && d.recorder == dumps_[0].recorder);
-      if (fits && std::none_of(dumps_.begin(), dumps_.end(), [&](const flight_dump& have) { return have.rank == d.rank; }))
+      const auto excludes = [&](const flight_dump& have) {  // the worlds of one process are numbered
+        return have.rank == d.rank || (have.recorder != d.recorder && have.pid == d.pid && have.host == d.host);
+      };
+      if (d.world == world && std::none_of(dumps_.begin(), dumps_.end(), excludes))
         dumps_.push_back(std::move(d));
       else
         ++older;
@@ -156,21 +162,41 @@ class flight_report {
     diverged_ = true;
     if (odd != nullptr) return judge_mismatch(*odd);
     std::vector<waiting> waits = all_waits();
-    std::set<std::pair<int, int>> waiting_lanes;
-    for (const waiting& w : waits) waiting_lanes.emplace(w.rank, w.lane);
-    std::map<int, std::vector<const waiting*>> awaited;  // ranks that wait in no call themselves, and who waits for them
-    for (const waiting& w : waits)
-      for (const int missing : w.missing)
-        if (!waiting_lanes.contains({missing, w.lane})) awaited[missing].push_back(&w);
-    if (!awaited.empty())
-      return judge_missing(*std::max_element(awaited.begin(), awaited.end(),
-                                             [](const auto& a, const auto& b) { return a.second.size() < b.second.size(); }));
     if (const std::vector<waiting> cycle = find_cycle(waits); !cycle.empty()) {
       verdict_ = "ranks wait for each other: " + moefold::describe(cycle);
       return;
     }
+    std::set<std::pair<int, int>> waiting_lanes;  // also those of which it is not known for whom
+    for (const waiting& w : waits) waiting_lanes.emplace(w.rank, w.lane);
+    for (const flight_dump& d : dumps_)
+      for (int lane = 0; lane < int(d.made.size()); ++lane)
+        if (const flight_call* const last = d.last(lane); last != nullptr && last->state == flight_state::inside && d.rank != culprit())
+          waiting_lanes.emplace(d.rank, lane);
+    std::map<int, std::vector<const waiting*>> awaited;  // ranks that wait in no call themselves, and who waits for them
+    for (const waiting& w : waits)
+      for (const int missing : w.missing)
+        if (!waiting_lanes.contains({missing, w.lane})) awaited[missing].push_back(&w);
+    // Of several: the one whose failure it was, or for whom most ranks wait, or who has been away for longest.
+    const auto weight = [&](const auto& missing) {
+      const flight_dump* const d = dump_of(missing.first);
+      const flight_call* const last = d != nullptr ? d->last(missing.second.front()->lane) : nullptr;
+      return std::tuple(missing.first == culprit(), missing.second.size(), last != nullptr ? d->steady - last->end : -1);
+    };
+    if (culprit() >= 0 && !awaited.contains(culprit()) &&
+        std::none_of(waits.begin(), waits.end(), [&](const waiting& w) { return w.rank == culprit(); })) {
+      verdict_ = sentence("rank ", culprit(), " failed by itself; up to then the ranks agree on every call");
+      return;
+    }
+    if (!awaited.empty())
+      return judge_missing(
+          *std::max_element(awaited.begin(), awaited.end(), [&](const auto& a, const auto& b) { return weight(a) < weight(b); }));
     diverged_ = false;
     verdict_ = sentence("the ranks agree on every call, and none waits for another", in_calls());
+  }
+  int culprit() const {
+    for (const flight_dump& d : dumps_)
+      if (d.culprit >= 0) return d.culprit;
+    return -1;
   }
   double first_time(const group& g) const {
     double first = std::numeric_limits<double>::infinity();
@@ -189,20 +215,23 @@ class flight_report {
   void judge_missing(const std::pair<const int, std::vector<const waiting*>>& missing) {
     const auto& [rank, by] = missing;
     const waiting& first = *by.front();
-    std::vector<int> ranks;
-    for (const waiting* w : by) ranks.push_back(w->rank);
+    std::vector<int> ranks, elsewhere;
+    for (const waiting* w : by) (w->label == first.label && w->what == first.what ? ranks : elsewhere).push_back(w->rank);
     verdict_ = sentence("rank ", rank, first.what.op == operation::recv ? " has not sent for " : " has not come to ",
                         name_of(first.what.op), " #", first.what.seq, " on ", first.label.view(), ", where ",
-                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait", "; ");
+                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait",
+                        elsewhere.empty() ? "" : sentence(" (and elsewhere ", list_of_ranks(elsewhere), ")"), "; ");
     const flight_dump* const dump = dump_of(rank);
     const flight_call* const last = dump != nullptr ? dump->last(first.lane) : nullptr;
     if (dump == nullptr)
       verdict_ += "there is no file of that rank";
     else if (last == nullptr)
       verdict_ += "it has made no call at all";
-    else
-      verdict_ += sentence("its last call, ", name_of(last->what.op), " #", last->what.seq, " on ", last->label.view(), ", ended ",
-                           double(dump->steady - last->end) * 1e-9, " s before its file was written");
+    else {
+      const double away = double(dump->steady - last->end) * 1e-9;
+      verdict_ += sentence("its last call, ", name_of(last->what.op), " #", last->what.seq, " on ", last->label.view(), ", ended ", away,
+                           " s before its file was written", away < 0.1 && rank != culprit() ? ": it may be on its way" : "");
+    }
   }
 
   /// Who is in a call, and whom it misses there. A rank that left its last call by a failure counts as in it.

@@ -126,7 +126,7 @@ class nccl_world {
     raise_ = [](const std::string& text, const root_cause& c) { throw Error(text, c); };
     failed_.store(true, std::memory_order_release);
     for (member* m : members_) m->abort();
-    dump_on_failure(recorder(), cause_.message);
+    dump_on_failure(recorder(), cause_.message, cause_.rank);
   }
   template <std::derived_from<comm_error> Error>
   void fail(root_cause cause) {

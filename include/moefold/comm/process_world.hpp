@@ -381,7 +381,7 @@ class process_world {
       tell_all(w);
     }
     e.failed.store(true, std::memory_order_seq_cst);
-    dump_ = f.cause.message;
+    dump_ = f.cause.message, culprit_ = f.cause.rank;
   }
   void note_lost(epoch& e, int peer, const std::string& text) {
     auto& p = peers_[std::size_t(peer)];
@@ -498,8 +498,9 @@ class process_world {
       if (!epoch_->verdict) report(*epoch_);
       if (!dump_.empty()) {
         const std::string reason = std::exchange(dump_, {});
+        const int culprit = culprit_;
         lock.unlock();
-        dump_on_failure(recorder(), reason);
+        dump_on_failure(recorder(), reason, culprit);
         lock.lock();
       }
       wake_.wait_for(lock, std::chrono::milliseconds(2));
@@ -649,6 +650,7 @@ class process_world {
   std::uint64_t probe_ = 0;                                       // the last that this rank has sent, as the one that decides
   std::uint64_t probed_ = 0, answered_ = 0;                       // the last that it has heard, and said something after
   std::string dump_;
+  int culprit_ = -1;
   std::thread watcher_;  // last: it uses all of the above
 };
 

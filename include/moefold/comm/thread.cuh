@@ -52,10 +52,11 @@ class device_thread_comm {
     std::uint64_t number_ = 0;
   };
 
-  explicit device_thread_comm(thread_comm host) : group_(host.group_->beside<device_group>()), host_(std::move(host)) {}
+  explicit device_thread_comm(thread_comm host)
+      : world_(host.group_->shared_world()), group_(host.group_->beside<device_group>()), host_(std::move(host)) {}
   device_thread_comm(device_thread_comm&&) noexcept = default;
   device_thread_comm& operator=(device_thread_comm&& other) noexcept {
-    beside_.swap(other.beside_), group_.swap(other.group_);
+    world_.swap(other.world_), beside_.swap(other.beside_), group_.swap(other.group_);
     std::swap(host_, other.host_);
     return *this;
   }
@@ -64,6 +65,9 @@ class device_thread_comm {
   int size() const { return host_.size(); }
   const comm_label& label() const { return host_.label(); }
   double cpu_seconds() const { return host_.cpu_seconds(); }
+  std::vector<straggler_count> stragglers() const { return host_.stragglers(); }
+  void starting(bool on) { host_.starting(on); }
+  device_thread_comm rebuild() { return device_thread_comm(host_.rebuild()); }
   void set_hook(void (*hook)(void*), void* context) { host_.set_hook(hook, context); }
   device_thread_comm split(int colour, int key, comm_label label = {}) { return device_thread_comm(host_.split(colour, key, label)); }
   device_thread_comm apart(comm_label label = {}) { return device_thread_comm(host_.apart(label)); }
@@ -416,6 +420,7 @@ class device_thread_comm {
     void operator()(device_lane* lane) const noexcept { (void)cudaStreamSynchronize(lane->stream()); }
   };
 
+  std::shared_ptr<thread_world> world_;           // owns the lane
   std::unique_ptr<device_lane, drained> beside_;  // of an apart communicator that has been used
   std::shared_ptr<device_group> group_;
   thread_comm host_;  // last: its end waits for the helper, which uses the above
@@ -423,7 +428,7 @@ class device_thread_comm {
 
 static_assert(communicator_of<device_thread_comm, host_exec, float> && communicator_of<device_thread_comm, cuda_exec, float> &&
               hookable<device_thread_comm>);
-static_assert(overlapping<device_thread_comm> && overlapping<device_thread_comm, cuda_exec>);
+static_assert(overlapping<device_thread_comm> && overlapping<device_thread_comm, cuda_exec> && rebuildable<device_thread_comm>);
 static_assert(fetching<device_thread_comm> && !fetching<device_thread_comm, cuda_exec> && peer_readable<device_thread_comm>);
 
 /// run_threads over device memory: f(device_thread_comm&) on `ranks` threads. Each makes a cuda_context of its own, which chooses the device.

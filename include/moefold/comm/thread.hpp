@@ -30,7 +30,8 @@ class device_thread_comm;  // comm/thread.cuh: the same ranks over device memory
 /// are in flight; issuing one more waits for the oldest.
 class thread_comm {
  public:
-  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, in the run that gave it.
+  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, while a
+  /// communicator of its world lives.
   class ticket {
    public:
     ticket() = default;

@@ -295,8 +295,7 @@ class thread_world {
         rebuilt_ = true;
         if (!failed()) {
           cause_.message = "the world was rebuilt";
-          failed_.store(true, std::memory_order_seq_cst);
-          for (member* m : members_) m->close();
+          failed_.store(true, std::memory_order_seq_cst);  // nobody waits in it: all are here
         }
         met_.notify_all();
       }
@@ -405,6 +404,7 @@ class thread_world {
 
   void keep(root_cause cause, std::exception_ptr thrown, raise_t raise_cause, bool provisional) {
     std::string reason;
+    int culprit = -1;
     {
       std::lock_guard lock(mutex_);
       const bool first = !failed();
@@ -416,9 +416,9 @@ class thread_world {
       failed_.store(true, std::memory_order_seq_cst);
       if (!first) return;
       for (member* m : members_) m->close();
-      reason = cause_.message;
+      reason = cause_.message, culprit = cause_.rank;
     }
-    dump_on_failure(recorder(), reason);  // when everybody knows
+    dump_on_failure(recorder(), reason, culprit);  // when everybody knows
   }
 
   root_cause cause_of(int rank, int lane, const std::string& text) {
