@@ -29,7 +29,7 @@ function(moefold_mpi_tests library compiler launcher)
     COMMAND_EXPAND_LISTS COMMENT "Building tests/mpi/main.cpp for ${library}")
   add_custom_command(OUTPUT ${program} DEPENDS ${object} $<TARGET_OBJECTS:moefold_mpi_cases> VERBATIM COMMAND_EXPAND_LISTS
                      COMMAND ${MOEFOLD_${library}_COMPILER} -pthread ${object} $<TARGET_OBJECTS:moefold_mpi_cases> -o ${program})
-  add_custom_target(mpi_${library}_test ALL DEPENDS ${program})
+  add_custom_target(mpi_${library}_program ALL DEPENDS ${program})
 
   set(run ${MOEFOLD_${library}_LAUNCHER} ${ARGN})
   set(names "")
