@@ -210,7 +210,8 @@ TEST_SUITE("comm/flight_report") {
     };
     const auto chosen = [](std::vector<flight_dump> files) {
       std::string text;
-      for (const flight_dump& d : flight_report(std::move(files)).dumps()) text += sentence(d.world, ":", d.rank, ":", d.recorder, " ");
+      const flight_report report(std::move(files));
+      for (const flight_dump& d : report.dumps()) text += sentence(d.world, ":", d.rank, ":", d.recorder, " ");
       return text;
     };
     CHECK(chosen({file(1, 0, 1, 10, 101), file(2, 0, 0, 10, 100), file(2, 1, 0, 11, 100), file(8, 3, 0, 5, 7)}) == "2:0:0 2:1:0 ");
