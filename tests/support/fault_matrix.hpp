@@ -297,7 +297,7 @@ void f05(int steps, int late_steps, std::chrono::milliseconds deadline) {
           const int victim = int(bits % ranks), at = int(bits / 8 % (axes.size() + 1));
           const auto time = deadline * (0.1 + 0.8 * double(bits / 64 % 1000) / 1000);
           for (int r = 0; r < ranks; ++r) before[std::size_t(r)] = world.stragglers()[r].late.count();
-          began[me] = steady::now();
+          began[me] = entered[me] = steady::now();
           bool alarm = false;
           try {
             world.barrier(e).wait(e);
@@ -319,7 +319,9 @@ void f05(int steps, int late_steps, std::chrono::milliseconds deadline) {
             named += std::max_element(late.begin(), late.end()) - late.begin() == victim;
             ++done;
           }
+          world.starting(true);  // between two steps nobody is measured
           world.barrier(e).wait(e);
+          world.starting(false);
         }
       },
       {2s, deadline}, 5s + steps * deadline);
