@@ -277,10 +277,12 @@ void f05(int steps, int late_steps, std::chrono::milliseconds deadline) {
   };
   const auto groups_of = [&](comm& world) {
     std::vector<comm> groups;
+    world.starting(true);
     for (const axis_id axis : axes) {
       const extents& mesh = fold.attention.of(axis) > 1 ? fold.attention : fold.moe;
       groups.push_back(world.split(int(group_index(mesh, axis_set(axis), world.rank())), world.rank(), comm_label(name_of(axis))));
     }
+    world.starting(false);
     return groups;
   };
 
