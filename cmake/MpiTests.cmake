@@ -9,7 +9,7 @@ if(NOT MOEFOLD_HAS_MPI OR sanitized)  # the libraries' own reports would drown o
 endif()
 add_library(moefold_mpi_cases OBJECT ${PROJECT_SOURCE_DIR}/tests/mpi/cases.cpp)
 target_link_libraries(moefold_mpi_cases PRIVATE moefold::moefold doctest::doctest)
-target_compile_options(moefold_mpi_cases PRIVATE -Wall -Wextra -Wshadow -O1)
+target_compile_options(moefold_mpi_cases PRIVATE -Wall -Wextra -Wshadow -O0)
 
 function(moefold_mpi_tests library compiler launcher)
   find_program(MOEFOLD_${library}_COMPILER ${compiler})
@@ -21,15 +21,16 @@ function(moefold_mpi_tests library compiler launcher)
   set(program ${PROJECT_BINARY_DIR}/tests/mpi_${library}_test)
   set(main ${PROJECT_SOURCE_DIR}/tests/mpi/main.cpp)
   get_target_property(doctest_include doctest::doctest INTERFACE_INCLUDE_DIRECTORIES)
+  list(REMOVE_ITEM doctest_include /usr/include)  # -isystem would put it before the compiler's own
   set(object ${CMAKE_CURRENT_BINARY_DIR}/mpi_${library}_main.o)
   add_custom_command(
     OUTPUT ${object} DEPENDS ${main} DEPFILE ${object}.d VERBATIM
-    COMMAND ${MOEFOLD_${library}_COMPILER} -std=c++20 -O1 -Wall -Wextra -Wshadow -pthread -I ${PROJECT_SOURCE_DIR}/include
+    COMMAND ${MOEFOLD_${library}_COMPILER} -std=c++20 -O0 -Wall -Wextra -Wshadow -pthread -I ${PROJECT_SOURCE_DIR}/include
             "$<$<BOOL:${doctest_include}>:-isystem$<JOIN:${doctest_include},;-isystem>>" -MD -MF ${object}.d -MT ${object} -c ${main} -o ${object}
     COMMAND_EXPAND_LISTS COMMENT "Building tests/mpi/main.cpp for ${library}")
   add_custom_command(OUTPUT ${program} DEPENDS ${object} $<TARGET_OBJECTS:moefold_mpi_cases> VERBATIM COMMAND_EXPAND_LISTS
                      COMMAND ${MOEFOLD_${library}_COMPILER} -pthread ${object} $<TARGET_OBJECTS:moefold_mpi_cases> -o ${program})
-  add_custom_target(mpi_${library}_test ALL DEPENDS ${program})
+  add_custom_target(mpi_${library}_program ALL DEPENDS ${program})
 
   set(run ${MOEFOLD_${library}_LAUNCHER} ${ARGN})
   set(names "")

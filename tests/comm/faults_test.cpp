@@ -54,7 +54,7 @@ TEST_SUITE("comm/faults") {
   }
   TEST_CASE("F05: a slow rank fails nothing and is named as the straggler; one that is later than the deadline is named by all others") {
     const bool soak = std::getenv("MOEFOLD_SOAK") != nullptr;
-    faults::f05<faults::over_threads>(soak ? 1000 : 20, soak ? 56 : 8, std::chrono::milliseconds(200));
+    faults::f05<faults::over_threads>(soak ? 1000 : 6, soak ? 56 : 4, 400ms);
   }
   TEST_CASE("F06: ranks that make different calls all get a signature mismatch, and no data is written") {
     faults::f06<faults::over_threads>();

@@ -115,7 +115,8 @@ TEST_SUITE("comm/flight_report") {
         until_others_wait(2);
         const std::string verdict = report_now().verdict();
         CAPTURE(verdict);
-        CHECK(verdict.starts_with("rank 0 has not come to "));  // 1 waits for it in tp, 2 and 3 in world for both
+        CHECK(verdict.starts_with(
+            "rank 0 has not come to all_reduce #1 on world, where ranks 2, 3 wait; "));  // 1 waits in tp, for whom is not known yet
         CHECK(contains(verdict, "its last call, split #0 on world"));
       }
       if (world.rank() < 2) pair.barrier(e);
@@ -140,6 +141,19 @@ TEST_SUITE("comm/flight_report") {
     CHECK(r.verdict().starts_with("ranks wait for each other: "));
     CHECK(contains(r.verdict(), "rank 0 waits in barrier #0 on world for rank 1"));
     CHECK(contains(r.verdict(), "rank 1 waits in all_reduce #0 on tp for rank 0"));
+  }
+  TEST_CASE("ranks that wait for one rank in several calls are told apart") {
+    const auto file = [](int rank, std::string_view calls) {
+      return parse_flight(sentence("moefold flight 1\nworld 4\nrank ", rank,
+                                   "\nclock 2000000000 2000000000\nlabel 0 world\nlabel 1 tp\ncalls 0 9\n", calls, "end\n"),
+                          "f");
+    };
+    const flight_report r(
+        {file(0, "0 0 5 0 4 0 barrier 0 uint8 0 - -1 host inside 10 0\n"), file(1, "0 0 5 0 4 1 barrier 0 uint8 0 - -1 host inside 10 0\n"),
+         file(2, "0 0 6 1 2 0 barrier 0 uint8 0 - -1 host done 5 6\n0 1 6 1 2 0 barrier 1 uint8 0 - -1 host inside 10 0\n"),
+         file(3, "0 0 6 1 2 1 barrier 0 uint8 0 - -1 host done 5 6\n")});
+    CHECK(r.verdict().starts_with(
+        "rank 3 has not come to barrier #0 on world, where ranks 0, 1 wait (and elsewhere 2); its last call, barrier #0 on tp, ended "));
   }
   TEST_CASE("a letter that was never sent") {
     const flight_report r(
@@ -187,6 +201,22 @@ TEST_SUITE("comm/flight_report") {
     CHECK(contains(notes, "the file of rank 0 is cut short"));
     CHECK(contains(notes, "the file of rank 2 is 40 s older than the newest"));
     CHECK_THROWS_WITH_AS(flight_report({}), doctest::Contains("no file of a flight recorder"), config_error);
+  }
+  TEST_CASE("of several worlds the largest of the newest files is looked at, and of one process one world") {
+    const auto file = [](int world, int rank, int recorder, int pid, std::int64_t seconds) {
+      return parse_flight(sentence("moefold flight 1\nworld ", world, "\nrank ", rank, "\nrecorder ", recorder, "\npid ", pid, "\nclock 0 ",
+                                   seconds * 1'000'000'000, "\ncalls 0 0\nend\n"),
+                          "f");
+    };
+    const auto chosen = [](std::vector<flight_dump> files) {
+      std::string text;
+      const flight_report report(std::move(files));
+      for (const flight_dump& d : report.dumps()) text += sentence(d.world, ":", d.rank, ":", d.recorder, " ");
+      return text;
+    };
+    CHECK(chosen({file(1, 0, 1, 10, 101), file(2, 0, 0, 10, 100), file(2, 1, 0, 11, 100), file(8, 3, 0, 5, 7)}) == "2:0:0 2:1:0 ");
+    CHECK(chosen({file(2, 0, 3, 10, 100), file(2, 1, 0, 11, 100)}) == "2:0:3 2:1:0 ");
+    CHECK(chosen({file(2, 0, 3, 10, 100), file(2, 1, 3, 10, 99), file(2, 1, 4, 10, 99)}) == "2:0:3 2:1:3 ");
   }
   TEST_CASE("ranks are listed in runs") {
     CHECK(list_of_ranks({}) == "none");

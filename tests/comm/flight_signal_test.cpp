@@ -48,7 +48,7 @@ TEST_SUITE("comm/flight_signal") {
       int inside = 0;
       for (const std::string& file : files_in(folder.path)) {
         const std::string text = folder.text(file);
-        CHECK(text.find("\nreason signal ") != text.npos);
+        CHECK(text.find("\nreason SIGUSR1\n") != text.npos);
         inside += text.find(" all_reduce 1 int64 1 sum -1 host inside ") != text.npos;
       }
       CHECK(inside >= 2);  // at least the second time, both had come to it

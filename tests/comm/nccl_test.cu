@@ -3,12 +3,14 @@
 #include "../support/device_place.hpp"
 #include "../support/run_nccl.hpp"
 
+#include <moefold/comm/chaos.cuh>
 #include <moefold/comm/groups.hpp>
 #include <moefold/comm/recording.hpp>
 
 #include <doctest/doctest.h>
 
 #include <atomic>
+#include <cmath>
 
 using namespace moefold;
 using namespace std::chrono_literals;
@@ -88,6 +90,24 @@ TEST_SUITE("comm/nccl" * doctest::skip(!test::nccl_is_possible())) {
                     CHECK(calls ==
                           "done split #0 on world\ndone all_gather #0 of 1000 x fp32 on pair\ndone all_gather_v #1 of fp32 on pair\n"
                           " send #0 of 1000 x fp32 on pair\ndone recv #0 of 1000 x fp32 on pair\n");
+                  });
+  }
+  TEST_CASE("a fault plan over NCCL: what it puts into device memory arrives, and a throw ends that rank's call before NCCL sees it") {
+    test::on_nccl("a fault plan over NCCL: what it puts into device memory arrives, and a throw ends that rank's call before NCCL sees it",
+                  2, [](nccl_comm& world, cuda_exec e) {
+                    const test::in_device_memory at{e};
+                    const auto plan = parse_faults(
+                        "rank=1 op=all_gather seq=0 do=nan\nrank=0 op=all_gather seq=1 phase=after do=bitflip:payload\nseq=2 do=throw");
+                    site_record sites;
+                    chaos<nccl_comm> c(world.split(0, world.rank()), plan, &sites);
+                    const auto mine = at.put(filled<float>(10, 1.0f));
+                    auto all = at.room(20, 0.0f);
+                    c.all_gather(at.e, mine, all).wait(at.e);
+                    CHECK(std::isnan(at.get(all)[15]));
+                    c.all_gather(at.e, mine, all).wait(at.e);
+                    CHECK((at.get(all)[10] == 1.0f) == (world.rank() == 1));
+                    CHECK_THROWS_AS(c.barrier(at.e), injected_fault);
+                    CHECK(sites.size() == 3);
                   });
   }
   TEST_CASE("sums over NCCL are rank-ordered sums to rounding, and the same on all ranks") {

@@ -49,6 +49,24 @@ TEST_SUITE("comm/rebuild") {
     });
     CHECK(steady::now() - begin < 5s);
   }
+  TEST_CASE("what a rank threw and caught, the others hear when it goes to rebuild") {
+    std::atomic<int> told{0};
+    run_ranks<4>([&](thread_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      try {
+        if (world.rank() == 2) throw error("moefold: rank 2 has no more of it");
+        world.barrier(e);
+      } catch (const peer_failed& f) {
+        told += f.cause().rank == 2 && std::string_view(f.what()).find("has no more of it") != std::string_view::npos;
+        world = world.rebuild();
+      } catch (const error&) {
+        world = world.rebuild();
+      }
+      world.barrier(e);
+    });
+    CHECK(told == 3);
+  }
   TEST_CASE("only the communicator of the whole world is rebuilt, and only once") {
     CHECK(message_of([] {
             run_ranks<2>([](thread_comm& world) {

@@ -225,4 +225,24 @@ TEST_SUITE("train/rejoin") {
                            doctest::Contains("restore it into a trainer of the same model"), config_error);
     });
   }
+
+  TEST_CASE("until its first step has ended a trainer's ranks may be late; then lateness is a failure") {
+    int ended = 0;
+    CHECK_THROWS_AS(run_ranks<2>(
+                        [&](thread_comm& world) {
+                          const std::vector<fault> none;
+                          trainer_options options;
+                          options.global_batch = 4;
+                          const auto fold = make_folding({{axis_id::dp, 2}}, {{axis_id::edp, 2}});
+                          trainer_type t(chaotic(std::move(world), none), model, sequence, fold, options, data());
+                          for (int i = 0; i < 2; ++i) {
+                            if (t.world().rank() == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+                            t.step();
+                            if (t.world().rank() == 0) ++ended;
+                          }
+                        },
+                        {.deadline = std::chrono::milliseconds(300)}),
+                    timeout);
+    CHECK(ended == 1);
+  }
 }

@@ -7,6 +7,7 @@
 //      +- peer_failed         another rank threw, or ended while others still needed it
 //      +- timeout             a rank did not arrive before the deadline; lists who arrived and who is missing
 //      +- signature_mismatch  ranks disagree on operation, type, counts, root or reduction; lists both signatures and the ranks of each
+//      |                      or wait for each other on different communicators (comm/wait_graph.hpp); says who waits where for whom
 //      +- comm_revoked        any call on a communicator whose failure this rank has been told of before
 #include <moefold/comm/communicator.hpp>
 

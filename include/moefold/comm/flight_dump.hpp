@@ -113,7 +113,10 @@ inline bool dump_flight(const flight_recorder& recorder, const std::string& fold
 /// What the words of a failure end with: where its dump lies. Empty where none is written.
 inline std::string failure_dump_place(const flight_recorder* recorder) {
   const std::string folder = recorder != nullptr ? flight_folder() : "";
-  return folder.empty() ? "" : sentence("; the last calls of the ranks: ", flight_file(folder, *recorder, "failure", "*"));
+  if (folder.empty()) return "";
+  const bool all_here = recorder->here() == recorder->world();  // other processes have other names
+  return sentence("; the last calls of the ranks: ",
+                  all_here ? flight_file(folder, *recorder, "failure", "*") : folder + "/moefold-flight-*-failure-rank-*.txt");
 }
 /// Writes it. By whoever has failed first, once per world.
 inline void dump_on_failure(const flight_recorder* recorder, std::string_view reason, int culprit) noexcept {

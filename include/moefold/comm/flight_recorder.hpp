@@ -35,8 +35,8 @@ struct flight_group {
 
 /// An id for communicators whose ranks count them: those without a rank in common may have one number, but not one first member too.
 constexpr std::uint64_t flight_id(std::uint64_t number, std::uint64_t first_member, std::uint64_t of = 0) {
-  std::uint64_t id = of;
-  for (const std::uint64_t part : {number, first_member}) {  // splitmix64
+  std::uint64_t id = 0;
+  for (const std::uint64_t part : {of, number, first_member}) {  // splitmix64
     id = id + part + 0x9E3779B97F4A7C15u;
     id = (id ^ id >> 30) * 0xBF58476D1CE4E5B9u;
     id = (id ^ id >> 27) * 0x94D049BB133111EBu;

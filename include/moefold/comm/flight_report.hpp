@@ -83,10 +83,15 @@ class flight_report {
 
   void choose(std::vector<flight_dump> files) {
     std::sort(files.begin(), files.end(), [](const flight_dump& a, const flight_dump& b) { return a.wall > b.wall; });
+    int world = 0;  // the largest of those that were written last: a rank alone may have had a world of its own
+    for (const flight_dump& d : files)
+      if (files[0].wall - d.wall < 60'000'000'000) world = std::max(world, d.world);
     std::size_t older = 0;
     for (flight_dump& d : files) {
-      const bool fits = dumps_.empty() || (d.world == dumps_[0].world && d.recorder == dumps_[0].recorder);
-      if (fits && std::none_of(dumps_.begin(), dumps_.end(), [&](const flight_dump& have) { return have.rank == d.rank; }))
+      const auto excludes = [&](const flight_dump& have) {  // the worlds of one process are numbered
+        return have.rank == d.rank || (have.recorder != d.recorder && have.pid == d.pid && have.host == d.host);
+      };
+      if (d.world == world && std::none_of(dumps_.begin(), dumps_.end(), excludes))
         dumps_.push_back(std::move(d));
       else
         ++older;
@@ -210,11 +215,12 @@ class flight_report {
   void judge_missing(const std::pair<const int, std::vector<const waiting*>>& missing) {
     const auto& [rank, by] = missing;
     const waiting& first = *by.front();
-    std::vector<int> ranks;
-    for (const waiting* w : by) ranks.push_back(w->rank);
+    std::vector<int> ranks, elsewhere;
+    for (const waiting* w : by) (w->label == first.label && w->what == first.what ? ranks : elsewhere).push_back(w->rank);
     verdict_ = sentence("rank ", rank, first.what.op == operation::recv ? " has not sent for " : " has not come to ",
                         name_of(first.what.op), " #", first.what.seq, " on ", first.label.view(), ", where ",
-                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait", "; ");
+                        ranks.size() == 1 ? "rank " : "ranks ", list_of_ranks(ranks), ranks.size() == 1 ? " waits" : " wait",
+                        elsewhere.empty() ? "" : sentence(" (and elsewhere ", list_of_ranks(elsewhere), ")"), "; ");
     const flight_dump* const dump = dump_of(rank);
     const flight_call* const last = dump != nullptr ? dump->last(first.lane) : nullptr;
     if (dump == nullptr)

@@ -83,7 +83,8 @@ class flight_signal {
     for (int n = 1; read(ends_[0], &what, 1) == 1 && what != 0; ++n) {
       int written = 0;
       flight_recorder::for_each([&](const flight_recorder& r) {
-        written += dump_flight(r, flight_signal_folder(), std::to_string(n), sentence("signal ", number_));
+        written += dump_flight(r, flight_signal_folder(), std::to_string(n),
+                               number_ == SIGUSR1 ? std::string("SIGUSR1") : sentence("signal ", number_));
       });
       if (written == 0)
         std::fprintf(stderr, "moefold: no flight recorder was written: no world runs in this process, or it records no calls\n");

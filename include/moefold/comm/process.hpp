@@ -448,7 +448,8 @@ class process_comm {
   void* context_ = nullptr;
 };
 
-static_assert(communicator_of<process_comm, host_exec, float> && overlapping<process_comm> && hookable<process_comm>);
+static_assert(communicator_of<process_comm, host_exec, float> && overlapping<process_comm> && hookable<process_comm> &&
+              rebuildable<process_comm>);
 
 /// Runs f(world) on this process's own thread, as one rank of the transport's; every process of the job calls it. When a rank throws, or its
 /// communicators fail, the calls of all other ranks end within milliseconds, and the root cause is thrown here on every rank: on the one that threw it as

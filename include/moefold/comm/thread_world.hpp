@@ -295,8 +295,7 @@ class thread_world {
         rebuilt_ = true;
         if (!failed()) {
           cause_.message = "the world was rebuilt";
-          failed_.store(true, std::memory_order_seq_cst);
-          for (member* m : members_) m->close();
+          failed_.store(true, std::memory_order_seq_cst);  // nobody waits in it: all are here
         }
         met_.notify_all();
       }
