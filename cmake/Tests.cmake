@@ -103,24 +103,26 @@ if(TARGET mutants_test)
   endif()
 endif()
 
-# The sanitizers run every suite whose ranks are threads: each day the communicators and a whole model on one folding, in the soak all of them.
+# The sanitizers run every suite whose ranks are threads: each day the communicators, the MoE layer and a whole model on one folding, in the soak all of them.
 #
 #   label sanitize        presets asan and tsan
 #   label sanitize_soak   presets asan-soak and tsan-soak, with those of the label sanitize
 add_custom_target(sanitize_tests)
 add_custom_target(sanitize_soak_tests DEPENDS sanitize_tests)
 if(sanitized)
-  set(threaded attention checkpoint core layers mapping model moe optim pipeline train)
+  set(threaded attention checkpoint core layers mapping model optim pipeline train)
   foreach(name IN LISTS threaded)
     if(TARGET ${name}_test)
       add_dependencies(sanitize_soak_tests ${name}_test)
       set_tests_properties(${name} PROPERTIES LABELS sanitize_soak TIMEOUT 1800)
     endif()
   endforeach()
-  if(TARGET comm_test)
-    add_dependencies(sanitize_tests comm_test)
-    set_tests_properties(comm PROPERTIES LABELS sanitize TIMEOUT 900)
-  endif()
+  foreach(name comm moe)
+    if(TARGET ${name}_test)
+      add_dependencies(sanitize_tests ${name}_test)
+      set_tests_properties(${name} PROPERTIES LABELS sanitize TIMEOUT 900)
+    endif()
+  endforeach()
   if(TARGET mapping_test)
     add_dependencies(sanitize_tests mapping_test)
     moefold_test_entry(mapping_one_folding mapping_test "--test-case=*one folding*")

@@ -156,6 +156,81 @@ TEST_SUITE("comm/process") {
     for (int r : {0, 1}) CHECK(seen[std::size_t(r)].find("rank 2 did not come") != std::string::npos);
   }
 
+  TEST_CASE(
+      "A rank that fails between calls tells the others so when it rebuilds, and a rebuilt world is not rebuilt by its old communicators") {
+    const auto begin = steady::now();
+    run_processes(3, [](process_comm& world) {
+      host_context context;
+      const host_exec e(context);
+      for (const int victim : {2, 0}) {  // rank 0 decides what failed first
+        process_comm fresh = [&] {
+          try {
+            world.barrier(e);
+            if (world.rank() == victim) throw left_alone("has no memory left");
+            world.barrier(e);
+            FAIL("nobody failed");
+          } catch (const left_alone&) {
+            return world.rebuild();
+          } catch (const peer_failed& f) {
+            CHECK(f.cause().rank == victim);
+            CHECK(f.cause().message.find("has no memory left") != std::string::npos);
+            return world.rebuild();
+          }
+          return world.rebuild();
+        }();
+        CHECK_THROWS_WITH_AS(world.rebuild(), doctest::Contains("rebuilt already"), error);
+        world = std::move(fresh);
+      }
+      world.barrier(e);
+    });
+    CHECK(steady::now() - begin < 3s);
+  }
+
+  TEST_CASE("Who waits for a rank that has gone to rebuild a sound world is told at once") {
+    const auto begin = steady::now();
+    run_processes(2, [](process_comm& world) {
+      host_context context;
+      if (world.rank() == 1) CHECK_THROWS_WITH_AS(world.barrier(host_exec(context)), doctest::Contains("went to rebuild"), peer_failed);
+      world = world.rebuild();
+      world.barrier(host_exec(context));
+    });
+    CHECK(steady::now() - begin < 3s);
+  }
+
+  TEST_CASE("The last letter of a rank that returns arrives, however long it takes") {
+    const by_sockets carriers;
+    run_processes(2, [](process_comm& world) {
+      host_context context;
+      std::vector<float> letter(std::size_t(1) << 26, float(1 - world.rank()));  // 256 MiB
+      if (world.rank() == 0) return void(world.send(host_exec(context), letter, 1));
+      world.recv(host_exec(context), letter, 0);
+      CHECK(letter.front() + letter.back() == 2);
+    });
+  }
+
+  TEST_CASE("A rank that exits leaves as if it had returned; what all refuse alike is thrown by each in its own words") {
+    auto seen = texts(3, [](process_comm& world, host_exec e) {
+      if (world.rank() == 1) throw rank_exit{};
+      world.barrier(e);
+    });
+    CHECK(seen[1].empty());
+    for (int r : {0, 2}) CHECK(seen[std::size_t(r)].find("rank 1 finished early") != std::string::npos);
+    std::atomic<int> refused{0};
+    auto hall = std::make_shared<memory_hall>(2);
+    std::vector<std::thread> threads;
+    for (int r = 0; r < 2; ++r)
+      threads.emplace_back([&, r] {
+        try {
+          run_process(std::make_shared<memory_transport>(hall, r), [](process_comm&) { throw config_error("moefold: no such folder"); });
+        } catch (const config_error& e) {
+          refused += std::string(e.what()) == "moefold: no such folder";
+        } catch (const std::exception&) {
+        }
+      });
+    for (auto& t : threads) t.join();
+    CHECK(refused == 2);
+  }
+
   TEST_CASE("Who waits for a rank whose function has returned is told at once") {
     const auto begin = steady::now();
     const auto seen = texts(3, [](process_comm& world, host_exec e) {

@@ -107,6 +107,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   const bool speaks = me.rank == 0;  // of what all processes see alike
+  bool met = false;                  // until the processes have, what keeps one from it is known to it alone
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& done) {
@@ -157,6 +158,7 @@ int main(int argc, char** argv) {
     }
     if (me.size > 1 && device == "host")  // a launcher started us: one rank per process
       return moefold::run_launched(me, [&](const moefold::process_ranks& ranks) {
+        met = true;
         const run_entry& run = understood();
         built_with(run.as_host_process != nullptr, "ranks as processes", "start one process with --ranks");
         return run.as_host_process(options, log, ranks);
@@ -170,7 +172,7 @@ int main(int argc, char** argv) {
                "build it with cmake --workflow --preset gpu-train, or leave out --device cuda");
     return (device == "cuda" ? run.on_cuda : run.on_host)(options, log);
   } catch (const std::exception& wrong) {
-    if (me.size == 1 || device == "cuda" || moefold::speaks_of(me, wrong)) std::fprintf(stderr, "train: %s\n", wrong.what());
+    if (me.size == 1 || device == "cuda" || !met || moefold::speaks_of(me, wrong)) std::fprintf(stderr, "train: %s\n", wrong.what());
     return dynamic_cast<const moefold::config_error*>(&wrong) != nullptr ? 2 : 1;
   }
 }

@@ -156,6 +156,7 @@ class mpi_transport final : public transport {
     MPI_Status status;
     if (MPI_Test(&m, &done, &status) != MPI_SUCCESS || done) return;
     const std::lock_guard lock(mutex_);
+    std::erase_if(left_, ended);
     left_.push_back({m, std::move(memory)});
   }
 
@@ -163,7 +164,7 @@ class mpi_transport final : public transport {
     if (at_most.count() <= 0)
       std::this_thread::yield();
     else
-      std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(at_most, std::chrono::microseconds(100)));
+      std::this_thread::sleep_for(std::min<std::chrono::nanoseconds>(at_most, std::chrono::milliseconds(5)));
   }
   void abort(int code) noexcept override { MPI_Abort(comm_, code); }
   void give_up() override {
@@ -176,6 +177,12 @@ class mpi_transport final : public transport {
     MPI_Request request;
     std::shared_ptr<void> memory;
   };
+
+  static bool ended(left_behind& l) {
+    int done = 0;
+    MPI_Status status;
+    return MPI_Test(&l.request, &done, &status) != MPI_SUCCESS || done;
+  }
 
   mpi_transport(MPI_Comm processes, mpi_session& session) : session_(&session) {
     int finalised = 0;
@@ -215,14 +222,10 @@ class mpi_transport final : public transport {
   }
   void sweep() {
     const std::lock_guard lock(mutex_);
-    std::erase_if(left_, [](left_behind& l) {
-      int done = 0;
-      MPI_Status status;
-      return MPI_Test(&l.request, &done, &status) != MPI_SUCCESS || done;
-    });
+    std::erase_if(left_, ended);
     if (left_.empty()) return;
     new std::vector<left_behind>(std::move(left_));  // MPI may touch it until the process ends: it is never freed
-    given_up_ = true;
+    give_up();
     left_.clear();
   }
 

@@ -22,7 +22,7 @@ namespace moefold {
 /// `apart` is as for threads: what it issues is done by the one helper thread of this process, in the order it was issued.
 class process_comm {
  public:
-  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it.
+  /// Of an operation that is finished, or in the hands of the helper. Waited for by the thread that got it, while a communicator of its world lives.
   class ticket {
    public:
     ticket() = default;
@@ -68,6 +68,8 @@ class process_comm {
   }
   /// After a failure: the world anew, over the same processes. Collective over all of them, on the world's communicator.
   process_comm rebuild() {
+    require(&epoch() == world().now().get(),
+            "moefold: rebuild was called on a communicator of a world that has been rebuilt already; use what that rebuild has returned");
     require(size() == world().size() && group_->lane() == 0, "moefold: rebuild was called on ", label().view(), ", of ", size(), " of the ",
             world().size(), " ranks; call it on the world's communicator");
     world().rebuild();
@@ -458,10 +460,17 @@ static_assert(communicator_of<process_comm, host_exec, float> && overlapping<pro
 template <class F>
 void run_process(std::shared_ptr<transport> carrier, F&& f, process_options options = {}) {
   auto world = std::make_shared<process_world>(std::move(carrier), options);
+  std::exception_ptr refused;  // what this rank itself will not do: mostly found by all ranks alike, so each keeps its own words
   try {
     process_comm comm(world);
-    f(comm);
+    try {
+      f(comm);
+    } catch (const rank_exit&) {  // as if it had returned
+    }
     world->finish();
+  } catch (const config_error&) {
+    refused = std::current_exception();
+    world->fail_with_current_exception(*world->now());
   } catch (...) {
     world->fail_with_current_exception(*world->now());
   }
@@ -470,7 +479,7 @@ void run_process(std::shared_ptr<transport> carrier, F&& f, process_options opti
   if (auto failure = world->first_failure(*epoch)) {
     world->leave();
     world->carrier().give_up();
-    std::rethrow_exception(failure);
+    std::rethrow_exception(refused ? refused : failure);
   }
 }
 

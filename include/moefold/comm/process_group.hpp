@@ -199,7 +199,9 @@ class process_group {
       own_letters_.push_back({h, {data.begin(), data.end()}});
       return;
     }
-    letter& o = free_letter(data.size() <= eager_bytes ? 0 : data.size());
+    letter* free = nullptr;
+    guarded(peer, [&] { free = &free_letter(data.size() <= eager_bytes ? 0 : data.size()); });
+    letter& o = *free;
     std::memcpy(o.room.get(), &h, sizeof h);
     if (data.size() > eager_bytes) std::memcpy(o.room.get() + sizeof h, data.data(), data.size());
     const std::size_t said_bytes =
@@ -369,9 +371,13 @@ class process_group {
       body();
     } catch (const transport_error& lost) {
       if (lost.peer() < 0) throw;
+      const signature what = world_->last_call(lane_).what;
       world_->lose(*epoch_, lost.peer(), lost.what());
-      (void)p;
-      throw_failure(world_->last_call(lane_).what);
+      if (!failing()) {  // its function had returned before: that is no failure until somebody needs it
+        const auto gone = std::find(members_.begin(), members_.end(), lost.peer());
+        fail_with<peer_failed>(finished_early(gone == members_.end() ? p : int(gone - members_.begin()), what));
+      }
+      throw_failure(what);
     }
   }
 
@@ -399,12 +405,17 @@ class process_group {
     const auto deadline = begin + world_->deadline(what.seq);
     const auto slow = steady::now() + std::chrono::milliseconds(10);
     steady::time_point end_seen{};
+    std::uint64_t moved = progress_;
     for (int polls = 0;; ++polls) {
       if (failing()) throw_failure(what);
       if (poll()) return;
       if (polls < spins) continue;
       if (polls >= spins + yields) world_->hear();
-      carrier().idle(polls < spins + yields ? std::chrono::microseconds(0) : std::chrono::microseconds(100));
+      // A transport that cannot wake this thread is looked at less and less often: at most a twentieth later than it could have been seen, and a rank
+      // that waits long leaves the core to those that work.
+      const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(steady::now() - begin) / 20;
+      carrier().idle(polls < spins + yields ? std::chrono::microseconds(0)
+                                            : std::clamp(waited, std::chrono::microseconds(100), std::chrono::microseconds(5000)));
       const auto now = steady::now();
       if (now < slow && now < deadline) continue;
       std::vector<int> left = missing();
@@ -416,8 +427,8 @@ class process_group {
         state.said = true;
       }
       // A rank that has returned will not come. What it sent before may still be on its way for a moment.
-      const auto ended = std::find_if(left.begin(), left.end(), [&](int p) { return world_->finished(world_rank(p)); });
-      if (ended == left.end())
+      const auto ended = std::find_if(left.begin(), left.end(), [&](int p) { return world_->finished(world_rank(p), *epoch_); });
+      if (ended == left.end() || std::exchange(moved, progress_) != progress_)
         end_seen = {};
       else if (end_seen == steady::time_point{})
         end_seen = now;
@@ -575,8 +586,8 @@ class process_group {
   }
   root_cause finished_early(int culprit, const signature& what) const {
     return blame(culprit, what,
-                 sentence("rank ", world_rank(culprit), " finished early: its function returned while rank ", world_rank(rank_),
-                          " waits for it in ", describe(what), " on ", label_.view()));
+                 sentence("rank ", world_rank(culprit), " finished early: its function returned, or it went to rebuild, while rank ",
+                          world_rank(rank_), " waits for it in ", describe(what), " on ", label_.view()));
   }
   std::string list(const std::vector<int>& ranks) const {
     return list_ranks(ranks, [&](int r) { return world_rank(r); });

@@ -81,8 +81,9 @@ class message_reader {
   }
   std::string get_text() {
     const auto size = get<std::uint32_t>();
+    const std::byte* const at = take(size);
     std::string text(size, '\0');
-    if (size > 0) std::memcpy(text.data(), take(size), size);
+    if (size > 0) std::memcpy(text.data(), at, size);
     return text;
   }
 

@@ -4,7 +4,7 @@
 //
 //   rank 2 throws -> proposal to rank 0's watcher -> the first proposal is the verdict -> told to all watchers -> pending calls end with peer_failed that
 //   names rank 2 -> any later call: comm_revoked -> run_process throws the verdict, on rank 2 what it threw
-//   rank 0 gone, or silent for `grace`: the next rank that is not known to be lost decides, at last each for itself
+//   rank 0 gone, or silent for `grace`: the next rank that is not known to be lost decides, and so on; who asks late is told what was decided
 #include <moefold/comm/flight_dump.hpp>
 #include <moefold/comm/parking.hpp>
 #include <moefold/comm/process_message.hpp>
@@ -17,6 +17,7 @@
 #include <mutex>
 #include <optional>
 #include <thread>
+#include <tuple>
 
 namespace moefold {
 
@@ -55,6 +56,7 @@ class process_world {
     std::exception_ptr thrown;  // of `own`, where it was an exception of this rank
     steady::time_point proposed{};
     int asked = -1;  // who was asked to decide
+    int silent = 0;  // ranks below have not answered
   };
 
   explicit process_world(std::shared_ptr<transport> carrier, process_options options = {})
@@ -213,7 +215,11 @@ class process_world {
     const std::unique_lock lock(mutex_, std::try_to_lock);
     if (lock) hear_all();
   }
-  bool finished(int peer) const { return peers_[std::size_t(peer)].finished.load(std::memory_order_acquire); }
+  /// The peer takes part in this epoch no more: its function has returned, or it went to rebuild.
+  bool finished(int peer, const epoch& e) const {
+    const peer_state& p = peers_[std::size_t(peer)];
+    return p.finished.load(std::memory_order_acquire) || p.joined.load(std::memory_order_acquire) > e.number;
+  }
   /// A lane has looked once more and cannot go on without `missing`, world ranks. `progress` changes when it has come further since. For whoever looks for
   /// ranks that wait for each other; only needed when first said, and when looked_for says so.
   void say_waiting(int lane, const comm_label& label, const signature& what, std::vector<int> missing, std::uint64_t progress) {
@@ -256,9 +262,12 @@ class process_world {
     return std::all_of(peers_.begin(), peers_.end(),
                        [&](const peer_state& p) { return &p == &peers_[std::size_t(rank())] || p.lost || p.finished; });
   }
-  /// The next epoch, on every rank that comes within the first deadline. Throws, on all that came, what ails those that did not.
+  /// The next epoch, on every rank that comes within the first deadline. Throws, on all that came, what ails those that did not. Inside a catch block of a
+  /// world that has not failed yet: the others are told what this rank has caught.
   void rebuild() {
     const auto before = epoch_;
+    if (std::current_exception() && !before->failing.load(std::memory_order_seq_cst)) fail_with_current_exception(*before);
+    if (before->failing.load(std::memory_order_seq_cst)) (void)settle(*before);
     stop_helper(*before);
     if (!before->failing.load(std::memory_order_seq_cst)) {
       const std::lock_guard lock(mutex_);
@@ -277,21 +286,21 @@ class process_world {
       detail::message_writer w = begin(process_message::joined, number);
       w.put(lanes_[0].next_group).put(lanes_[1].next_group);
       tell_all(w);
-      for (auto& [from, f] : std::exchange(early_, {}))
-        if (from == number) take(*epoch_, f, false);
+      for (auto& [of, f, proposed] : std::exchange(early_, {}))
+        if (of == number) take(*epoch_, f, proposed);
     }
     wait_for_all(number);
   }
 
  private:
-  static constexpr std::chrono::milliseconds first_report{30}, last_report{250};
+  static constexpr std::chrono::milliseconds first_report{30}, last_report{250}, longest_resend{5000};
 
   struct peer_state {
     transport::request hearing;
     std::shared_ptr<std::byte[]> room;
     std::atomic<bool> finished{false};
     bool lost = false;
-    std::uint64_t joined = 0;
+    std::atomic<std::uint64_t> joined{0};
     std::vector<waiting> report;  // what it said last, and
     std::uint64_t probe = 0;      // after which probe; kept by the rank that decides
   };
@@ -361,7 +370,7 @@ class process_world {
   }
   /// Sends this rank's proposal to the first rank that is not lost; this rank itself decides at once.
   void ask(epoch& e) {
-    int decides = 0;
+    int decides = std::min(e.silent, rank());
     while (decides < rank() && peers_[std::size_t(decides)].lost) ++decides;
     e.asked = decides;
     e.proposed = steady::now();
@@ -455,7 +464,7 @@ class process_world {
       }
     });
     epoch& e = *epoch_;
-    if (e.own && !e.verdict && steady::now() - e.proposed > options_.grace) take(e, *e.own, true);  // nobody decides: its own word stands
+    if (e.own && !e.verdict && steady::now() - e.proposed > options_.grace) e.silent = e.asked + 1, ask(e);  // at last its own word stands
   }
   void hear_one(int from, std::span<const std::byte> bytes) {
     detail::message_reader r(bytes);
@@ -467,14 +476,20 @@ class process_world {
       case process_message::proposal:
       case process_message::verdict: {
         process_failure f = detail::get_failure(r);
-        if (number == e.number)
-          take(e, f, kind == process_message::proposal);
-        else if (number > e.number)
-          early_.emplace_back(number, std::move(f));
+        const bool proposed = kind == process_message::proposal;
+        if (number == e.number && proposed && e.verdict) {  // it has not heard, or from a rank that is gone
+          detail::message_writer w = begin(process_message::verdict, e.number);
+          detail::put(w, *e.verdict);
+          tell(from, w);
+        } else if (number == e.number) {
+          take(e, f, proposed);
+        } else if (number > e.number) {
+          early_.emplace_back(number, std::move(f), proposed);
+        }
         break;
       }
       case process_message::joined:
-        p.joined = std::max(p.joined, number);
+        p.joined.store(std::max(p.joined.load(std::memory_order_relaxed), number), std::memory_order_release);
         for (lane_state& l : lanes_) l.others_group = std::max(l.others_group, r.get<std::uint64_t>());
         break;
       case process_message::finished: p.finished.store(true, std::memory_order_release); break;
@@ -496,15 +511,18 @@ class process_world {
     while (!stopping_) {
       hear_all();
       if (!epoch_->verdict) report(*epoch_);
-      if (!dump_.empty()) {
-        const std::string reason = std::exchange(dump_, {});
-        const int culprit = culprit_;
-        lock.unlock();
-        dump_on_failure(recorder(), reason, culprit);
-        lock.lock();
-      }
+      dump(lock);
       wake_.wait_for(lock, std::chrono::milliseconds(2));
     }
+    dump(lock);
+  }
+  void dump(std::unique_lock<std::mutex>& lock) {
+    if (dump_.empty()) return;
+    const std::string reason = std::exchange(dump_, {});
+    const int culprit = culprit_;
+    lock.unlock();
+    dump_on_failure(recorder(), reason, culprit);
+    lock.lock();
   }
   /// Somebody asks for a report of what comes after this.
   void heed(std::uint64_t probe) {
@@ -552,18 +570,20 @@ class process_world {
     }
     if (decides == rank()) look_for_cycle(e);
   }
-  /// A cycle is certain when each of its ranks, asked twice after it was seen, has looked again and says the same.
+  /// A cycle is certain when each of its ranks, asked twice after it was seen, has looked again and says the same, and when it has stood for longer than a
+  /// message that was lost on the way needs to be sent again: what one rank has sent the other may not have heard.
   void look_for_cycle(epoch& e) {
     std::vector<waiting> all;
     for (const peer_state& p : peers_) all.insert(all.end(), p.report.begin(), p.report.end());
     if (candidate_.empty()) {
       candidate_ = find_cycle(all);
+      candidate_since_ = steady::now();
       rounds_ = 0;
     } else {
       for (const waiting& w : candidate_)
         if (peers_[std::size_t(w.rank)].probe < probe_) return;
       if (!unbroken(candidate_, all)) return candidate_.clear();
-      if (++rounds_ == 2) {
+      if (++rounds_ >= 2 && steady::now() - candidate_since_ >= std::min<std::chrono::nanoseconds>(options_.deadline / 8, longest_resend)) {
         const waiting& in_call = *std::find_if(candidate_.begin(), candidate_.end(), [](const waiting& w) { return !w.for_other_lane(); });
         return propose(
             e,
@@ -644,11 +664,12 @@ class process_world {
   std::condition_variable wake_;
   bool stopping_ = false;
   std::vector<message> outgoing_;
-  std::vector<std::pair<std::uint64_t, process_failure>> early_;  // of epochs this rank has not come to
-  std::vector<waiting> candidate_;                                // a cycle that was seen once
-  int rounds_ = 0;                                                // in which all of its ranks have confirmed it
-  std::uint64_t probe_ = 0;                                       // the last that this rank has sent, as the one that decides
-  std::uint64_t probed_ = 0, answered_ = 0;                       // the last that it has heard, and said something after
+  std::vector<std::tuple<std::uint64_t, process_failure, bool>> early_;  // of epochs this rank has not come to; whether proposed
+  steady::time_point candidate_since_{};
+  std::vector<waiting> candidate_;           // a cycle that was seen once
+  int rounds_ = 0;                           // in which all of its ranks have confirmed it
+  std::uint64_t probe_ = 0;                  // the last that this rank has sent, as the one that decides
+  std::uint64_t probed_ = 0, answered_ = 0;  // the last that it has heard, and said something after
   std::string dump_;
   int culprit_ = -1;
   std::thread watcher_;  // last: it uses all of the above

@@ -46,7 +46,8 @@ class socket_transport final : public transport {
       const int yes = 1;
       there.tcp = ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) == 0;
       detail::tell(fd, SOL_SOCKET, SO_KEEPALIVE);
-      for (const auto& [name, value] : {std::pair{TCP_KEEPIDLE, 10}, {TCP_KEEPINTVL, 5}, {TCP_KEEPCNT, 4}})  // a machine that is gone: 30 s
+      for (const auto& [name, value] :
+           {std::pair{TCP_KEEPIDLE, 10}, {TCP_KEEPINTVL, 5}, {TCP_KEEPCNT, 4}})  // an idle machine that is gone: 30 s; in calls, deadlines
         (void)::setsockopt(fd, IPPROTO_TCP, name, &value, sizeof value);
       there.buffer.resize(buffer_bytes);
       watch(fd, EPOLL_CTL_ADD, there.watched, p);
