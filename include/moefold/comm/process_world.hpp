@@ -412,6 +412,7 @@ class process_world {
   }
   void say_finished() {
     const std::lock_guard lock(mutex_);
+    quiet_ = true;
     tell_all(begin(process_message::finished, epoch_->number));
   }
   void flush(steady::time_point until) {
@@ -495,7 +496,7 @@ class process_world {
     std::unique_lock lock(mutex_);
     while (!stopping_) {
       hear_all();
-      if (!epoch_->verdict) report(*epoch_);
+      if (!epoch_->verdict && !quiet_) report(*epoch_);
       if (!dump_.empty()) {
         const std::string reason = std::exchange(dump_, {});
         const int culprit = culprit_;
@@ -503,7 +504,7 @@ class process_world {
         dump_on_failure(recorder(), reason, culprit);
         lock.lock();
       }
-      wake_.wait_for(lock, std::chrono::milliseconds(2));
+      wake_.wait_for(lock, std::chrono::milliseconds(probed_ > answered_ || !candidate_.empty() ? 2 : 5));
     }
   }
   /// Somebody asks for a report of what comes after this.
@@ -643,6 +644,7 @@ class process_world {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  bool quiet_ = false;  // it has said that it has finished, and says no more: who has heard that has heard everything
   std::vector<message> outgoing_;
   std::vector<std::pair<std::uint64_t, process_failure>> early_;  // of epochs this rank has not come to
   std::vector<waiting> candidate_;                                // a cycle that was seen once
