@@ -556,13 +556,14 @@ class process_world {
   /// A cycle is certain when each of its ranks, asked twice after it was seen, has looked again and says the same.
   void look_for_cycle(epoch& e) {
     std::vector<waiting> all;
-    for (const peer_state& p : peers_) all.insert(all.end(), p.report.begin(), p.report.end());
+    for (const peer_state& p : peers_)
+      if (!p.finished) all.insert(all.end(), p.report.begin(), p.report.end());
     if (candidate_.empty()) {
       candidate_ = find_cycle(all);
       rounds_ = 0;
     } else {
       for (const waiting& w : candidate_)
-        if (peers_[std::size_t(w.rank)].probe < probe_) return;
+        if (const peer_state& p = peers_[std::size_t(w.rank)]; p.probe < probe_ && !p.finished) return;
       if (!unbroken(candidate_, all)) return candidate_.clear();
       if (++rounds_ == 2) {
         const waiting& in_call = *std::find_if(candidate_.begin(), candidate_.end(), [](const waiting& w) { return !w.for_other_lane(); });
