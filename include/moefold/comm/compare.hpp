@@ -71,7 +71,8 @@ std::optional<disagreement> compare_posts(int size, const comm_label& label, Pos
     if (camp == camps.end()) camp = camps.insert(camp, std::vector<int>{});
     camp->push_back(r);
   }
-  std::stable_sort(camps.begin(), camps.end(), [](const auto& a, const auto& b) { return a.size() > b.size(); });
+  for (std::size_t i = 1; i < camps.size(); ++i)  // the larger first; those of one size as they came
+    for (std::size_t j = i; j > 0 && camps[j - 1].size() < camps[j].size(); --j) camps[j - 1].swap(camps[j]);
   std::string text = sentence("ranks disagree on ", label.view(), ": ");
   for (const auto& camp : camps)
     text += sentence(&camp == &camps.front() ? "" : " but ", described(post_of(camp.front()).what, mixed), " (ranks ",

@@ -421,6 +421,7 @@ class process_world {
   }
   void say_finished() {
     const std::lock_guard lock(mutex_);
+    quiet_ = true;
     tell_all(begin(process_message::finished, epoch_->number));
   }
   void flush(steady::time_point until) {
@@ -510,9 +511,9 @@ class process_world {
     std::unique_lock lock(mutex_);
     while (!stopping_) {
       hear_all();
-      if (!epoch_->verdict) report(*epoch_);
+      if (!epoch_->verdict && !quiet_) report(*epoch_);
       dump(lock);
-      wake_.wait_for(lock, std::chrono::milliseconds(2));
+      wake_.wait_for(lock, std::chrono::milliseconds(probed_ > answered_ || !candidate_.empty() ? 2 : 5));
     }
     dump(lock);
   }
@@ -574,14 +575,15 @@ class process_world {
   /// message that was lost on the way needs to be sent again: what one rank has sent the other may not have heard.
   void look_for_cycle(epoch& e) {
     std::vector<waiting> all;
-    for (const peer_state& p : peers_) all.insert(all.end(), p.report.begin(), p.report.end());
+    for (const peer_state& p : peers_)
+      if (!p.finished) all.insert(all.end(), p.report.begin(), p.report.end());
     if (candidate_.empty()) {
       candidate_ = find_cycle(all);
       candidate_since_ = steady::now();
       rounds_ = 0;
     } else {
       for (const waiting& w : candidate_)
-        if (peers_[std::size_t(w.rank)].probe < probe_) return;
+        if (const peer_state& p = peers_[std::size_t(w.rank)]; p.probe < probe_ && !p.finished) return;
       if (!unbroken(candidate_, all)) return candidate_.clear();
       if (++rounds_ >= 2 && steady::now() - candidate_since_ >= std::min<std::chrono::nanoseconds>(options_.deadline / 8, longest_resend)) {
         const waiting& in_call = *std::find_if(candidate_.begin(), candidate_.end(), [](const waiting& w) { return !w.for_other_lane(); });
@@ -663,6 +665,7 @@ class process_world {
   std::mutex mutex_;
   std::condition_variable wake_;
   bool stopping_ = false;
+  bool quiet_ = false;  // it has said that it has finished, and says no more: who has heard that has heard everything
   std::vector<message> outgoing_;
   std::vector<std::tuple<std::uint64_t, process_failure, bool>> early_;  // of epochs this rank has not come to; whether proposed
   steady::time_point candidate_since_{};

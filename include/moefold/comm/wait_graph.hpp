@@ -67,7 +67,8 @@ inline waiting* close_cycle(std::span<waiting> sorted, waiting& at, std::vector<
 ///
 /// One look at ranks that run meanwhile proves nothing: a cycle is certain when a second look, begun after the first has ended, finds it `unbroken`.
 inline std::vector<waiting> find_cycle(std::span<waiting> all) {
-  std::sort(all.begin(), all.end());
+  for (std::size_t i = 1; i < all.size(); ++i)  // mostly it comes sorted
+    for (std::size_t j = i; j > 0 && all[j] < all[j - 1]; --j) std::swap(all[j - 1], all[j]);
   for (waiting& w : all) w.seen = waiting::mark::fresh;
   std::vector<waiting> cycle;
   for (waiting& w : all)
