@@ -478,7 +478,8 @@ class process_world {
       case process_message::verdict: {
         process_failure f = detail::get_failure(r);
         const bool proposed = kind == process_message::proposal;
-        if (number == e.number && proposed && e.verdict) {  // it has not heard, or from a rank that is gone
+        if (number == e.number && proposed && e.verdict) {  // it has not heard yet, or who told this rank is gone
+          if (quiet_) break;
           detail::message_writer w = begin(process_message::verdict, e.number);
           detail::put(w, *e.verdict);
           tell(from, w);

@@ -179,7 +179,7 @@ class thread_world {
   std::vector<waiting> waits_behind(int rank, int lane) {
     const std::lock_guard lock(look_mutex_);
     const std::span<waiting> all = all_waits();
-    std::sort(all.begin(), all.end());
+    sort_waits(all);
     return moefold::waits_behind(all, rank, lane);
   }
 

@@ -62,13 +62,18 @@ inline waiting* close_cycle(std::span<waiting> sorted, waiting& at, std::vector<
 
 }  // namespace detail
 
+/// By rank and lane, as it mostly comes.
+inline void sort_waits(std::span<waiting> all) {
+  for (std::size_t i = 1; i < all.size(); ++i)
+    for (std::size_t j = i; j > 0 && all[j] < all[j - 1]; --j) std::swap(all[j - 1], all[j]);
+}
+
 /// Lanes that wait for each other in a ring, each for the next and the last for the first; empty when there are none. It begins with the one that
 /// most ranks wait for: the likeliest culprit. Sorts `all` and allocates nothing unless there is a cycle.
 ///
 /// One look at ranks that run meanwhile proves nothing: a cycle is certain when a second look, begun after the first has ended, finds it `unbroken`.
 inline std::vector<waiting> find_cycle(std::span<waiting> all) {
-  for (std::size_t i = 1; i < all.size(); ++i)  // mostly it comes sorted
-    for (std::size_t j = i; j > 0 && all[j] < all[j - 1]; --j) std::swap(all[j - 1], all[j]);
+  sort_waits(all);
   for (waiting& w : all) w.seen = waiting::mark::fresh;
   std::vector<waiting> cycle;
   for (waiting& w : all)
