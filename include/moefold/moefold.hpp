@@ -4,6 +4,7 @@
 // reads model files, what whole programs are made of (train/program.hpp), fault injection (comm/chaos.hpp), launchers, ranks as processes, and NCCL.
 #include <moefold/core/batch_place.hpp>
 #include <moefold/core/bulk_copy.hpp>
+#include <moefold/core/callback.hpp>
 #include <moefold/core/config.hpp>
 #include <moefold/core/context_facts.hpp>
 #include <moefold/core/error.hpp>

@@ -8,12 +8,12 @@
 //   an edit    may change every sample as it is read: a label below 0 is ignored, a token below 0 is padding
 //   a step     samples step*G .. +G-1; micro-batch m of data-parallel rank d holds (m*DP + d)*B .. +B-1 of them
 #include <moefold/attention/sequence_map.hpp>
+#include <moefold/core/callback.hpp>
 #include <moefold/core/rng.hpp>
 #include <moefold/train/token_blend.hpp>
 #include <moefold/train/token_sequences.hpp>
 
 #include <bit>
-#include <functional>
 
 namespace moefold {
 
@@ -81,7 +81,7 @@ class dataset {
 
   /// Called on every sample as it is read, with the number of its sequence, tokens [S] and labels [S]: labels set below 0 are ignored by the loss,
   /// tokens set below 0 are padding (routed, but no part of any loss). From many threads at once, so it must depend on its arguments alone.
-  using edit_function = std::function<void(extent_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> labels)>;
+  using edit_function = callback<void(extent_t index, std::span<std::int32_t> tokens, std::span<std::int32_t> labels)>;
   void set_edit(edit_function edit) { edit_ = std::move(edit); }
 
   extent_t sequence() const { return parts_[0].sequences.sequence(); }

@@ -5,12 +5,12 @@
 //   owned_state       masters and moments of this rank's optimizer shards      layers.3.moe.gate/weight   [E, F, H]   box, flat range of it
 //   owned_gradients   the mean gradients of the same shards, after compute()   layers.3.moe.gate/gradient
 //   shared_state      router biases and shares, fp8 histories: small, and the same on all ranks
+#include <moefold/core/callback.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/mesh/slice.hpp>
 #include <moefold/tensor/copy.hpp>
 
 #include <cstddef>
-#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,9 +30,9 @@ struct state_tensor {
   std::string part;  // "weight", "gradient", "moment.0"
   tensor_piece piece;
   dtype type{};
-  std::function<void(std::span<std::byte>)> get;        // empty: it can only be filled
-  std::function<void(std::span<const std::byte>)> set;  // empty: it can only be read
-  std::span<std::byte> memory{};  // where the host can write the piece itself, padding included; empty: only through set
+  callback<void(std::span<std::byte>)> get;        // empty: it can only be filled
+  callback<void(std::span<const std::byte>)> set;  // empty: it can only be read
+  std::span<std::byte> memory{};                   // where the host can write the piece itself, padding included; empty: only through set
 
   std::string name() const { return fact.name() + '/' + part; }
   std::size_t bytes() const { return std::size_t(piece.size()) * size_of(type); }

@@ -11,10 +11,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -154,7 +154,7 @@ class token_frequencies {
 
  private:
   std::vector<double> few_ = std::vector<double>(1 << 16);
-  std::unordered_map<std::int32_t, double> many_;
+  std::map<std::int32_t, double> many_;
   double total_ = 0;
 };
 
