@@ -6,6 +6,10 @@
 
 using namespace moefold;
 
+namespace {
+int twice(int n) { return 2 * n; }
+}  // namespace
+
 TEST_SUITE("core/callback") {
   TEST_CASE("An empty one is false, and so is one that was made of nothing") {
     CHECK_FALSE(bool(callback<void()>()));
@@ -22,6 +26,7 @@ TEST_SUITE("core/callback") {
     CHECK(seen == "abab");
     f = [](int times, const std::string& text) { return text + char('0' + times); };
     CHECK(f(3, "x") == "x3");
+    CHECK(callback<int(int)>(twice)(4) == 8);
   }
   TEST_CASE("A copy shares the callable and keeps it when the first is gone") {
     callback<int()> copy;

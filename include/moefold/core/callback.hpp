@@ -19,8 +19,8 @@ class callback<Result(Arguments...)> {
   template <class F>
     requires(!std::is_same_v<std::remove_cvref_t<F>, callback> && std::is_invocable_r_v<Result, F&, Arguments...>)
   callback(F&& f)
-      : kept_(std::make_shared<std::remove_cvref_t<F>>(std::forward<F>(f))), call_([](void* kept, Arguments... arguments) -> Result {
-          return (*static_cast<std::remove_cvref_t<F>*>(kept))(std::forward<Arguments>(arguments)...);
+      : kept_(std::make_shared<std::decay_t<F>>(std::forward<F>(f))), call_([](void* kept, Arguments... arguments) -> Result {
+          return (*static_cast<std::decay_t<F>*>(kept))(std::forward<Arguments>(arguments)...);
         }) {}
   explicit operator bool() const { return call_ != nullptr; }
   Result operator()(Arguments... arguments) const { return call_(kept_.get(), std::forward<Arguments>(arguments)...); }
