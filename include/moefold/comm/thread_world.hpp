@@ -348,7 +348,7 @@ class thread_world {
                       in_call.label,
                       in_call.what.op,
                       in_call.what.seq,
-                      {},
+                      std::chrono::nanoseconds(0),  // nvcc loses {} here
                       sentence("ranks wait for each other: ", describe(circle), "; all ranks must make the same calls in one order")};
   }
 
