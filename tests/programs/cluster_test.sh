@@ -124,6 +124,14 @@ if [[ ${#mpirun[@]} -gt 0 ]]; then
   status=0
   "${mpirun[@]}" -np 4 "$train" "${run[@]}" >"$work/out" 2>"$work/err" || status=$?
   [[ $status -eq 2 && $(grep -c "start 8 ranks" "$work/err") -eq 1 ]] || { fail "4 processes by mpirun: $status"; cat "$work/err"; }
+  "${mpirun[@]}" -np 8 "$train" "${long[@]}" >"$work/job.0.out" 2>"$work/job.0.err" &
+  pids=($!)
+  training job
+  kill -TERM $(ps -eo pid=,ppid=,args= | awk -v job="${pids[0]}" -v program="$train" '
+    { parent[$1] = $2; mine[$1] = $3 == program }
+    END { for (p in mine) if (mine[p]) for (q = parent[p]; q > 1; q = parent[q]) if (q == job) print p }')
+  ended job 143
+  [[ $(grep -c "stopped by SIGTERM after step" "$work/job.0.out") -eq 1 ]] || { fail "mpirun: not one report of the signal"; cat "$work/job.0.err"; }
 fi
 
 [[ $failed -eq 0 ]] && echo "all checks of ranks as processes passed"
