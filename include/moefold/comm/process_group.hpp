@@ -404,16 +404,17 @@ class process_group {
     const auto begin = world_->last_call(lane_).since;
     const auto deadline = begin + world_->deadline(what.seq);
     const auto slow = steady::now() + std::chrono::milliseconds(10);
-    steady::time_point end_seen{};
-    std::uint64_t moved = progress_;
+    steady::time_point end_seen{}, still_since = steady::now();
+    std::uint64_t moved = progress_, moving = progress_;
     for (int polls = 0;; ++polls) {
       if (failing()) throw_failure(what);
       if (poll()) return;
       if (polls < spins) continue;
       if (polls >= spins + yields) world_->hear();
-      // A transport that cannot wake this thread is looked at less and less often: at most a twentieth later than it could have been seen, and a rank
-      // that waits long leaves the core to those that work.
-      const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(steady::now() - begin) / 20;
+      // A transport that cannot wake this thread is looked at less and less often while nothing comes: at most a twentieth later than it could have been
+      // seen, and a rank that waits long leaves the core to those that work.
+      if (std::exchange(moving, progress_) != progress_) still_since = steady::now();
+      const auto waited = std::chrono::duration_cast<std::chrono::microseconds>(steady::now() - still_since) / 20;
       carrier().idle(polls < spins + yields ? std::chrono::microseconds(0)
                                             : std::clamp(waited, std::chrono::microseconds(100), std::chrono::microseconds(5000)));
       const auto now = steady::now();
