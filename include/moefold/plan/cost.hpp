@@ -16,6 +16,17 @@ namespace detail {
 
 inline double log2_of(double x) { return std::log2(x); }
 
+/// Elements of one layer that a rank holds before they are cut into shards.
+struct block_elements {
+  extent_t dense = 0, expert = 0;
+};
+constexpr block_elements elements_of_block(const activation_shape& a, bool dense) {
+  block_elements own;
+  const auto add = [&](const parameter_fact& p) { (of_expert(p.kind) ? own.expert : own.dense) += local_elements(p, a.fold); };
+  parameter_list(a.model, a.fold, add).layer(dense ? 0 : a.model.dense_layers);
+  return own;
+}
+
 /// What a stage does for one micro-batch, all its chunks together.
 struct stage_time {
   pass_time forward{}, backward{}, again{};  // communication as far as it is exposed
