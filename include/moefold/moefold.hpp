@@ -105,6 +105,7 @@
 #include <moefold/inventory/scaled_products.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/inventory/traffic.hpp>
+#include <moefold/inventory/traffic_calls.hpp>
 
 #include <moefold/schedule/check.hpp>
 #include <moefold/schedule/forward_only.hpp>

@@ -24,7 +24,9 @@
 #include <moefold/mesh/placement.hpp>
 
 #include <algorithm>
+#include <array>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace moefold {
@@ -122,70 +124,98 @@ constexpr extent_t padded_vocabulary(const model_shape& m, extent_t tp) { return
 /// Square root by Newton's method, for constant expressions.
 constexpr double square_root(double x) {
   double r = x > 1 ? x : 1;
-  for (int i = 0; i < 64; ++i) r = 0.5 * (r + x / r);
+  for (int i = 0; i < 64; ++i) {
+    const double next = 0.5 * (r + x / r);
+    if (next == r) break;
+    r = next;
+  }
   return r;
 }
+
+namespace detail {
+
+/// Hands the parameters of one model to f(parameter_fact), in storage order: before(), layer(0), layer(1), ..., behind().
+template <class F>
+class parameter_list {
+ public:
+  constexpr parameter_list(const model_shape& model, const folding_extents& fold, F& f)
+      : m(model), stages_(fold.attention.of(axis_id::pp)), vocabulary_(padded_vocabulary(m, fold.attention.of(axis_id::tp))),
+        output_std_(m.init_std / square_root(2.0 * double(m.layers))), f_(f) {}
+
+  constexpr void before() const { table(parameter_kind::embedding); }
+  constexpr void layer(extent_t l) const {
+    using enum parameter_kind;
+    gain(attention_norm, l, m.hidden);
+    matrix(query, l, m.q_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(query_bias, l, m.q_width());
+    matrix(key, l, m.kv_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(key_bias, l, m.kv_width());
+    matrix(value, l, m.kv_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(value_bias, l, m.kv_width());
+    if (m.qk_norm) gain(query_norm, l, m.head_dim), gain(key_norm, l, m.head_dim);
+    matrix(output, l, m.hidden, m.q_width(), value_of<columns_over_tp>, output_std_);
+    const bool gated = m.activation == activation_function::swiglu;
+    if (m.dense(l)) {
+      gain(mlp_norm, l, m.hidden);
+      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+      matrix(mlp_up, l, m.dense_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+      matrix(mlp_down, l, m.hidden, m.dense_ffn, value_of<columns_over_tp>, output_std_);
+      return;
+    }
+    gain(moe_norm, l, m.hidden);
+    matrix(router, l, m.experts, m.hidden, value_of<replicated>, m.init_std);
+    if (gated) expert(gate, l, m.ffn, m.hidden, value_of<expert_rows>, m.init_std);
+    expert(up, l, m.ffn, m.hidden, value_of<expert_rows>, m.init_std);
+    expert(down, l, m.hidden, m.ffn, value_of<expert_columns>, output_std_);
+    if (m.shared_ffn == 0) return;
+    if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+    matrix(shared_up, l, m.shared_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+    matrix(shared_down, l, m.hidden, m.shared_ffn, value_of<columns_over_tp>, output_std_);
+    if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, value_of<replicated>, m.init_std);
+  }
+  constexpr void behind() const {
+    gain(parameter_kind::final_norm, -1, m.hidden);
+    if (!m.tied_embeddings)
+      table(parameter_kind::head);
+    else if (stages_ > 1)
+      table(parameter_kind::embedding, true);
+  }
+
+ private:
+  constexpr void matrix(parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, const placement_value& where,
+                        double init) const {
+    f_(parameter_fact{kind, layer, {rows, columns}, 0, where, true, init});
+  }
+  constexpr void expert(parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, const placement_value& where,
+                        double init) const {
+    f_(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, where, true, init});
+  }
+  constexpr void gain(parameter_kind kind, extent_t layer, extent_t width) const {
+    f_(parameter_fact{kind, layer, {width}, 0, value_of<replicated>, false, 0, 1});
+  }
+  constexpr void bias(parameter_kind kind, extent_t layer, extent_t width) const {
+    f_(parameter_fact{kind, layer, {width}, 0, value_of<rows_over_tp>, false});
+  }
+  constexpr void table(parameter_kind kind, bool as_head = false) const {
+    const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages_) : value_of<rows_over_tp>;
+    f_(parameter_fact{kind, -1, {vocabulary_, m.hidden}, (vocabulary_ - m.vocabulary) * m.hidden, rows, true, m.init_std, 0, as_head});
+  }
+
+  const model_shape& m;
+  extent_t stages_, vocabulary_;
+  double output_std_;
+  F& f_;
+};
+
+}  // namespace detail
 
 /// Calls f(parameter_fact) for every parameter of one pipeline stage, in storage order.
 template <class F>
 constexpr void for_each_parameter(const model_shape& m, const folding_extents& fold, extent_t stage, F&& f) {
-  const extent_t stages = fold.attention.of(axis_id::pp);
-  const extent_t vocabulary = padded_vocabulary(m, fold.attention.of(axis_id::tp));
-  const double std = m.init_std, output_std = m.init_std / square_root(2.0 * double(m.layers));
-  const auto matrix = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
-    f(parameter_fact{kind, layer, {rows, columns}, 0, value_of<decltype(where)>, true, init});
-  };
-  const auto gain = [&](parameter_kind kind, extent_t layer, extent_t width) {
-    f(parameter_fact{kind, layer, {width}, 0, value_of<replicated>, false, 0, 1});
-  };
-  const auto bias = [&](parameter_kind kind, extent_t layer, extent_t width) {
-    f(parameter_fact{kind, layer, {width}, 0, value_of<rows_over_tp>, false});
-  };
-  const auto expert = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
-    f(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, value_of<decltype(where)>, true, init});
-  };
-  const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages) : value_of<rows_over_tp>;
-  const auto table = [&](parameter_kind kind, bool as_head = false) {
-    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, rows, true, std, 0, as_head});
-  };
-  using enum parameter_kind;
-  if (stage == 0) table(embedding);
-  for_each_layer(m.layers, fold, stage, [&](extent_t l) {
-    gain(attention_norm, l, m.hidden);
-    matrix(query, l, m.q_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(query_bias, l, m.q_width());
-    matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(key_bias, l, m.kv_width());
-    matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(value_bias, l, m.kv_width());
-    if (m.qk_norm) gain(query_norm, l, m.head_dim), gain(key_norm, l, m.head_dim);
-    matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
-    const bool gated = m.activation == activation_function::swiglu;
-    if (m.dense(l)) {
-      gain(mlp_norm, l, m.hidden);
-      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
-      matrix(mlp_up, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
-      matrix(mlp_down, l, m.hidden, m.dense_ffn, columns_over_tp{}, output_std);
-      return;
-    }
-    gain(moe_norm, l, m.hidden);
-    matrix(router, l, m.experts, m.hidden, replicated{}, std);
-    if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
-    expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
-    expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
-    if (m.shared_ffn == 0) return;
-    if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
-    matrix(shared_up, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
-    matrix(shared_down, l, m.hidden, m.shared_ffn, columns_over_tp{}, output_std);
-    if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, replicated{}, std);
-  });
-  if (stage == stages - 1) {
-    gain(final_norm, -1, m.hidden);
-    if (!m.tied_embeddings)
-      table(head);
-    else if (stages > 1)
-      table(embedding, true);
-  }
+  const detail::parameter_list list(m, fold, f);
+  if (stage == 0) list.before();
+  for_each_layer(m.layers, fold, stage, [&](extent_t l) { list.layer(l); });
+  if (stage == fold.attention.of(axis_id::pp) - 1) list.behind();
 }
 
 /// Parameters of the whole model, padding not counted.
@@ -208,6 +238,9 @@ constexpr extent_t layer_of(const parameter_fact& p, extent_t layers) {
 /// Elements from which a buffer takes no further layer: large enough for whole messages, small enough that reduction starts early in backward.
 inline constexpr extent_t default_bucket = extent_t{1} << 20;
 
+/// Elements of the shard that each of `replicas` ranks owns of a buffer; what fills up the last one stays 0.
+constexpr extent_t shard_of(extent_t elements, extent_t replicas) { return (elements + replicas - 1) / replicas; }
+
 /// Parameters with the same replicas, of consecutive layers, lie in one flat buffer: a bucket, reduced by one reduce-scatter, updated in equal
 /// shards, gathered by one all-gather.
 struct parameter_buffer {
@@ -216,8 +249,8 @@ struct parameter_buffer {
   extent_t elements = 0;             // per rank
   extent_t lowest = 0, highest = 0;  // layer_of its parameters
   extent_t last = 0;                 // of the one that was added last
-  constexpr extent_t shard() const { return (elements + replicas - 1) / replicas; }
-  constexpr extent_t padded() const { return shard() * replicas; }  // the shard filler behind the last parameter stays 0
+  constexpr extent_t shard() const { return shard_of(elements, replicas); }
+  constexpr extent_t padded() const { return shard() * replicas; }
 };
 
 struct parameter_buffers {
@@ -249,6 +282,89 @@ constexpr parameter_buffers buffers_of(const model_shape& m, const folding_exten
   return buffers;
 }
 
+/// Some of a stage's buffers that are alike.
+struct equal_buffers {
+  placement_value placement{};
+  extent_t replicas = 1, elements = 0;  // as in parameter_buffer
+  extent_t times = 1;                   // so many of them
+  constexpr extent_t shard() const { return shard_of(elements, replicas); }
+  constexpr extent_t padded() const { return shard() * replicas; }
+};
+
+namespace detail {
+
+/// Fills the buffers of one set of replicas with layers, as parameter_buffers::add does, many equal layers at a time.
+template <class F>
+class buffer_filler {
+ public:
+  constexpr buffer_filler(const placement_value& placement, extent_t replicas, extent_t bucket, F& f)
+      : open_{placement, replicas}, bucket_(bucket), f_(f) {}
+
+  constexpr void add(extent_t layers, extent_t each) {
+    if (layers == 0 || each == 0) return;
+    if (bucket_ <= 0) {
+      open_.elements += layers * each;
+      return;
+    }
+    if (open_.elements > 0 && open_.elements < bucket_) {  // the open one takes layers until it is full
+      const extent_t some = std::min(layers, shard_of(bucket_ - open_.elements, each));
+      open_.elements += some * each;
+      layers -= some;
+    }
+    if (layers == 0) return;
+    close();
+    const extent_t whole = shard_of(bucket_, each);  // layers that fill one
+    open_.elements = whole * each, open_.times = layers / whole;
+    if (open_.times > 0) f_(std::as_const(open_));
+    open_.elements = layers % whole * each, open_.times = 1;
+  }
+  constexpr void close() {
+    if (open_.elements > 0) f_(std::as_const(open_));
+    open_.elements = 0;
+  }
+
+ private:
+  equal_buffers open_;
+  extent_t bucket_;
+  F& f_;
+};
+
+}  // namespace detail
+
+/// f(equal_buffers) for the buffers of one stage, those of one set of replicas after another: what buffers_of lists, counted. Layers of a kind are alike, so
+/// it looks at one of each and makes no list.
+template <class F>
+constexpr void for_each_buffer(const model_shape& m, const folding_extents& fold, extent_t stage, extent_t bucket, F&& f) {
+  struct share {  // what one set of replicas has of it, in elements
+    placement_value placement{};
+    axis_set replicas{};
+    extent_t before = 0, dense = 0, moe = 0, behind = 0;  // layers: of one of them
+  };
+  std::array<share, 4> shares{};  // attention, norms, experts, tied ends
+  std::size_t count = 0;
+  const auto into = [&](extent_t share::*part) {
+    return [&shares, &count, &fold, part](const parameter_fact& p) {
+      const axis_set replicas = p.placement.replicas();
+      std::size_t at = 0;
+      while (at < count && !(shares[at].replicas == replicas)) ++at;
+      if (at == count) shares[count++] = {p.placement, replicas};
+      shares[at].*part += local_elements(p, fold);
+    };
+  };
+  const extent_t dense = dense_on_stage(m.layers, m.dense_layers, fold, stage), moe = layers_on_stage(m.layers, fold, stage) - dense;
+  auto before = into(&share::before), of_dense = into(&share::dense), of_moe = into(&share::moe), behind = into(&share::behind);
+  if (stage == 0) detail::parameter_list(m, fold, before).before();
+  if (dense > 0) detail::parameter_list(m, fold, of_dense).layer(0);
+  if (moe > 0) detail::parameter_list(m, fold, of_moe).layer(m.dense_layers);
+  if (stage == fold.attention.of(axis_id::pp) - 1) detail::parameter_list(m, fold, behind).behind();
+  for (std::size_t i = 0; i < count; ++i) {
+    const share& s = shares[i];
+    detail::buffer_filler fill(s.placement, s.placement.replicas_in(fold), bucket, f);
+    fill.add(1, s.before), fill.add(dense, s.dense), fill.add(moe, s.moe), fill.add(1, s.behind);
+    fill.close();
+  }
+}
+
 /// Bytes that parameters need on one rank of a stage, exactly as the engine allocates them. state_tensors: what the optimizer keeps per weight
 /// (Optimizer::state_tensors; two moments for AdamW).
 struct parameter_memory {
@@ -261,14 +377,12 @@ constexpr parameter_memory memory_of_parameters(const model_shape& m, const fold
   constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
   const extent_t per_shard =
       state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
-  const parameter_buffers buffers = buffers_of(m, fold, stage, bucket);
   parameter_memory bytes;
-  for (int i = 0; i < buffers.count; ++i) {
-    const parameter_buffer& b = buffers.buffer[std::size_t(i)];
-    bytes.parameters += b.padded() * extent_t(sizeof(typename Precision::storage));
-    bytes.gradients += b.padded() * extent_t(sizeof(typename Precision::reduce));
-    bytes.optimizer += b.shard() * per_shard;
-  }
+  for_each_buffer(m, fold, stage, bucket, [&](const equal_buffers& b) {
+    bytes.parameters += b.times * b.padded() * extent_t(sizeof(typename Precision::storage));
+    bytes.gradients += b.times * b.padded() * extent_t(sizeof(typename Precision::reduce));
+    bytes.optimizer += b.times * b.shard() * per_shard;
+  });
   return bytes;
 }
 
