@@ -45,3 +45,8 @@ void paper(benchmark::State& state) {
 BENCHMARK(paper);
 
 }  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  return bench::run_all();
+}

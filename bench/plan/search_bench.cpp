@@ -48,3 +48,8 @@ void whole_search(benchmark::State& state) {
 BENCHMARK(whole_search)->Arg(128)->Arg(1024)->Unit(benchmark::kMillisecond);
 
 }  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  return bench::run_all();
+}

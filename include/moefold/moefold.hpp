@@ -100,6 +100,7 @@
 #include <moefold/ops/weighted_rows.hpp>
 
 #include <moefold/inventory/activations.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/inventory/scaled_products.hpp>

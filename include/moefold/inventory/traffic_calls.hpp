@@ -7,6 +7,7 @@
 //   for_each_step_call    token counts, gradients and weights over their replicas, numbers over the world
 #include <moefold/core/traffic_rule.hpp>
 #include <moefold/inventory/activations.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/inventory/scaled_products.hpp>
 
 #include <utility>

@@ -29,13 +29,33 @@ struct chunk_times {
   }
 };
 
+namespace detail {
+
+/// Interleaving over a number of chunks that only a mapping knows.
+struct interleaved_chunks {
+  static constexpr const char* name = "interleaved";
+  static constexpr bool trains = true;
+  int chunks = 1;
+  constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) const {
+    return interleaved_over::steps(chunks, stage, stages, micro_batches);
+  }
+  constexpr int live(int stage, int stages, int micro_batches) const {
+    return interleaved_over::live(chunks, stage, stages, micro_batches);
+  }
+  constexpr int idle(int stages, int micro_batches, const step_times& t) const {
+    return interleaved_over::idle(chunks, stages, micro_batches, t);
+  }
+};
+
+}  // namespace detail
+
 /// Calls f(schedule) with the one that a mapping of vpp chunks per stage runs; returns what f returns.
 template <class F>
 constexpr decltype(auto) with_schedule(plan_schedule schedule, extent_t vpp, F&& f) {
   switch (schedule) {
     case plan_schedule::zero_bubble: return f(zero_bubble{});
     case plan_schedule::zero_bubble_h1: return f(zero_bubble_h1{});
-    default: return vpp == 1 ? f(one_f_one_b{}) : f(interleaved_of{int(vpp)});
+    default: return vpp == 1 ? f(one_f_one_b{}) : f(detail::interleaved_chunks{int(vpp)});
   }
 }
 

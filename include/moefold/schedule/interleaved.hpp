@@ -10,13 +10,9 @@
 
 namespace moefold {
 
-/// The schedule with the number of chunks as a value: 1 or more.
-struct interleaved_of {
-  static constexpr const char* name = "interleaved";
-  static constexpr bool trains = true;
-  int chunks = 1;
-
-  constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) const {
+/// The schedule over any number of chunks: what interleaved<Chunks> asks for its own.
+struct interleaved_over {
+  static constexpr std::vector<schedule_step> steps(int chunks, int stage, int stages, int micro_batches) {
     std::vector<schedule_step> forwards, backwards;
     const int groups = std::max(1, micro_batches / stages);
     for (int g = 0, first = 0; g < groups; ++g) {
@@ -28,7 +24,7 @@ struct interleaved_of {
         }
       first = end;
     }
-    const std::size_t total = forwards.size(), ahead = std::size_t(warm_up(stage, stages, micro_batches));
+    const std::size_t total = forwards.size(), ahead = std::size_t(warm_up(chunks, stage, stages, micro_batches));
     step_list list(stage, stages, chunks);
     const auto forward_of = [&](std::size_t i) { list.forward(forwards[i].micro_batch, forwards[i].chunk); };
     const auto backward_of = [&](std::size_t i) { list.backward(backwards[i].micro_batch, backwards[i].chunk); };
@@ -38,18 +34,18 @@ struct interleaved_of {
     return list.take();
   }
 
-  constexpr int live(int stage, int stages, int micro_batches) const {
-    return std::min(micro_batches * chunks, warm_up(stage, stages, micro_batches) + 1);
+  static constexpr int live(int chunks, int stage, int stages, int micro_batches) {
+    return std::min(micro_batches * chunks, warm_up(chunks, stage, stages, micro_batches) + 1);
   }
   /// A chunk takes the times given; with fewer micro-batches than stages a chunk also waits for the group to come round.
-  constexpr int idle(int stages, int micro_batches, const step_times& t) const {
+  static constexpr int idle(int chunks, int stages, int micro_batches, const step_times& t) {
     const int waits = stages - 1 + std::max(0, stages - micro_batches) * (chunks - 1);
     return micro_batches > 0 ? waits * (t.forward + t.backward) : 0;
   }
 
  private:
-  /// Forwards of a stage before its first backward: chunk 0 .. chunks - 2 of the largest group, and two for each stage after it.
-  constexpr int warm_up(int stage, int stages, int micro_batches) const {
+  /// Forwards of a stage before its first backward: all chunks but the last of the largest group, and two for each stage after it.
+  static constexpr int warm_up(int chunks, int stage, int stages, int micro_batches) {
     const int groups = std::max(1, micro_batches / stages), largest = (micro_batches + groups - 1) / groups;
     const int ahead = chunks == 1 ? stages - 1 - stage : 2 * (stages - 1 - stage) + (chunks - 1) * largest;
     return std::min(micro_batches * chunks, ahead);
@@ -68,11 +64,13 @@ struct interleaved {
   static constexpr int chunks = Chunks;
 
   static constexpr std::vector<schedule_step> steps(int stage, int stages, int micro_batches) {
-    return interleaved_of{Chunks}.steps(stage, stages, micro_batches);
+    return interleaved_over::steps(Chunks, stage, stages, micro_batches);
   }
-  static constexpr int live(int stage, int stages, int micro_batches) { return interleaved_of{Chunks}.live(stage, stages, micro_batches); }
+  static constexpr int live(int stage, int stages, int micro_batches) {
+    return interleaved_over::live(Chunks, stage, stages, micro_batches);
+  }
   static constexpr int idle(int stages, int micro_batches, const step_times& t) {
-    return interleaved_of{Chunks}.idle(stages, micro_batches, t);
+    return interleaved_over::idle(Chunks, stages, micro_batches, t);
   }
 };
 
