@@ -11,7 +11,7 @@
 //   dgx-b200      B200 180GB        8        900 GB/s           50 GB/s
 //   gb200-nvl72   GB200 186GB      72        900 GB/s           50 GB/s       the node is the NVLink domain: a rack
 //   laptop        8 CPU cores       8         10 GB/s            1 GB/s       ranks as threads
-#include <moefold/core/error.hpp>
+#include <moefold/plan/curve.hpp>
 
 #include <algorithm>
 #include <array>
@@ -37,8 +37,13 @@ struct link_spec {
   double share = 1;      // of it that large messages reach
   double latency = 0;    // seconds of one call
   double half = 0;       // bytes at which half of the reachable bandwidth is reached
+  time_curve curve{};    // measured: takes the place of the three numbers above, latency included
 
   constexpr double rate() const { return bandwidth * share; }
+  /// Seconds of one call that moves `bytes` over this link, of which `latency` are there however few they are.
+  constexpr double transfer(double bytes) const {
+    return curve.known() ? std::max(0.0, curve.at(bytes) - latency) : (bytes + half) / rate();
+  }
 };
 
 /// What no data sheet says: the shares of the peaks that real kernels reach, and how much communication hides behind computation. All of one cluster, none
