@@ -15,7 +15,7 @@ namespace detail {
 
 template <class... Numbers>
 std::string printed(const char* format, Numbers... numbers) {
-  std::array<char, 96> text;
+  std::array<char, 192> text;
   const int n = std::snprintf(text.data(), text.size(), format, numbers...);
   return {text.data(), std::min(std::size_t(std::max(n, 0)), text.size() - 1)};
 }
