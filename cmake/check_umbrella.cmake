@@ -3,7 +3,7 @@
 # under a launcher need; what only whole programs like examples/programs/train are made of; fault injection; and the planner.
 cmake_minimum_required(VERSION 3.25)
 set(programs "data_options|files|first_losses|heatmap|log|memory_table|metrics|moe_record|program|program_options|progress|rejoin|run_keeper|spike|step_sums|stop_signals|token_file|token_index")
-set(by_name "checkpoint/.*|plan/.*|comm/bootstrap|core/(text_table|xml_text)|comm/chaos|comm/fault_plan|comm/call_sites|comm/flight_(reader|report|signal)|comm/mpi|comm/transport|comm/process[a-z_]*|comm/nccl[a-z_]*|comm/rendezvous|comm/socket(_mesh)?|model/(names|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|schedule/draw")
+set(by_name "checkpoint/.*|plan/.*|comm/bootstrap|core/(text_table|xml_text)|comm/chaos|comm/fault_plan|comm/call_sites|comm/flight_(reader|report|signal)|comm/mpi|comm/transport|comm/process[a-z_]*|comm/nccl[a-z_]*|comm/rendezvous|comm/socket(_mesh)?|model/(names|zoo|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|schedule/draw")
 set(by_name "^moefold/(${by_name}|train/(${programs}|nccl_ranks|process_ranks|[a-z_]*_files))\.(hpp|cuh)$")
 foreach(kind hpp cuh)
   file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/moefold/*/*.${kind})
