@@ -48,10 +48,11 @@ constexpr layer_range layers_of(const layer_split& split, extent_t layers, exten
     return own;
   }
   const extent_t units = layers + extent_t(split.embedding_weighs) + extent_t(split.head_weighs);
-  const extent_t each = units / virtual_stages, more = units % virtual_stages;  // the first `more` take one more
-  const bool first = virtual_stage == 0, last = virtual_stage == virtual_stages - 1;
-  return {virtual_stage * each + (virtual_stage < more ? virtual_stage : more) - extent_t(split.embedding_weighs && !first),
-          each + extent_t(virtual_stage < more) - extent_t(split.embedding_weighs && first) - extent_t(split.head_weighs && last)};
+  const auto before = [&](extent_t v) {  // layers of the virtual stages before v
+    return v * (units / virtual_stages) + (v < units % virtual_stages ? v : units % virtual_stages) -
+           extent_t(split.embedding_weighs && v > 0) - extent_t(split.head_weighs && v == virtual_stages);
+  };
+  return {before(virtual_stage), before(virtual_stage + 1) - before(virtual_stage)};
 }
 
 /// Fewest layers that leave no stage without any work; 1 where counts are given.

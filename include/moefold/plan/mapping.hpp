@@ -13,6 +13,7 @@
 #include <moefold/core/moe_facts.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/activations.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/mesh/extents.hpp>
 

@@ -83,11 +83,8 @@ class basic_trainer {
     runner_.emplace(stage_, groups_.template over<tag::pp>(), groups_.stages_for_gradients(), a.rows(), model.hidden,
                     std::max(schedule.live(stage, stages, int(micro_batches())), schedule.chunks > 1 ? 2 : 1),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
-    if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; })) {
-      extent_t most = 0;
-      for (extent_t c = 0; c < fold_.layers.chunks; ++c) most = std::max(most, deferred_by_chunk<precision>(a, stage, c, a.worst_rows()));
-      runner_->reserve_deferred(std::size_t(most));
-    }
+    if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; }))
+      runner_->reserve_deferred(std::size_t(deferred_by_micro_batch<precision>(a, stage, a.worst_rows())));
     runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
     store_.initialise(exec_, options.seed);
     building_.reset();
