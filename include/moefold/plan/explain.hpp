@@ -4,7 +4,6 @@
 //
 //   axis  ranks  nodes  link     forward   backward   alone      of a layer and micro-batch; alone: with nothing to hide behind
 //   ep        8      1  inside   88.1 MB    88.1 MB  0.6 ms
-#include <moefold/mesh/group.hpp>
 #include <moefold/plan/report.hpp>
 
 namespace moefold {
@@ -104,20 +103,35 @@ inline std::string ranks_text(const std::vector<extent_t>& ranks) {
   return out + "}";
 }
 
-/// The group of rank 0 over one axis, ascending, as span_of counts it: expert groups of tied strategies lie TP * CP apart.
-inline std::vector<extent_t> first_group(const plan_job& job, const plan_mapping& m, axis_id axis) {
+/// How the members of a group over one axis are numbered, as span_of counts them: expert groups of tied strategies lie TP * CP apart.
+inline std::vector<group_digit> digits_of(const plan_job& job, const plan_mapping& m, axis_id axis) {
+  const extent_t apart = m.tp * m.cp;
+  if (ties_experts(job.strategy) && axis == axis_id::ep) return {{m.ep, apart}};
+  if (ties_experts(job.strategy) && axis == axis_id::edp) return {{m.cp, m.tp}, {m.edp / m.cp, apart * m.ep}};
   const folding_extents fold = folding_of(job, m);
-  if (ties_experts(job.strategy) && (axis == axis_id::ep || axis == axis_id::edp)) {
-    std::vector<extent_t> ranks;
-    if (axis == axis_id::ep)
-      for (extent_t e = 0; e < m.ep; ++e) ranks.push_back(e * m.tp * m.cp);
-    else
-      for (extent_t d = 0; d < m.edp / m.cp; ++d)
-        for (extent_t c = 0; c < m.cp; ++c) ranks.push_back(c * m.tp + d * m.tp * m.cp * m.ep);
-    return ranks;
+  const extents& mesh = axis == axis_id::etp || axis == axis_id::ep || axis == axis_id::edp ? fold.moe : fold.attention;
+  return {{mesh.of(axis), mesh.stride(axis)}};
+}
+
+/// Where a rank is in its group over one axis.
+struct place_in_group {
+  extent_t first = 0, index = 0;  // the group's first rank, and the rank's number in it
+};
+inline place_in_group place_of(const plan_job& job, const plan_mapping& m, axis_id axis, extent_t rank) {
+  place_in_group place{rank, 0};
+  extent_t weight = 1;
+  for (const group_digit& d : digits_of(job, m, axis)) {
+    const extent_t digit = rank / d.stride % d.count;
+    place.first -= digit * d.stride, place.index += digit * weight, weight *= d.count;
   }
-  const group g = groups(axis == axis_id::etp || axis == axis_id::ep || axis == axis_id::edp ? fold.moe : fold.attention, axis)[0];
-  return {g.begin(), g.end()};
+  return place;
+}
+/// The group of rank 0, ascending.
+inline std::vector<extent_t> first_group(const plan_job& job, const plan_mapping& m, axis_id axis) {
+  std::vector<extent_t> ranks;
+  for (extent_t rank = 0; rank < m.gpus(); ++rank)
+    if (place_of(job, m, axis, rank).first == 0) ranks.push_back(rank);
+  return ranks;
 }
 
 inline const char* link_name(const group_span& span) { return span.ranks <= 1 ? "-" : span.nodes() > 1 ? "between" : "inside"; }
