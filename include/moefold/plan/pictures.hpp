@@ -47,8 +47,8 @@ inline constexpr std::array<const char*, time_split::parts> time_colours = {"#44
                                                                             "#cc3311", "#ee7733", "#ee3377", "#aa3377", "#ccbb44",
                                                                             "#999933", "#ddaa66", "#bbbbbb", "#228833", "#777777"};
 inline constexpr std::array<const char*, time_split::parts> time_labels = {
-    "matrix products", "attention",  "memory-bound kernels", "launches", "computed again", "waiting for tp", "cp", "ep", "etp", "dp", "edp",
-    "pp",              "the bubble", "optimizer",            "other"};
+    "matrix products", "attention",  "memory-bound kernels", "launches", "computed again", "waiting: tp", "waiting: cp", "waiting: ep",
+    "waiting: etp", "waiting: dp", "waiting: edp", "waiting: pp", "waiting: bubble", "optimizer", "other"};
 
 }  // namespace detail
 
@@ -63,10 +63,10 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
   page.text(20, 50, "start", "equal colours in a row are one group, the number is the place in it; numbers below are ranks", " fill='#777'");
   const auto x_of = [&](extent_t gpu) { return left + double(gpu) * cell + double(gpu / per_node) * gap; };
 
-  const std::array<axis_id, 4> attention = {axis_id::tp, axis_id::cp, axis_id::dp, axis_id::pp},
-                               experts = {axis_id::etp, axis_id::ep, axis_id::edp, axis_id::pp};
+  const std::vector<axis_id> attention = {axis_id::tp, axis_id::cp, axis_id::dp, axis_id::pp},
+                             experts = {axis_id::etp, axis_id::ep, axis_id::edp};  // and the same pp
   double y = top;
-  const auto mesh = [&](const char* name, const std::array<axis_id, 4>& axes) {
+  const auto mesh = [&](const char* name, const std::vector<axis_id>& axes) {
     page.text(20, y + 14, "start", name, " font-weight='bold'");
     y += 22;
     for (const axis_id axis : axes) {
@@ -103,7 +103,7 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
 
 /// A stacked bar for each plan, in seconds of a step.
 inline std::string draw_times(const plan_question& q, const std::vector<prediction>& plans) {
-  const double left = 300, width = 640, bar = 24, row = 34;
+  const double left = 330, width = 640, bar = 24, row = 34;
   double longest = 0;
   std::array<bool, time_split::parts> used{};
   for (const prediction& p : plans) {

@@ -70,7 +70,7 @@ inline text_table table_of(const std::vector<prediction>& plans) {
     const prediction& p = plans[i];
     std::vector<std::string> cells = {std::to_string(i + 1)};
     for (const auto& number : mapping_numbers) cells.push_back(std::to_string(p.mapping.*number.second));
-    cells.push_back(recompute_word(p.mapping.recompute));
+    cells.push_back(short_word(p.mapping.recompute));
     cells.push_back(gigabytes_text(double(p.memory.total())) + (p.fits ? "" : " !"));
     cells.push_back(detail::seconds_text(p.step_seconds));
     cells.push_back(detail::percent_text(p.mfu));
@@ -115,9 +115,9 @@ inline std::string report(const plan_question& q, const search_result& r) {
     out += "no mapping fits; the reasons:\n";
   else
     out += table_of(r.plans).text() +
-           sentence("batch: micro-batch in sequences; memory of ", gigabytes_text(double(q.cluster.gpu.memory)),
-                    "; MFU of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
-                    " TFLOP/s with full attention, causal with half of it; %: of the step, waiting\n");
+           sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)),
+                    "; MFU: of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
+                    " TFLOP/s, full attention; causal: half of it; tp % and so on: of the step, not hidden\n");
   return out + "\n" + refused_text(r);
 }
 

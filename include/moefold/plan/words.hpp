@@ -133,6 +133,14 @@ inline fixed_numbers parse_fixed(std::string_view text) {
   return fixed;
 }
 
+/// The same where room is short: "norms+act+attn"
+inline std::string short_word(const recompute_rule& rule) {
+  std::string word = recompute_word(rule);
+  for (const auto& [whole, part] : {std::pair<const char*, const char*>{"activation", "act"}, {"core_attention", "attn"}})
+    if (const std::size_t at = word.find(whole); at != std::string::npos) word.replace(at, std::string_view(whole).size(), part);
+  return word;
+}
+
 /// "tp2 dp8 pp8 | ep8 edp2 | v7 b1 norms": numbers of 1 are left out, and 0 (open) too; the micro-batch always stands.
 inline std::string short_text(const plan_mapping& m) {
   const auto put = [](std::string& out, const char* name, extent_t n, extent_t least) {
@@ -142,7 +150,7 @@ inline std::string short_text(const plan_mapping& m) {
   put(attention, "tp", m.tp, 2), put(attention, "cp", m.cp, 2), put(attention, "dp", m.dp, 2), put(attention, "pp", m.pp, 2);
   put(experts, "etp", m.etp, 2), put(experts, "ep", m.ep, 2), put(experts, "edp", m.edp, 2);
   put(rest, "v", m.vpp, 2), put(rest, "b", m.micro_batch, 1);
-  if (m.recompute.any()) rest += (rest.empty() ? "" : " ") + recompute_word(m.recompute);
+  if (m.recompute.any()) rest += (rest.empty() ? "" : " ") + short_word(m.recompute);
   const auto or_one = [](const std::string& text) { return text.empty() ? std::string("1") : text; };
   return or_one(attention) + " | " + or_one(experts) + (rest.empty() ? "" : " | " + rest);
 }
