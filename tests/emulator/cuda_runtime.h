@@ -232,7 +232,9 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cud
   using namespace emulator;
   if (bytes == 0) return cudaSuccess;
   if (!fits(to, from, kind)) return result(cudaErrorInvalidValue);
-  ++counted().copies, ++counted().synchronisations;
+  ++counted().synchronisations;
+  if (pageable(from) && !pageable(to) && bytes <= 64 * 1024) return cudaMemcpyAsync(to, from, bytes, kind);  // returns when it is staged
+  ++counted().copies;
   state_of(nullptr).advance(state_of(nullptr).place());
   copy_now(to, from, bytes);
   return cudaSuccess;
@@ -264,9 +266,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
   return cudaSuccess;
 }
 inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
-  const cudaError_t r = cudaMemsetAsync(to, value, bytes, nullptr);
-  emulator::state_of(nullptr).advance(emulator::state_of(nullptr).place());
-  return r;
+  return cudaMemsetAsync(to, value, bytes, nullptr);  // does not wait, and streams that do not block do not wait for it
 }
 
 // Streams and events.
