@@ -202,8 +202,8 @@ inline std::vector<std::string> assumptions_of(const plan_question& q) {
   list.push_back(shards_weights(j.strategy)
                      ? "weights, gradients and optimizer state in shards over all replicas; weights gathered forward and backward"
                      : "weights and gradients whole on every replica, optimizer state in shards (ZeRO-1)");
-  list.push_back(printed("a large matrix product reaches %.0f %% of the peak, a streaming kernel %.0f %% of the memory bandwidth", 100 * e.gemm,
-                         100 * e.hbm));
+  list.push_back(printed("a large matrix product reaches %.0f %% of the peak, a streaming kernel %.0f %% of the memory bandwidth",
+                         100 * e.gemm, 100 * e.hbm));
   list.push_back(printed("links reach %.0f %% (inside) and %.0f %% (between) of their bandwidth", 100 * q.cluster.inside.share,
                          100 * q.cluster.between.share));
   list.push_back(printed("hidden behind computation: tp %.0f %%, cp %.0f %%, ep %.0f %%, dp and edp %.0f %% of it", 100 * e.hide_tp,
@@ -219,10 +219,10 @@ template <class Precision>
 std::string explain(const plan_question& q, const prediction& p) {
   using namespace detail;
   const plan_mapping& m = p.mapping;
-  std::string out = describe(m) + "\n" +
-                    sentence(micro_batches_of(q.job, m), " micro-batches of ", m.micro_batch, " a step; ", seconds_text(p.step_seconds),
-                             ", MFU ", percent_text(p.mfu), " % (causal ", percent_text(p.mfu_causal), " %), ", printed("%.0f", p.tflops),
-                             " TFLOP/s per GPU\n\n");
+  std::string out =
+      describe(m) + "\n" +
+      sentence(micro_batches_of(q.job, m), " micro-batches of ", m.micro_batch, " a step; ", seconds_text(p.step_seconds), ", MFU ",
+               percent_text(p.mfu), " % (causal ", percent_text(p.mfu_causal), " %), ", printed("%.0f", p.tflops), " TFLOP/s per GPU\n\n");
   out += groups_text(q, m);
   text_table traffic({"sent by a rank over", "for each", "ranks", "nodes", "link", "calls", "forward", "backward", "alone"});
   add_rows(traffic, q, m, layer_traffic<Precision>(q, m), "layer, micro-batch");
@@ -242,9 +242,9 @@ std::string explain(const plan_question& q, const prediction& p) {
     const double most = largest_imbalance<Precision>(q.job, m, q.cluster.gpu.memory - q.cluster.reserved);
     const double worst = double(shape_of(q.job, m).worst_rows()) / double(shape_of(q.job, m).balanced_rows());
     out += most >= worst ? std::string("any routing fits, also the worst\n")
-           : most > 0    ? printed("fits while the busiest rank's experts get at most %.2f times the mean of rows (the worst routing: %.2f)\n", most,
-                                   worst)
-                         : std::string("does not fit with any routing\n");
+         : most > 0 ? printed("fits while the busiest rank's experts get at most %.2f times the mean of rows (the worst routing: %.2f)\n",
+                              most, worst)
+                    : std::string("does not fit with any routing\n");
   }
   out += "\nassumed\n";
   for (const std::string& a : assumptions_of(q)) out += "  " + a + "\n";

@@ -21,7 +21,8 @@ class svg_page {
     body_ += sentence("<text x='", x, "' y='", y, "' text-anchor='", anchor, "'", attributes, ">", xml_text(words, 160), "</text>\n");
   }
   /// tip: shown where the pointer rests on it.
-  void box(double x, double y, double width, double height, std::string_view colour, std::string_view tip = {}, const char* attributes = "") {
+  void box(double x, double y, double width, double height, std::string_view colour, std::string_view tip = {},
+           const char* attributes = "") {
     body_ += sentence("<rect x='", x, "' y='", y, "' width='", width, "' height='", height, "' fill='", colour, "'", attributes);
     body_ += tip.empty() ? std::string("/>\n") : sentence("><title>", xml_text(tip, 160), "</title></rect>\n");
   }
@@ -47,8 +48,8 @@ inline constexpr std::array<const char*, time_split::parts> time_colours = {"#44
                                                                             "#cc3311", "#ee7733", "#ee3377", "#aa3377", "#ccbb44",
                                                                             "#999933", "#ddaa66", "#bbbbbb", "#228833", "#777777"};
 inline constexpr std::array<const char*, time_split::parts> time_labels = {
-    "matrix products", "attention",  "memory-bound kernels", "launches", "computed again", "waiting: tp", "waiting: cp", "waiting: ep",
-    "waiting: etp", "waiting: dp", "waiting: edp", "waiting: pp", "waiting: bubble", "optimizer", "other"};
+    "matrix products", "attention",   "memory-bound kernels", "launches",    "computed again",  "waiting: tp", "waiting: cp", "waiting: ep",
+    "waiting: etp",    "waiting: dp", "waiting: edp",         "waiting: pp", "waiting: bubble", "optimizer",   "other"};
 
 }  // namespace detail
 
@@ -59,8 +60,10 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
   const double cell = std::clamp(960.0 / double(columns), 11.0, 30.0), row = 30, left = 96, top = 92, gap = 14;
   const double right = left + double(columns) * cell + double(shown - 1) * gap;
   detail::svg_page page(sentence("groups of ", q.model, " on ", q.cluster.name));
-  page.text(20, 30, "start", sentence(q.model, " on ", q.job.gpus, " GPUs of ", q.cluster.name, ": ", short_text(m)), " font-size='17' fill='#111'");
-  page.text(20, 50, "start", "equal colours in a row are one group, the number is the place in it; numbers below are ranks", " fill='#777'");
+  page.text(20, 30, "start", sentence(q.model, " on ", q.job.gpus, " GPUs of ", q.cluster.name, ": ", short_text(m)),
+            " font-size='17' fill='#111'");
+  page.text(20, 50, "start", "equal colours in a row are one group, the number is the place in it; numbers below are ranks",
+            " fill='#777'");
   const auto x_of = [&](extent_t gpu) { return left + double(gpu) * cell + double(gpu / per_node) * gap; };
 
   const std::vector<axis_id> attention = {axis_id::tp, axis_id::cp, axis_id::dp, axis_id::pp},
@@ -83,7 +86,8 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
                  sentence("rank ", gpu, ": number ", place.index, " of the ", name_of(axis), " group of rank ", place.first));
         if (cell >= 16) page.text(x_of(gpu) + (cell - 1) / 2, y + row / 2 + 2, "middle", std::to_string(place.index), " font-size='11'");
       }
-      page.text(right + 14, y + row / 2 + 2, "start", span.nodes() == 1 ? std::string("inside a node") : sentence("over ", span.nodes(), " nodes"),
+      page.text(right + 14, y + row / 2 + 2, "start",
+                span.nodes() == 1 ? std::string("inside a node") : sentence("over ", span.nodes(), " nodes"),
                 span.nodes() == 1 ? " fill='#228833'" : " fill='#cc3311'");
       y += row;
     }
@@ -95,7 +99,8 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
     page.box(x_of(first) - 4, top - 16, x_of(last) + cell - 1 - x_of(first) + 8, y - top + 30, "none", {}, " stroke='#555' rx='5'");
     page.text(x_of(first), top - 2, "start", sentence("node ", node), " fill='#555'");
     for (extent_t gpu = first; gpu <= last; ++gpu)
-      if (cell >= 16 || gpu == first) page.text(x_of(gpu) + (cell - 1) / 2, y + 6, "middle", std::to_string(gpu), " font-size='10' fill='#777'");
+      if (cell >= 16 || gpu == first)
+        page.text(x_of(gpu) + (cell - 1) / 2, y + 6, "middle", std::to_string(gpu), " font-size='10' fill='#777'");
   }
   if (nodes > shown) page.text(20, y + 34, "start", sentence("and ", nodes - shown, " more nodes"), " fill='#777'");
   return page.svg(std::max(right + 120, 700.0), y + (nodes > shown ? 48 : 28));
@@ -139,7 +144,8 @@ inline std::string draw_times(const plan_question& q, const std::vector<predicti
       const double seconds = p.time.all()[i];
       if (seconds <= 0) continue;
       page.box(from, at, seconds * scale, bar, detail::time_colours[i],
-               sentence(detail::time_labels[i], ": ", detail::seconds_text(seconds), ", ", detail::percent_text(seconds / p.step_seconds), " %"));
+               sentence(detail::time_labels[i], ": ", detail::seconds_text(seconds), ", ", detail::percent_text(seconds / p.step_seconds),
+                        " %"));
       from += seconds * scale;
     }
     page.text(left + width + 12, at + 16, "start",

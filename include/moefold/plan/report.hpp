@@ -32,13 +32,13 @@ inline std::string percent_text(double share) { return printed("%.1f", 100 * sha
 
 /// The parts of a step that are waiting rather than computing.
 inline constexpr std::array<std::pair<const char*, double time_split::*>, 8> exposed_parts = {{{"tp", &time_split::tp},
-                                                                                              {"cp", &time_split::cp},
-                                                                                              {"ep", &time_split::ep},
-                                                                                              {"etp", &time_split::etp},
-                                                                                              {"dp", &time_split::dp},
-                                                                                              {"edp", &time_split::edp},
-                                                                                              {"pp", &time_split::pp},
-                                                                                              {"bubble", &time_split::bubble}}};
+                                                                                               {"cp", &time_split::cp},
+                                                                                               {"ep", &time_split::ep},
+                                                                                               {"etp", &time_split::etp},
+                                                                                               {"dp", &time_split::dp},
+                                                                                               {"edp", &time_split::edp},
+                                                                                               {"pp", &time_split::pp},
+                                                                                               {"bubble", &time_split::bubble}}};
 
 inline std::string without_prefix(std::string text) { return text.starts_with("moefold: ") ? text.substr(9) : text; }
 
@@ -47,10 +47,10 @@ inline std::string without_prefix(std::string text) { return text.starts_with("m
 /// "mixtral-8x22b (141G parameters) on 128 GPUs of dgx-h100 (H100 SXM 80GB)", and what of it is trained how.
 inline std::string describe(const plan_question& q) {
   const plan_job& j = q.job;
-  std::string text = sentence(q.model, " (", count_text(double(count_parameters(j.model))), " parameters) on ", j.gpus,
-                              j.gpus == 1 ? " GPU" : " GPUs", " of ", q.cluster.name, " (", q.cluster.gpu.name, ")\nsequence ", j.sequence,
-                              ", global batch ", j.global_batch, ", ", q.precision, ", ", describe(j.facts.tokens), ", strategy ",
-                              name_of(j.strategy));
+  std::string text =
+      sentence(q.model, " (", count_text(double(count_parameters(j.model))), " parameters) on ", j.gpus, j.gpus == 1 ? " GPU" : " GPUs",
+               " of ", q.cluster.name, " (", q.cluster.gpu.name, ")\nsequence ", j.sequence, ", global batch ", j.global_batch, ", ",
+               q.precision, ", ", describe(j.facts.tokens), ", strategy ", name_of(j.strategy));
   if (!j.facts.tokens.drops() && j.imbalance != 1) text += detail::printed(", imbalance %.2f", j.imbalance);
   return text;
 }
@@ -91,9 +91,8 @@ inline std::string refused_text(const search_result& r, std::size_t most = 4) {
     (rule ? forbidden : large).push_back(&m);
     broken += rule ? m.mappings : 0;
   }
-  std::string out = sentence(r.legal, r.legal == 1 ? " legal mapping, " : " legal mappings, ", r.fitting,
-                             r.fitting == 1 ? " fits" : " fit", " into memory, ",
-                             "searched in ", detail::seconds_text(r.seconds), "\n");
+  std::string out = sentence(r.legal, r.legal == 1 ? " legal mapping, " : " legal mappings, ", r.fitting, r.fitting == 1 ? " fits" : " fit",
+                             " into memory, ", "searched in ", detail::seconds_text(r.seconds), "\n");
   const auto list = [&](const std::string& title, const std::vector<const refused_mapping*>& all, bool counted) {
     if (all.empty()) return;
     out += title + "\n";
@@ -114,10 +113,10 @@ inline std::string report(const plan_question& q, const search_result& r) {
   if (r.plans.empty())
     out += "no mapping fits; the reasons:\n";
   else
-    out += table_of(r.plans).text() +
-           sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)),
-                    "; MFU: of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
-                    " TFLOP/s, full attention; causal: half of it; tp % and so on: of the step, not hidden\n");
+    out +=
+        table_of(r.plans).text() + sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)),
+                                            "; MFU: of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
+                                            " TFLOP/s, full attention; causal: half of it; tp % and so on: of the step, not hidden\n");
   return out + "\n" + refused_text(r);
 }
 

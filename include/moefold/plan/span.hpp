@@ -67,7 +67,7 @@ constexpr double seconds_of(operation op, double bytes, const group_span& span, 
   const link_spec &in = cluster.inside, &out = cluster.between;
   if (op == operation::send) {
     const link_spec& link = leaves ? out : in;
-    return link.latency + (bytes + link.half) / link.rate();
+    return link.latency + link.transfer(bytes);
   }
   double within = bytes, beyond = 0;  // of one rank
   if (pairwise) {
@@ -78,8 +78,8 @@ constexpr double seconds_of(operation op, double bytes, const group_span& span, 
     beyond = whole * (nodes - 1) / nodes / double(span.per_node);
     if (span.per_node == 1) within = 0;
   }
-  const double inner = within > 0 ? (within + in.half) / in.rate() : 0;
-  const double outer = leaves ? (beyond + out.half) / out.rate() : 0;
+  const double inner = within > 0 ? in.transfer(within) : 0;
+  const double outer = leaves ? out.transfer(beyond) : 0;
   return (leaves ? out.latency : in.latency) + std::max(inner, outer);
 }
 

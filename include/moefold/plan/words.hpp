@@ -15,15 +15,16 @@
 namespace moefold {
 
 /// Every number of a mapping by its name, in the order in which they are shown.
-inline constexpr std::array<std::pair<const char*, extent_t plan_mapping::*>, 9> mapping_numbers = {{{"tp", &plan_mapping::tp},
-                                                                                                     {"cp", &plan_mapping::cp},
-                                                                                                     {"dp", &plan_mapping::dp},
-                                                                                                     {"pp", &plan_mapping::pp},
-                                                                                                     {"etp", &plan_mapping::etp},
-                                                                                                     {"ep", &plan_mapping::ep},
-                                                                                                     {"edp", &plan_mapping::edp},
-                                                                                                     {"vpp", &plan_mapping::vpp},
-                                                                                                     {"micro_batch", &plan_mapping::micro_batch}}};
+inline constexpr std::array<std::pair<const char*, extent_t plan_mapping::*>, 9> mapping_numbers = {
+    {{"tp", &plan_mapping::tp},
+     {"cp", &plan_mapping::cp},
+     {"dp", &plan_mapping::dp},
+     {"pp", &plan_mapping::pp},
+     {"etp", &plan_mapping::etp},
+     {"ep", &plan_mapping::ep},
+     {"edp", &plan_mapping::edp},
+     {"vpp", &plan_mapping::vpp},
+     {"micro_batch", &plan_mapping::micro_batch}}};
 /// A mapping of which nothing is said.
 inline constexpr plan_mapping open_mapping{0, 0, 0, 0, 0, 0, 0, 0, 0, {}};
 
