@@ -35,6 +35,12 @@ constexpr const char* name_of(step_kind kind) {
   return int(kind) < step_kinds ? names[int(kind)] : "?";
 }
 
+/// Whether a step computes; else it sends or receives.
+constexpr bool is_computing(step_kind kind) {
+  return kind == step_kind::forward || kind == step_kind::backward || kind == step_kind::backward_input ||
+         kind == step_kind::backward_weight;
+}
+
 struct schedule_step {
   step_kind kind;
   int micro_batch;
