@@ -3,7 +3,7 @@
 // alive between forward and backward, and the widest moment beside it. Makes no list, so that a search can ask it a hundred thousand times a second.
 //
 //   parameters, gradients, optimizer      exactly the engine's; of a strategy that shards weights a share of all, and two layers gathered
-//   activations                           live pairs of the schedule x what the stage's largest chunk keeps (and defers, with zero bubble)
+//   activations                           live pairs of the schedule x what the stage's largest chunk keeps (and defers, with zero bubble); head and loss
 //   transient                             a block recomputed, and scratch: an estimate
 // Rows at the experts: even routing times the job's imbalance, at most what the worst routing can bring.
 #include <moefold/plan/mapping.hpp>
@@ -29,6 +29,11 @@ constexpr extent_t live_pairs(const plan_job& job, const plan_mapping& m, extent
     case plan_schedule::one_f_one_b: break;
   }
   return one_f_one_b::live(at, stages, micro_batches);
+}
+
+/// Micro-batches for which the last stage keeps what head and loss need: those alive in its last chunk.
+constexpr extent_t live_heads(const plan_job& job, const plan_mapping& m) {
+  return m.vpp > 1 ? interleaved_over::live_heads(int(m.vpp), int(m.pp), int(micro_batches_of(job, m))) : live_pairs(job, m, m.pp - 1);
 }
 
 /// Rows at the busiest rank's experts at an imbalance, which is a multiple of even routing.
@@ -61,6 +66,7 @@ class memory_counter {
     const bool defers = mapping_.vpp == 1 && job_.schedule != plan_schedule::one_f_one_b;
     bytes.activations = live_pairs(job_, mapping_, stage) * (kept_by_micro_batch<Precision>(a_, stage, blocks_) +
                                                              (defers ? deferred_by_micro_batch<Precision>(a_, stage, arriving_) : 0));
+    if (stage == mapping_.pp - 1) bytes.activations += live_heads(job_, mapping_) * kept_by_head<Precision>(a_);
     bytes.transient = transient_;
     return bytes;
   }
