@@ -36,12 +36,6 @@ constexpr extent_t live_heads(const plan_job& job, const plan_mapping& m) {
   return m.vpp > 1 ? interleaved_over::live_heads(int(m.vpp), int(m.pp), int(micro_batches_of(job, m))) : live_pairs(job, m, m.pp - 1);
 }
 
-/// Rows at the busiest rank's experts at an imbalance, which is a multiple of even routing.
-constexpr extent_t rows_at(const activation_shape& a, double imbalance) {
-  const double rows = imbalance * double(a.balanced_rows());
-  return rows < double(a.worst_rows()) ? std::max(extent_t(rows), extent_t{1}) : a.worst_rows();
-}
-
 /// A mapping's memory, stage by stage; what stages have in common is counted once.
 template <class Precision>
 class memory_counter {
