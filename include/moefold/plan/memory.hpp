@@ -6,11 +6,9 @@
 //   activations                           live pairs of the schedule x what the stage's largest chunk keeps (and defers, with zero bubble); head and loss
 //   transient                             a block recomputed, and scratch: an estimate
 // Rows at the experts: even routing times the job's imbalance, at most what the worst routing can bring.
+#include <moefold/plan/bubble.hpp>
 #include <moefold/plan/mapping.hpp>
 #include <moefold/plan/prediction.hpp>
-#include <moefold/schedule/interleaved.hpp>
-#include <moefold/schedule/one_f_one_b.hpp>
-#include <moefold/schedule/zero_bubble.hpp>
 
 #include <algorithm>
 
@@ -21,14 +19,8 @@ inline constexpr extent_t gathered_layers = 2;
 
 /// (micro-batch, chunk) pairs that a stage keeps alive at most.
 constexpr extent_t live_pairs(const plan_job& job, const plan_mapping& m, extent_t stage) {
-  const int at = int(stage), stages = int(m.pp), micro_batches = int(micro_batches_of(job, m));
-  if (m.vpp > 1) return interleaved_over::live(int(m.vpp), at, stages, micro_batches);
-  switch (job.schedule) {
-    case plan_schedule::zero_bubble: return zero_bubble::live(at, stages, micro_batches);
-    case plan_schedule::zero_bubble_h1: return zero_bubble_h1::live(at, stages, micro_batches);
-    case plan_schedule::one_f_one_b: break;
-  }
-  return one_f_one_b::live(at, stages, micro_batches);
+  return with_schedule(job.schedule, m.vpp,
+                       [&](const auto& s) { return extent_t(s.live(int(stage), int(m.pp), int(micro_batches_of(job, m)))); });
 }
 
 /// Micro-batches for which the last stage keeps what head and loss need: those alive in its last chunk.
