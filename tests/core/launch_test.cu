@@ -57,8 +57,7 @@ TEST_SUITE("core/launch") {
     launch(on.device, "places", kernel::places, 0, 64, 0, static_cast<int*>(nullptr), 64);
     on.device.wait();
     CHECK_THROWS_WITH_AS(launch(on.device, "places", kernel::places, 1, 2048, 0, static_cast<int*>(nullptr), 64),
-                         "moefold: CUDA failed in places (1 x 1 x 1 blocks of 2048 threads): cudaErrorInvalidConfiguration, invalid "
-                         "configuration argument",
+                         "moefold: CUDA failed in places (1 x 1 x 1 blocks of 2048 threads): cudaErrorInvalidValue, invalid argument",
                          cuda_error);
     CHECK_THROWS_AS(blocks_for("big", std::int64_t{1} << 40, 1), error);
     CHECK(blocks_for("some", 65, 32) == 3);

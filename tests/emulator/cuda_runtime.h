@@ -27,7 +27,6 @@ enum cudaError_t {
   cudaSuccess = 0,
   cudaErrorInvalidValue = 1,
   cudaErrorMemoryAllocation = 2,
-  cudaErrorInvalidConfiguration = 9,
   cudaErrorInvalidDevice = 101,
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorNotReady = 600,
@@ -90,7 +89,6 @@ inline const char* cudaGetErrorName(cudaError_t e) {
     case cudaSuccess: return "cudaSuccess";
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorMemoryAllocation: return "cudaErrorMemoryAllocation";
-    case cudaErrorInvalidConfiguration: return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
     case cudaErrorNotReady: return "cudaErrorNotReady";
@@ -102,7 +100,6 @@ inline const char* cudaGetErrorString(cudaError_t e) {
     case cudaSuccess: return "no error";
     case cudaErrorInvalidValue: return "invalid argument";
     case cudaErrorMemoryAllocation: return "out of memory";
-    case cudaErrorInvalidConfiguration: return "invalid configuration argument";
     case cudaErrorInvalidDevice: return "invalid device ordinal";
     case cudaErrorInvalidResourceHandle: return "invalid resource handle";
     case cudaErrorNotReady: return "device not ready";
@@ -232,7 +229,9 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cud
   using namespace emulator;
   if (bytes == 0) return cudaSuccess;
   if (!fits(to, from, kind)) return result(cudaErrorInvalidValue);
-  ++counted().copies, ++counted().synchronisations;
+  ++counted().synchronisations;
+  if (pageable(from) && !pageable(to) && bytes <= 64 * 1024) return cudaMemcpyAsync(to, from, bytes, kind);  // returns when it is staged
+  ++counted().copies;
   state_of(nullptr).advance(state_of(nullptr).place());
   copy_now(to, from, bytes);
   return cudaSuccess;
@@ -264,9 +263,7 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaS
   return cudaSuccess;
 }
 inline cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
-  const cudaError_t r = cudaMemsetAsync(to, value, bytes, nullptr);
-  emulator::state_of(nullptr).advance(emulator::state_of(nullptr).place());
-  return r;
+  return cudaMemsetAsync(to, value, bytes, nullptr);  // does not wait, and streams that do not block do not wait for it
 }
 
 // Streams and events.
@@ -360,7 +357,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const std::size_t count = std::size_t(threads.x) * threads.y * threads.z, shared = config->dynamicSmemBytes;
   if (count == 0 || count > 1024 || grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535 || grid.x > 0x7fffffffu ||
       shared > emulator::most_shared)
-    return emulator::result(cudaErrorInvalidConfiguration);
+    return emulator::result(cudaErrorInvalidValue);  // as CUDA 13.0 says
   ++emulator::counted().launches;
   emulator::issue(config->stream, [=, values = std::tuple<Expected...>(std::forward<Given>(arguments)...)] {
     const emulator::device_heap::opened here;

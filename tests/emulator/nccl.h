@@ -1,7 +1,8 @@
 #pragma once
 // The part of NCCL that comm/nccl.cuh uses, over threads of one process and the emulator's streams. Give each rank a thread and a device of its own
 // (MOEFOLD_EMULATOR_DEVICES). As inconvenient as NCCL may be: calls return ncclInProgress, and nothing is on the stream before the state has been asked
-// for; a child of a split is there when its parent has settled; a send ends when its recv has come; operations of one communicator follow each other;
+// for; a child of a split is there when its parent has settled; a send ends when its recv has come; the first collective, and the first message of two ranks,
+// is in progress until all of them have called, since it connects them; operations of one communicator follow each other;
 // sums go from the last rank to the first and are rounded at every step; who aborts leaves the others waiting.
 //
 //   an operation on a stream: arrives, then waits for its peers' operations, and meanwhile works on the streams they are behind; the last one moves the data
@@ -95,7 +96,7 @@ struct part {
 struct meeting {
   struct seat {
     part mine;
-    bool needed = false, arrived = false;
+    bool needed = false, called = false, arrived = false;
     std::shared_ptr<stream_state> stream;  // set when it is issued
     std::uint64_t place = 0;
   };
@@ -127,6 +128,7 @@ struct nccl_ranks {  // of one communicator
   std::map<std::uint64_t, std::shared_ptr<meeting>> collectives;
   std::map<std::tuple<int, int, std::uint64_t>, std::shared_ptr<meeting>> messages;
   std::map<std::uint64_t, std::vector<division>> splits;
+  std::set<std::pair<int, int>> connected;  // (from, to); (-1, -1): for collectives
 };
 
 template <class T, class W>
@@ -296,6 +298,7 @@ inline issued_part seated(ncclComm_t comm, const part& p) {
     }
   }
   (*where)->seats[seat].mine = p;
+  (*where)->seats[seat].called = true;
   return {*where, seat};
 }
 
@@ -326,6 +329,20 @@ inline ncclResult_t end_of_group() {
   return calls.empty() ? ncclSuccess : ncclInProgress;
 }
 
+/// Whether the ranks of an operation are connected, or have all called it and so are now.
+inline bool connects(ncclComm_t comm, const issued_part& p) {
+  const part& mine = p.where->seats[p.seat].mine;
+  std::pair<int, int> who{-1, -1};
+  if (mine.what == deed::send) who = {comm->rank, mine.peer};
+  if (mine.what == deed::recv) who = {mine.peer, comm->rank};
+  std::set<std::pair<int, int>>& known = comm->all->connected;
+  if (known.contains(who)) return true;
+  for (const meeting::seat& s : p.where->seats)
+    if (s.needed && !s.called) return false;
+  known.insert(who);
+  return true;
+}
+
 /// With the lock held: time passes, and what was called gets further.
 inline ncclResult_t settle(ncclComm_t comm) {
   nccl_ranks& all = *comm->all;
@@ -338,6 +355,10 @@ inline ncclResult_t settle(ncclComm_t comm) {
     comm->child = nullptr;
   }
   if (comm->settling > 0 && --comm->settling > 0) return ncclInProgress;
+  bool connected = true;
+  for (const ncclComm::group& g : comm->issued)
+    for (const issued_part& p : g.parts) connected = connects(comm, p) && connected;
+  if (!connected) return ncclInProgress;
   for (ncclComm::group& g : std::exchange(comm->issued, {})) {
     stream_state& s = state_of(g.stream);
     const std::shared_ptr<stream_state> shared = (g.stream ? g.stream : &default_stream())->state;

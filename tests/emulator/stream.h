@@ -8,6 +8,7 @@
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <map>
 #include <memory>
 #include <set>
 #include <thread>
@@ -130,9 +131,13 @@ using cudaEvent_t = CUevent_st*;
 
 namespace emulator {
 
-inline CUstream_st& default_stream() {
-  static CUstream_st* const only = new CUstream_st;
-  return *only;
+inline CUstream_st& default_stream() {  // of the calling thread's device
+  static std::mutex guard;
+  static std::map<int, CUstream_st*>* const all = new std::map<int, CUstream_st*>;
+  const std::lock_guard lock(guard);
+  CUstream_st*& own = (*all)[device_of_thread()];
+  if (own == nullptr) own = new CUstream_st;
+  return *own;
 }
 inline stream_state& state_of(cudaStream_t s) { return *(s ? s : &default_stream())->state; }
 

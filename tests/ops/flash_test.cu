@@ -53,8 +53,8 @@ struct placed {
   view<const T> x;
   placed(const tensor<T>& from, bool misaligned) : room({extent_t(from.size()) + 1}), x(room.data() + misaligned, from.shape()) {
     if (from.size() > 0)
-      cuda_check(cudaMemcpy(room.data() + misaligned, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice),
-                 "copying a test input");
+      test::settle(cudaMemcpy(room.data() + misaligned, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice),
+                   "copying a test input");
   }
 };
 

@@ -20,7 +20,7 @@ TEST_SUITE("plan/cluster") {
     for (const cluster_spec* c : known_clusters) {
       CAPTURE(std::string(c->name));
       const efficiency_spec& e = c->efficiency;
-      for (const double share : {e.gemm, e.hbm, e.attention_forward, e.attention_backward, c->inside.share, c->between.share}) {
+      for (const double share : {e.gemm, e.gemm8, e.hbm, e.attention_forward, e.attention_backward, c->inside.share, c->between.share}) {
         CHECK(share > 0);
         CHECK(share <= 1);
       }

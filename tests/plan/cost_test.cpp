@@ -117,7 +117,7 @@ TEST_SUITE("plan/cost") {
     for (const plan_mapping& m : {mcore, folded}) {
       const plan_job job = mixtral();
       const activation_shape a = shape_of(job, m);
-      const block_elements own = elements_of_block(a, false);
+      const detail::block_elements own = detail::elements_of_block(a, false);
       CHECK(7 * double(own.expert) / 1e9 == doctest::Approx(2.114).epsilon(0.002));
       CHECK(7 * double(own.expert) * (6 + 12 / 2.) / 1e9 == doctest::Approx(25.4).epsilon(0.002));
       const plan_memory memory = memory_of<mixed_bf16>(job, m, 0);
@@ -173,11 +173,28 @@ TEST_SUITE("plan/cost") {
     CHECK(split < 0.8 * plain);
     CHECK(delayed < 0.7 * split);
   }
+  TEST_CASE(
+      "the formula's step and one whose pipeline is played differ by less than 1 % on average, by less than 10 % with hardly a micro-batch "
+      "per stage") {
+    double worst = 0, sum = 0;
+    int count = 0;
+    for (const sample& s : samples(400)) {
+      if (micro_batches_of(s.job, s.mapping) * s.mapping.pp * s.mapping.vpp > 4000) continue;  // long to play
+      const prediction p = predict<mixed_bf16>(s.job, dgx_h100, s.mapping);
+      const double off = std::abs(played_seconds<mixed_bf16>(s.job, dgx_h100, p) / p.step_seconds - 1);
+      worst = std::max(worst, off), sum += off, ++count;
+    }
+    MESSAGE(count, " played: worst ", 100 * worst, " %, mean ", 100 * sum / count, " %");
+    CHECK(count > 200);
+    CHECK(worst < 0.1);
+    CHECK(sum / count < 0.01);
+  }
   TEST_CASE("fp8 shortens a step by about a quarter, as measured (1.26 and 1.30 without and with folding)") {
     const double plain = predict<mixed_bf16>(mixtral(), dgx_h100, folded).step_seconds,
                  narrow = predict<fp8<>>(mixtral(), dgx_h100, folded).step_seconds;
-    CHECK(plain / narrow > 1.15);
-    CHECK(plain / narrow < 1.45);
+    MESSAGE("fp8 over bf16: ", plain / narrow);
+    CHECK(plain / narrow > 1.2);
+    CHECK(plain / narrow < 1.4);
   }
   TEST_CASE("on the host: every op of a tiny model costs something, and a world of one has no communication") {
     plan_job job;

@@ -54,6 +54,25 @@ TEST_SUITE("self/emulator") {
     launch(on.device, "half_a_barrier", kernel::half_a_barrier, 1, 32, 0);
     CHECK_THROWS_WITH(on.device.wait(), doctest::Contains("hangs: 16 threads wait in __syncthreads, 16 in a shuffle"));
   }
+  TEST_CASE("what cudaMemset and a small cudaMemcpy begin is not there for another stream until the device has been waited for") {
+    test::both_execs on;
+    auto out = test::poisoned<int>({4});
+    const auto seen = [&] {
+      std::vector<int> now(4);
+      (void)cudaMemcpyAsync(now.data(), out.data(), sizeof(int[4]), cudaMemcpyDeviceToHost, on.device.stream);
+      on.device.wait();
+      return now;
+    };
+    const std::vector<int> numbers{1, 2, 3, 4}, none(4, 0), poison(4, -1);
+    (void)cudaMemset(out.data(), 0, sizeof(int[4]));
+    CHECK(seen() == poison);
+    (void)cudaDeviceSynchronize();
+    CHECK(seen() == none);
+    (void)cudaMemcpy(out.data(), numbers.data(), sizeof(int[4]), cudaMemcpyHostToDevice);
+    CHECK(seen() == none);
+    (void)cudaDeviceSynchronize();
+    CHECK(seen() == numbers);
+  }
   TEST_CASE("a missing barrier shows in the result") {
     test::both_execs on;
     auto out = test::poisoned<int>({128});

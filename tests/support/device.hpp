@@ -19,17 +19,24 @@ inline constexpr bool emulated = false;
 template <class T>
 using device_tensor = tensor<T, device_memory>;
 
+/// cudaMemcpy to the device, and cudaMemset, may return before the device has done them, and the stream of a rank does not wait for the default one: without
+/// this wait an operation under test may read what is not there yet, or have its results poisoned.
+inline void settle(cudaError_t begun, const char* what) {
+  cuda_check(begun, what);
+  cuda_check(cudaDeviceSynchronize(), what);
+}
+
 /// A copy of x on the device, there when the call returns.
 template <class T>
 device_tensor<T> to_device(const tensor<T>& x) {
   device_tensor<T> out(x.shape());
-  cuda_check(cudaMemcpy(out.data(), x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
+  settle(cudaMemcpy(out.data(), x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
   return out;
 }
 template <class T>
 device_tensor<T> to_device(const std::vector<T>& x) {
   device_tensor<T> out({extent_t(x.size())});
-  cuda_check(cudaMemcpy(out.data(), x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
+  settle(cudaMemcpy(out.data(), x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
   return out;
 }
 /// What the device holds when everything issued on e is done.
@@ -49,7 +56,7 @@ tensor<T> to_host(cuda_exec e, const device_tensor<T>& x) {
 template <class T>
 device_tensor<T> poisoned(const shape& s) {
   device_tensor<T> out(s);
-  cuda_check(cudaMemset(out.data(), 0xff, out.size() * sizeof(T)), "poisoning a test output");
+  settle(cudaMemset(out.data(), 0xff, out.size() * sizeof(T)), "poisoning a test output");
   return out;
 }
 

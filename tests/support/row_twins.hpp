@@ -35,7 +35,7 @@ struct pair_of {
   extent_t shift;
 
   pair_of(shape s, std::uint64_t seed, bool shifted) : host(random_tensor<T>(s, seed)), memory({s.size() + 1}), shift(shifted) {
-    cuda_check(cudaMemcpy(memory.data() + shift, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "a test input");
+    settle(cudaMemcpy(memory.data() + shift, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice), "a test input");
   }
   pair_of(shape s, bool shifted)
       : host(s, T(std::numeric_limits<float>::quiet_NaN())), memory(poisoned<T>({s.size() + 1})), shift(shifted) {}

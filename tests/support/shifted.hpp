@@ -13,7 +13,7 @@ class shifted {
   shifted(const shape& extents, extent_t skip) : memory_(poisoned<T>({extents.size() + skip})), extents_(extents), skip_(skip) {}
   /// A copy of x.
   shifted(const tensor<T>& x, extent_t skip) : shifted(x.shape(), skip) {
-    cuda_check(cudaMemcpy(memory_.data() + skip, x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
+    settle(cudaMemcpy(memory_.data() + skip, x.data(), x.size() * sizeof(T), cudaMemcpyHostToDevice), "copying a test input");
   }
   moefold::view<T> view() { return {memory_.data() + skip_, extents_}; }
   moefold::view<const T> in() const { return {memory_.data() + skip_, extents_}; }

@@ -11,8 +11,9 @@
 //               norm per doubling of ranks), and the same on all ranks. max and integers are exact.
 //   signatures  are not compared: ranks that disagree on a call end by its deadline, or with wrong data, as in any NCCL program
 //   messages    send copies, and never waits. Messages between neighbours of the ring of ranks wait for nothing but earlier ones the same
-//               way; between other ranks they may queue behind each other. The first send or recv on a communicator is collective: each of its
-//               ranks must come to one of its own without another's data.
+//               way; between other ranks they may queue behind each other, and among more than 8 ranks the first one of two of them makes both
+//               calls wait for each other. The first send or recv on a communicator is collective: each of its ranks must come to one of its own
+//               without another's data.
 #include <moefold/comm/nccl_group.cuh>
 #include <moefold/comm/rendezvous.hpp>
 

@@ -4,7 +4,8 @@
 //
 //   queue 0   even rank -> a higher one       queue 1   even rank -> a lower one        rank r's messages to and from r - 1 and r + 1 lie on four
 //   queue 2   odd rank -> a higher one        queue 3   odd rank -> a lower one         queues: none of them waits for another of them
-// NCCL's send waits for its recv, and operations of one NCCL communicator wait for each other; ours must not, or a pipeline could stand still.
+// NCCL's send waits for its recv, and operations of one NCCL communicator wait for each other; ours must not, or a pipeline could stand still. Even the
+// call waits the first time, until the peer has called too: NCCL connects the two. So queues are connected when they are made.
 #include <moefold/comm/device_room.cuh>
 #include <moefold/comm/nccl_world.cuh>
 
@@ -41,6 +42,9 @@ constexpr ncclRedOp_t nccl_op() {
 
 /// Which of the four queues carries a message; -1: to itself.
 constexpr int message_queue(int from, int to) { return from == to ? -1 : 2 * (from & 1) + (to > from ? 0 : 1); }
+
+/// Whether two ranks are connected from the first: all pairs of a few ranks, and neighbours in the ring of many. Buffers of a connection are some MiB.
+constexpr bool connected_early(int a, int b, int ranks) { return ranks <= 8 || (a + 1) % ranks == b || (b + 1) % ranks == a; }
 
 /// Copies of messages on their way, on the device; used again when they have been sent.
 class nccl_rooms {
@@ -79,7 +83,7 @@ class nccl_group {
     if (main_) rank_ = main_->rank(), size_ = main_->size();
     if (size_ == 1) main_.reset();  // nothing travels
     if (main_) record(*main_);
-    word_ = reinterpret_cast<std::int32_t*>(world_->memory().take(sizeof(std::int32_t)));
+    word_ = reinterpret_cast<std::int32_t*>(world_->memory().take(sizeof(std::int32_t) * std::size_t(1 + size_)));
     cuda_check(cudaMemsetAsync(word_, 0, sizeof *word_, stream()), "cudaMemsetAsync");
   }
 
@@ -158,16 +162,30 @@ class nccl_group {
       made->channel = std::make_unique<nccl_channel>(
           *world_, label_, made->stream, signature{operation::split, dtype::uint8, "messages"}, "ncclCommSplit", main_.get(),
           [&](ncclComm_t* handle, ncclConfig_t* config) { return ncclCommSplit(main_->handle(), 0, rank_, handle, config); });
+      connect(q, *made->channel);
       record(*made->channel);
       mail_[std::size_t(q)] = std::move(made);
     }
+  }
+  /// A byte to and from every peer with which this rank has the queue.
+  void connect(int q, nccl_channel& queue) {
+    const auto linked = [&](int from, int to) { return message_queue(from, to) == q && connected_early(from, to, size_); };
+    bool any = false;
+    for (int peer = 0; peer < size_; ++peer) any = any || linked(rank_, peer) || linked(peer, rank_);
+    if (!any) return;
+    queue.issue({operation::split, dtype::uint8, "messages"}, queue.stream(), [&](detail::nccl_calls& calls) {
+      for (int peer = 0; peer < size_; ++peer) {
+        if (linked(rank_, peer)) calls("ncclSend", ncclSend(word_, 1, ncclUint8, peer, queue.handle(), queue.stream()));
+        if (linked(peer, rank_)) calls("ncclRecv", ncclRecv(word_ + 1 + peer, 1, ncclUint8, peer, queue.handle(), queue.stream()));
+      }
+    });
   }
 
   std::shared_ptr<nccl_world> world_;  // first: all below uses it
   comm_label label_;
   int rank_ = 0, size_ = 1, lane_;
   std::uint64_t id_;
-  std::int32_t* word_ = nullptr;
+  std::int32_t* word_ = nullptr;  // and one for each peer
   std::uint64_t seq_ = 0, sent_ = 0, received_ = 0;
   nccl_rooms rooms_;
   std::deque<letter> letters_;

@@ -49,10 +49,11 @@ struct link_spec {
 /// What no data sheet says: the shares of the peaks that real kernels reach, and how much communication hides behind computation. All of one cluster, none
 /// of one model. Two are fitted, on the four Mixtral rows of arXiv 2504.14960 (bench/plan/paper_bench.cpp); the others are priors.
 struct efficiency_spec {
-  double gemm = 0.69;                            // of the peak, for a product that fills the GPU and has a long inner dimension. Fitted
-  double half_depth = 512;                       // inner dimension at which a product reaches half of that
-  extent_t tile_rows = 128, tile_columns = 256;  // of the output, per processor and time
-  double hbm = 0.80;                             // of the memory bandwidth, for kernels that stream
+  double gemm = 0.69;       // of the peak, for a product that fills the GPU and has a long inner dimension. Fitted
+  double gemm8 = 0.55;      // the same of 8-bit products and their peak; below gemm, since they draw more power and scale their sums
+  double half_depth = 512;  // inner dimension at which a product reaches half of that
+  extent_t tile_rows = 128, tile_columns = 256;                // of the output, per processor and time
+  double hbm = 0.80;                                           // of the memory bandwidth, for kernels that stream
   double attention_forward = 0.55, attention_backward = 0.45;  // of the peak, on causal flops (FlashAttention-2 and 3 on H100)
   double launch = 6e-6;                                        // seconds the host needs per kernel
   double hide_tp = 0, hide_cp = 0, hide_ep = 0;                // share of the computation beside it behind which communication hides

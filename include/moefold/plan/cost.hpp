@@ -5,6 +5,7 @@
 //   step = micro-batches * slowest stage + bubble + exposed(dp, edp) + optimizer + fixed, and noise for every doubling of the GPUs beyond 8
 //   slowest stage = its layers * (forward + backward + recompute + exposed communication) + embedding, head and loss where it has them
 #include <moefold/plan/block_time.hpp>
+#include <moefold/plan/bubble.hpp>
 #include <moefold/plan/flops.hpp>
 #include <moefold/plan/memory.hpp>
 
@@ -15,6 +16,17 @@ namespace moefold {
 namespace detail {
 
 inline double log2_of(double x) { return std::log2(x); }
+
+/// Elements of one layer that a rank holds before they are cut into shards.
+struct block_elements {
+  extent_t dense = 0, expert = 0;
+};
+constexpr block_elements elements_of_block(const activation_shape& a, bool dense) {
+  block_elements own;
+  const auto add = [&](const parameter_fact& p) { (of_expert(p.kind) ? own.expert : own.dense) += local_elements(p, a.fold); };
+  parameter_list(a.model, a.fold, add).layer(dense ? 0 : a.model.dense_layers);
+  return own;
+}
 
 /// What a stage does for one micro-batch, all its chunks together.
 struct stage_time {
@@ -52,12 +64,40 @@ constexpr void add_shards(stage_time& stage, const plan_job& job, const cluster_
   stage.shards += blocks * exposed * (2 * gathers + scatters) / all;
 }
 
+/// What a block of either kind takes.
+struct block_times {
+  block_time moe{}, dense{};
+};
 template <class Precision>
-constexpr stage_time time_of_stage(const plan_job& job, const cluster_spec& c, const plan_mapping& m, const activation_shape& a,
-                                   extent_t stage, const block_time& moe, const block_time& dense) {
+constexpr block_times times_of_blocks(const plan_job& job, const cluster_spec& c, const plan_mapping& m, const activation_shape& a) {
+  block_times t;
+  if (job.model.moe_layers() > 0) t.moe = time_of_block<Precision>(job, c, m, a, false);
+  if (job.model.dense_layers > 0) t.dense = time_of_block<Precision>(job, c, m, a, true);
+  return t;
+}
+
+/// Layers of a stage, or of one chunk of it, by kind.
+struct layer_counts_by_kind {
+  extent_t moe = 0, dense = 0;
+  constexpr bool operator==(const layer_counts_by_kind&) const = default;
+};
+constexpr layer_counts_by_kind layers_by_kind(const model_shape& s, const folding_extents& fold, extent_t stage) {
+  const extent_t dense = dense_on_stage(s.layers, s.dense_layers, fold, stage);
+  return {layers_on_stage(s.layers, fold, stage) - dense, dense};
+}
+constexpr layer_counts_by_kind layers_by_kind(const model_shape& s, const folding_extents& fold, extent_t stage, extent_t chunk) {
+  const layer_range own = chunk_layers(s.layers, fold, stage, chunk);
+  const extent_t dense = dense_in(own, s.dense_layers);
+  return {own.count - dense, dense};
+}
+
+/// A stage, or a chunk of it. first, last: whether it has the embedding, the head.
+template <class Precision>
+constexpr stage_time time_of_layers(const plan_job& job, const cluster_spec& c, const plan_mapping& m, const activation_shape& a,
+                                    const block_times& blocks, const layer_counts_by_kind& layers, bool first, bool last) {
   const model_shape& s = job.model;
-  const double dense_blocks = double(dense_on_stage(s.layers, s.dense_layers, a.fold, stage));
-  const double moe_blocks = double(layers_on_stage(s.layers, a.fold, stage)) - dense_blocks;
+  const block_time &moe = blocks.moe, &dense = blocks.dense;
+  const double moe_blocks = double(layers.moe), dense_blocks = double(layers.dense);
   stage_time t;
   const auto add = [&](const pass_time& forward, const pass_time& backward, const pass_time& again, double times) {
     t.launches += times * (forward.launches(c.efficiency) + backward.launches(c.efficiency));
@@ -71,20 +111,23 @@ constexpr stage_time time_of_stage(const plan_job& job, const cluster_spec& c, c
   }
   block_clock ends{c, false};
   const double rows = double(a.rows()), T = double(a.tokens()), H = double(s.hidden);
-  if (stage == 0) ends.stream(2 * rows * H * 2, 3 * rows * H * 4, 1);
-  if (stage == m.pp - 1) {
+  if (first) ends.stream(2 * rows * H * 2, 3 * rows * H * 4, 1);
+  if (last) {
     const double width = double(padded_vocabulary(s, m.tp)) / double(m.tp);
     ends.stream(2 * rows * H * 2, 2 * rows * H * 4, 1);
     ends.product({T, width, H}, false);
     ends.stream(T * width * 4 * 3, T * width * 4 * 2, 3);  // logits in fp32: largest, exponentials, gradient
     t.weight += ends.weight;
   }
-  for_each_stage_call<Precision>(a, stage, traffic_pass::forward, [&](const traffic_call& call) {
-    if (!call.axes.contains(axis_id::pp)) add_call(ends.forward, job, c, m, call);
-  });
-  for_each_stage_call<Precision>(a, stage, traffic_pass::backward, [&](const traffic_call& call) {
-    if (!call.axes.contains(axis_id::pp)) add_call(ends.backward, job, c, m, call);
-  });
+  const auto add_ends = [&](extent_t stage, traffic_pass pass, pass_time& to) {
+    for_each_stage_call<Precision>(a, stage, pass, [&](const traffic_call& call) {
+      if (!call.axes.contains(axis_id::pp)) add_call(to, job, c, m, call);
+    });
+  };
+  if (first || last) {
+    const extent_t stage = first ? 0 : m.pp - 1;
+    add_ends(stage, traffic_pass::forward, ends.forward), add_ends(stage, traffic_pass::backward, ends.backward);
+  }
   add(ends.forward, ends.backward, {}, 1);
   return t;
 }
@@ -119,21 +162,17 @@ inline prediction predict(const plan_job& job, const cluster_spec& c, const plan
   const efficiency_spec& e = c.efficiency;
   const activation_shape a = shape_of(job, m);
   const double micro = double(micro_batches_of(job, m)), stages = double(m.pp), chunks = double(m.vpp);
-  const block_time moe = job.model.moe_layers() > 0 ? time_of_block<Precision>(job, c, m, a, false) : block_time{};
-  const block_time dense = job.model.dense_layers > 0 ? time_of_block<Precision>(job, c, m, a, true) : block_time{};
+  const detail::block_times blocks = detail::times_of_blocks<Precision>(job, c, m, a);
 
-  detail::stage_time slowest;
+  detail::stage_time slowest, last;
   extent_t at = 0;
-  detail::stage_time last;
-  extent_t last_layers = -1, last_dense = -1;  // of the stage before: in the middle most are alike
+  detail::layer_counts_by_kind before{-1, -1};  // of the last stage looked at: in the middle most are alike
   double all = 0;
   for (extent_t stage = 0; stage < m.pp; ++stage) {
-    const extent_t layers = layers_on_stage(job.model.layers, a.fold, stage);
-    const extent_t dense_layers = dense_on_stage(job.model.layers, job.model.dense_layers, a.fold, stage);
-    if (stage < 2 || stage == m.pp - 1 || layers != last_layers || dense_layers != last_dense)
-      last = detail::time_of_stage<Precision>(job, c, m, a, stage, moe, dense);
-    last_layers = layers, last_dense = dense_layers;
-    all += last.seconds();
+    const detail::layer_counts_by_kind layers = detail::layers_by_kind(job.model, a.fold, stage);
+    if (stage < 2 || stage == m.pp - 1 || layers != before)
+      last = detail::time_of_layers<Precision>(job, c, m, a, blocks, layers, stage == 0, stage == m.pp - 1);
+    before = layers, all += last.seconds();
     if (stage == 0 || last.seconds() > slowest.seconds()) slowest = last, at = stage;
   }
   const double others = all - slowest.seconds();  // of one micro-batch
@@ -154,17 +193,16 @@ inline prediction predict(const plan_job& job, const cluster_spec& c, const plan
   time.other = micro * (s.forward.other + s.backward.other) + e.fixed;
 
   if (m.pp > 1) {
-    // 1F1B: the others' passes before the first and after the last micro-batch of the slowest, one chunk of each; fewer micro-batches than stages wait for
-    // their group to come round (schedule/interleaved.hpp: idle). Zero bubble leaves out the weight gradients, or fills with them.
-    const double mean = others / (stages - 1), waits = (stages - 1) + std::max(0.0, stages - micro) * (chunks - 1);
-    time.bubble = waits * mean / chunks;
-    if (job.schedule != plan_schedule::one_f_one_b) time.bubble = std::max(0.0, (stages - 1) * (mean - s.weight));
-    if (job.schedule == plan_schedule::zero_bubble_h1) time.bubble = std::max(0.0, time.bubble - (std::min(stages, micro) - 1) * s.weight);
+    // By the schedule's formula, for chunks of the mean of the other stages: what stands before the first and behind the last micro-batch of the slowest.
+    const double mean = others / (stages - 1), forward = mean * s.forward_seconds() / s.seconds();
+    time.bubble = std::max(0.0, bubble_seconds(job.schedule, m.pp, m.vpp, micro_batches_of(job, m),
+                                               {forward / chunks, (mean - forward) / chunks, s.weight * mean / s.seconds() / chunks}));
     const double bytes = double(a.rows() * job.model.hidden * extent_t(sizeof(typename Precision::storage)));
     const double message = seconds_of(operation::send, bytes, span_of(job, c, m, axis_id::pp), c);
     time.pp = 2 * message * (m.vpp > 1 ? stages - 1 : micro);  // with chunks, messages travel beside the work of another chunk
   }
   const detail::reduction_time reductions = detail::time_of_reductions<Precision>(job, c, m, a, at, s);
+  p.reductions = reductions.dp + reductions.edp + reductions.world;
   time.dp = reductions.dp + micro * s.shards, time.edp = reductions.edp + micro * s.expert_shards, time.other += reductions.world;
 
   p.memory = memory_of<Precision>(job, m);
@@ -180,6 +218,33 @@ inline prediction predict(const plan_job& job, const cluster_spec& c, const plan
   p.mfu = p.tflops * 1e12 / c.gpu.bf16_flops;
   p.mfu_causal = rate * flops_per_token(job.model, job.sequence, attention_flops::causal) / c.gpu.bf16_flops;
   return p;
+}
+
+/// The times of every chunk of a mapping's pipeline, to be played step by step (plan/bubble.hpp): exact where stages differ, and too slow for a search.
+template <class Precision>
+pipeline_times times_of_pipeline(const plan_job& job, const cluster_spec& c, const plan_mapping& m) {
+  const activation_shape a = shape_of(job, m);
+  const detail::block_times blocks = detail::times_of_blocks<Precision>(job, c, m, a);
+  pipeline_times times{int(m.pp), int(m.vpp)};
+  for (extent_t stage = 0; stage < m.pp; ++stage)
+    for (extent_t chunk = 0; chunk < m.vpp; ++chunk) {
+      const detail::stage_time t =
+          detail::time_of_layers<Precision>(job, c, m, a, blocks, detail::layers_by_kind(job.model, a.fold, stage, chunk),
+                                            stage == 0 && chunk == 0, stage == m.pp - 1 && chunk == m.vpp - 1);
+      times.chunk.push_back({t.forward_seconds(), t.seconds() - t.forward_seconds(), t.weight});
+    }
+  const double bytes = double(a.rows() * job.model.hidden * extent_t(sizeof(typename Precision::storage)));
+  if (m.pp > 1) times.message = seconds_of(operation::send, bytes, span_of(job, c, m, axis_id::pp), c);
+  return times;
+}
+/// Seconds of a step whose pipeline is played; all else as predicted.
+template <class Precision>
+double played_seconds(const plan_job& job, const cluster_spec& c, const prediction& p) {
+  const pipeline_run run =
+      run_pipeline(job.schedule, times_of_pipeline<Precision>(job, c, p.mapping), int(micro_batches_of(job, p.mapping)));
+  const double noise = c.efficiency.noise * std::max(0.0, detail::log2_of(double(job.gpus) / 8));
+  const double besides = c.efficiency.fixed + p.time.optimizer + p.reductions;  // once a step
+  return (run.seconds + besides) * (1 + noise);
 }
 
 }  // namespace moefold

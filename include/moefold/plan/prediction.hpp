@@ -48,6 +48,8 @@ struct prediction {
   plan_memory memory{};
   bool fits = false;
   time_split time{};
+  double reductions =
+      0;  // seconds of gradients, weights and the step's numbers, once a step and as far as exposed: a part of time.dp, edp and other
 };
 
 }  // namespace moefold

@@ -44,7 +44,7 @@ constexpr double seconds_of(const product_shape& p, const cluster_spec& c, bool 
   if (p.flops() <= 0) return 0;
   const efficiency_spec& e = c.efficiency;
   const bool narrow = eighths && c.gpu.fp8_flops > 0;
-  const double peak = (narrow ? c.gpu.fp8_flops : c.gpu.bf16_flops) * e.gemm, half = e.half_depth * (narrow ? 2 : 1);
+  const double peak = narrow ? c.gpu.fp8_flops * e.gemm8 : c.gpu.bf16_flops * e.gemm, half = e.half_depth * (narrow ? 2 : 1);
   const double work = p.flops() / (peak * filled_share(p, c) * p.depth / (p.depth + half));
   const double bytes =
       p.groups * (p.rows * p.depth + p.depth * p.columns) * (narrow ? 1 : 2) + p.groups * p.rows * p.columns * 2 + p.extra_bytes;
