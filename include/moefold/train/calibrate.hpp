@@ -8,6 +8,7 @@
 #include <moefold/comm/thread.hpp>
 #include <moefold/core/callback.hpp>
 #include <moefold/core/rng.hpp>
+#include <moefold/core/text_table.hpp>
 #include <moefold/ops/activation.hpp>
 #include <moefold/ops/elementwise.hpp>
 #include <moefold/ops/flash.hpp>
@@ -17,7 +18,6 @@
 #include <moefold/tensor/copy.hpp>
 #include <moefold/tensor/tensor.hpp>
 #include <moefold/train/cluster_file.hpp>
-#include <moefold/train/progress.hpp>
 
 #include <chrono>
 #include <cmath>
@@ -125,15 +125,15 @@ class calibrator {
     using A = accumulate_t<T>;
     const auto p = calibration_numbers<A>(e_, {rows}, 4);
     own<A> rstd({rows});
-    const double copied = seconds_of([&] { copy<T>(e_, x.view(), y.view()); });
+    const double copied = seconds_of([&] { copy(e_, x.view(), y.view()); });
     found_.copy_rate = 2 * elements * sizeof(T) / copied;
     const auto add = [&](const char* name, double bytes, auto f) { found_.streams.push_back({name, bytes, seconds_of(f)}); };
-    add("rms_norm", 4 * elements, [&] { rms_norm_forward<T>(e_, x.view(), gain.view(), 1e-5, y.view(), rstd.view()); });
-    add("swiglu", 6 * elements, [&] { swiglu_forward<T>(e_, x.view(), other.view(), p.view(), y.view()); });
-    add("copy", 4 * elements, [&] { copy<T>(e_, x.view(), y.view()); });
+    add("rms_norm", 4 * elements, [&] { rms_norm_forward(e_, x.view(), gain.view(), 1e-5, y.view(), rstd.view()); });
+    add("swiglu", 6 * elements, [&] { swiglu_forward(e_, x.view(), other.view(), p.view(), y.view()); });
+    add("copy", 4 * elements, [&] { copy(e_, x.view(), y.view()); });
     const own<T> one_row({1, 8});
     own<T> one_out({1, 8});
-    found_.launch_seconds = seconds_of([&] { copy<T>(e_, one_row.view(), one_out.view()); });
+    found_.launch_seconds = seconds_of([&] { copy(e_, one_row.view(), one_out.view()); });
     found_.barrier_seconds = seconds_of([&] { world_.barrier(host_).wait(host_); });
     const auto rate = [&](std::size_t i) { return 1e-9 * found_.streams[i].bytes / found_.streams[i].seconds; };
     say(printed("memory: copy %.2f GB/s; at 2 bytes an element rms_norm %.2f, swiglu %.2f", 1e-9 * found_.copy_rate, rate(0), rate(1)));
@@ -159,7 +159,7 @@ class calibrator {
       const extent_t m = extent(r.rows), n = extent(r.columns), k = extent(r.depth);
       const auto a = calibration_numbers<T>(e_, {m, k}, 1), b = calibration_numbers<T>(e_, {n, k}, 2);
       own<T> c({m, n});
-      add_product("gemm", {double(m), double(n), double(k)}, [&] { gemm_nt<T>(e_, a.view(), b.view(), c.view()); });
+      add_product("gemm", {double(m), double(n), double(k)}, [&] { gemm_nt(e_, a.view(), b.view(), c.view()); });
     }
     {  // a weight's gradient: its depth is the rows, and it adds to a sum
       using A = accumulate_t<T>;
@@ -168,7 +168,7 @@ class calibrator {
       auto sum = calibration_numbers<A>(e_, {m, n}, 3);
       add_product("gradient", product_shape{double(k), double(n), double(m)}.of_weight(), [&] {
         if constexpr (std::is_same_v<T, A>)
-          gemm_tn<T>(e_, a.view(), b.view(), sum.view(), A(1));
+          gemm_tn(e_, a.view(), b.view(), sum.view(), A(1));
         else
           gemm_tn(e_, a.view(), b.view(), sum.view(), A(1));
       });
@@ -189,7 +189,7 @@ class calibrator {
     const auto x = calibration_numbers<T>(e_, {groups * rows, k}, 1), w = calibration_numbers<T>(e_, {groups, n, k}, 2);
     own<T> y({groups * rows, n});
     add_product(ragged ? "grouped, ragged" : "grouped", {double(rows), double(n), double(k), double(groups), ragged},
-                [&] { grouped_gemm_nt<T>(e_, x.view(), w.view(), at.view().span(), y.view()); });
+                [&] { grouped_gemm_nt(e_, x.view(), w.view(), at.view().span(), y.view()); });
   }
 
   void measure_attention() {
@@ -205,9 +205,12 @@ class calibrator {
     const auto positions = calibration_upload<std::int32_t>(e_, order);
     const auto at = positions.view().span();
     found_.attention_flops = 2 * double(s) * double(s) * double(heads * d);
-    found_.forward_seconds = seconds_of([&] { flash_forward<T>(e_, q.view(), k.view(), v.view(), at, at, out.view(), lse.view()); });
+    own<A> mean({heads, s});
+    found_.forward_seconds = seconds_of([&] { flash_forward_to<T>(e_, q.view(), k.view(), v.view(), at, at, {}, out.view(), lse.view()); });
     found_.backward_seconds = seconds_of([&] {
-      flash_backward<T>(e_, dout.view(), q.view(), k.view(), v.view(), out.view(), lse.view(), at, at, dq.view(), dk.view(), dv.view());
+      flash_mean<T>(e_, dout.view(), view<const T>(out), mean.view());
+      flash_backward_to<T>(e_, dout.view(), q.view(), k.view(), v.view(), view<const A>(lse), view<const A>(mean), at, at, {}, dq.view(),
+                           dk.view(), dv.view());
     });
     say(printed("attention %lld tokens, %lld heads of %lld: forward %.2f GFLOP/s, backward %.2f", static_cast<long long>(s),
                 static_cast<long long>(heads), static_cast<long long>(d), 1e-9 * found_.attention_flops / found_.forward_seconds,
