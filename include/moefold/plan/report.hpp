@@ -28,6 +28,10 @@ inline std::string seconds_text(double seconds) {
   if (seconds < 0.9995) return printed(seconds < 0.09995 ? "%.1f ms" : "%.0f ms", seconds * 1e3);
   return seconds < 120 ? printed("%.2f s", seconds) : duration_text(seconds);
 }
+/// The same of what takes hours and days: "16.3 days"
+inline std::string long_time_text(double seconds) {
+  return seconds < 48 * 3600 ? seconds_text(seconds) : printed("%.1f days", seconds / 86400);
+}
 inline std::string percent_text(double share) { return printed("%.1f", 100 * share); }
 
 /// The parts of a step that are waiting rather than computing.
