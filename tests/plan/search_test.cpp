@@ -173,5 +173,20 @@ TEST_SUITE("plan/search") {
 }
 
 TEST_SUITE("plan/search_soak") {
+  TEST_CASE("1,024 GPUs: costing every mapping with every recompute rule finds the same best plan, of every strategy and three models") {
+    for (const model_shape* model : {&mixtral_8x22b, &mixtral_8x22b_g8t8, &mixtral_8x7b})
+      for (int s = 0; s < plan_strategies; ++s) {
+        plan_job job = mixtral();
+        job.model = *model, job.gpus = 1024, job.global_batch = 1024, job.strategy = plan_strategy(s);
+        search_options all;
+        all.exhaustive = true;
+        const search_result found = search<mixed_bf16>(job, dgx_h100), tried = search<mixed_bf16>(job, dgx_h100, all);
+        REQUIRE(!found.plans.empty());
+        CHECK(found.plans[0].mapping == tried.plans[0].mapping);
+        CHECK(found.legal == tried.legal);
+        MESSAGE(std::string(name_of(job.strategy)), ": ", found.legal, " legal, ", found.costed, " costed of ", tried.costed, ", ",
+                found.seconds, " s");
+      }
+  }
   TEST_CASE("P10: 1,000 small jobs") { check_optimum(1000); }
 }
