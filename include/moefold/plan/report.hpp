@@ -117,10 +117,10 @@ inline std::string report(const plan_question& q, const search_result& r) {
   if (r.plans.empty())
     out += "no mapping fits; the reasons:\n";
   else
-    out +=
-        table_of(r.plans).text() + sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)),
-                                            "; MFU: of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
-                                            " TFLOP/s, full attention; causal: half of it; tp % and so on: of the step, not hidden\n");
+    out += table_of(r.plans).text() +
+           sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)), "; MFU: of ",
+                    detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
+                    " TFLOP/s, with full attention; causal: with half of it; ep % and so on: of the step, what is not hidden\n");
   return out + "\n" + refused_text(r);
 }
 
