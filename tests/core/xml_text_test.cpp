@@ -13,8 +13,8 @@ TEST_SUITE("core/xml_text") {
   }
   TEST_CASE("what XML cannot hold becomes a question mark") {
     CHECK(xml_text(std::string_view("a\0b\x1f\x7f", 5), 72) == "a?b??");
-    CHECK(xml_text("\xc3(", 72) == "?(");             // a character that was never finished
-    CHECK(xml_text("\xed\xa0\x80", 72) == "???");     // half of a surrogate pair
+    CHECK(xml_text("\xc3(", 72) == "?(");          // a character that was never finished
+    CHECK(xml_text("\xed\xa0\x80", 72) == "???");  // half of a surrogate pair
     CHECK(xml_text("\xf0\x9f\x98\x80", 72) == "\xf0\x9f\x98\x80");
   }
 }

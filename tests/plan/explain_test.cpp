@@ -35,8 +35,8 @@ TEST_SUITE("plan/explain") {
     for (const plan_strategy strategy : {plan_strategy::folding, plan_strategy::mcore}) {
       plan_question q = sample_question();
       q.job.strategy = strategy;
-      const plan_mapping m = strategy == plan_strategy::folding ? plan_mapping{2, 2, 4, 8, 1, 8, 2, 1, 1, {}}
-                                                                : plan_mapping{2, 2, 4, 8, 2, 2, 4, 1, 1, {}};
+      const plan_mapping m =
+          strategy == plan_strategy::folding ? plan_mapping{2, 2, 4, 8, 1, 8, 2, 1, 1, {}} : plan_mapping{2, 2, 4, 8, 2, 2, 4, 1, 1, {}};
       REQUIRE(refusal(q.job, m) == "");
       for (int i = 0; i < axis_count; ++i) {
         CAPTURE(i);
@@ -64,9 +64,9 @@ TEST_SUITE("plan/explain") {
     plan_question q = sample_question();
     const prediction p = predict<mixed_bf16>(q.job, q.cluster, folded);
     const std::string text = explain<mixed_bf16>(q, p);
-    for (const char* part : {"tp 2, cp 1, dp 8, pp 8 | etp 1, ep 8, edp 2 | vpp 7, micro-batch 1, recompute none", "32 micro-batches of 1 a step",
-                             "{0 1 2 3 4 5 6 7}", "inside", "between", "layer, micro-batch", "memory of a GPU of stage ", "time of a step",
-                             "10 % better", "links between nodes", "1.0"})
+    for (const char* part : {"tp 2, cp 1, dp 8, pp 8 | etp 1, ep 8, edp 2 | vpp 7, micro-batch 1, recompute none",
+                             "32 micro-batches of 1 a step", "{0 1 2 3 4 5 6 7}", "inside", "between", "layer, micro-batch",
+                             "memory of a GPU of stage ", "time of a step", "10 % better", "links between nodes", "1.0"})
       CHECK_MESSAGE(has(text, part), std::string(part));
     CHECK(has(text, "the worst routing: "));
     for (const std::string& a : assumptions_of(q)) CHECK(has(text, a));

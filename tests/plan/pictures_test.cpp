@@ -15,7 +15,7 @@ std::size_t count(const std::string& text, const std::string& part) {
 }
 bool balanced(const std::string& svg) {  // every element is closed, nothing is markup by accident
   return count(svg, "<text") == count(svg, "</text>") && count(svg, "<title>") == count(svg, "</title>") && count(svg, "<svg") == 1 &&
-      svg.ends_with("</svg>\n") && count(svg, "<rect") == count(svg, "/>") - count(svg, "<path") + count(svg, "</rect>");
+         svg.ends_with("</svg>\n") && count(svg, "<rect") == count(svg, "/>") - count(svg, "<path") + count(svg, "</rect>");
 }
 
 }  // namespace
@@ -25,7 +25,7 @@ TEST_SUITE("plan/pictures") {
     const plan_mapping m{2, 1, 8, 8, 1, 8, 2, 7, 1, {}};
     const std::string svg = draw_groups(sample_question(), m);
     CHECK(balanced(svg));
-    CHECK(count(svg, "<title>rank ") == 32 * 5);  // 4 nodes of 8; tp, dp, pp, ep, edp
+    CHECK(count(svg, "<title>rank ") == 32 * 5);                 // 4 nodes of 8; tp, dp, pp, ep, edp
     CHECK(count(svg, "group of rank 0<") == 2 + 8 + 2 + 8 + 2);  // the members of rank 0's groups on these nodes
     CHECK(count(svg, "inside a node") == 2);
     CHECK(count(svg, "over 8 nodes") == 1);

@@ -20,11 +20,13 @@ TEST_SUITE("train/emit_run") {
     for (const char* part :
          {"// Written by: plan --gpus 128\n", "9.71 s a step of 256 sequences, MFU 49.3 %", "#include <moefold/model/mixtral.hpp>",
           "struct my_run : moefold::run_defaults {", "model_shape model = moefold::mixtral_8x22b;", "extent_t sequence = 4096;",
-          "moefold::mesh<moefold::tp<2>, moefold::dp<8>, moefold::pp<8>>,", "moefold::mesh<moefold::ep<8>, moefold::edp<2>, moefold::pp<8>>>;",
-          "using schedule = moefold::interleaved<7>;", "static_assert(moefold::check_run<my_run>::ok);",
-          "static_assert(moefold::fits<my_run, moefold::h100_80gb, 128, 1, 32>);", "--global-batch 256 --micro-batch 1"})
+          "moefold::mesh<moefold::tp<2>, moefold::dp<8>, moefold::pp<8>>,",
+          "moefold::mesh<moefold::ep<8>, moefold::edp<2>, moefold::pp<8>>>;", "using schedule = moefold::interleaved<7>;",
+          "static_assert(moefold::check_run<my_run>::ok);", "static_assert(moefold::fits<my_run, moefold::h100_80gb, 128, 1, 32>);",
+          "--global-batch 256 --micro-batch 1"})
       CHECK_MESSAGE(has(text, part), std::string(part));
-    for (const char* part : {"using moe", "recompute_rule", "device_precision", "zero_bubble"}) CHECK_MESSAGE(!has(text, part), std::string(part));
+    for (const char* part : {"using moe", "recompute_rule", "device_precision", "zero_bubble"})
+      CHECK_MESSAGE(!has(text, part), std::string(part));
   }
   TEST_CASE("capacity, fp8, recompute and zero bubble become their types") {
     plan_question q = sample_question();
@@ -62,11 +64,13 @@ TEST_SUITE("train/emit_run") {
   TEST_CASE("strategies that the engine does not have are refused, and names that are none") {
     plan_question q = sample_question();
     q.job.strategy = plan_strategy::fsdp_ep;
-    CHECK_THROWS_WITH_AS(emitted(q, sample_plan(1, 1)),
-                         "moefold: no run can be written for the strategy fsdp-ep: this library shards optimizer state, not weights (ZeRO-3); it "
-                         "is planned to be compared with. Take folding or mcore",
-                         config_error);
+    CHECK_THROWS_WITH_AS(
+        emitted(q, sample_plan(1, 1)),
+        "moefold: no run can be written for the strategy fsdp-ep: this library shards optimizer state, not weights (ZeRO-3); it "
+        "is planned to be compared with. Take folding or mcore",
+        config_error);
     CHECK(run_name_of("a/b.c/my_run.hpp") == "my_run");
-    for (const char* wrong : {"my-run.hpp", "1run.hpp", "my_run.h", ".hpp", "my_run", "a/", ""}) CHECK_THROWS_AS(run_name_of(wrong), config_error);
+    for (const char* wrong : {"my-run.hpp", "1run.hpp", "my_run.h", ".hpp", "my_run", "a/", ""})
+      CHECK_THROWS_AS(run_name_of(wrong), config_error);
   }
 }

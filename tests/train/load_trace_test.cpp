@@ -57,10 +57,11 @@ TEST_SUITE("train/load_trace") {
     CHECK(trace.layers() == 2);
     CHECK(trace.of(4).mean == 1.5);
     CHECK_NOTHROW(trace.require_experts(4));
-    CHECK_THROWS_WITH_AS(trace.require_experts(8),
-                         "moefold: metrics.jsonl is of a model with 4 experts in a layer, and the one to plan has 8; name the metrics of a run "
-                         "with as many",
-                         config_error);
+    CHECK_THROWS_WITH_AS(
+        trace.require_experts(8),
+        "moefold: metrics.jsonl is of a model with 4 experts in a layer, and the one to plan has 8; name the metrics of a run "
+        "with as many",
+        config_error);
   }
   TEST_CASE("errors name the line") {
     const std::string good = "{\"step\":1,\"expert_load\":[[1,2]]}\n";

@@ -12,7 +12,7 @@ TEST_SUITE("train/plan_json") {
     r.plans = {sample_plan(9.71, 0.493), sample_plan(9.9, 0.483)};
     r.plans[1].mapping.recompute = selective<recompute_part::norms, recompute_part::moe>;
     r.refused = {{{16, 1, 8, 0, 0, 0, 0, 0, 0, {}}, "moefold: \"quoted\", and a\nline", 3}};
-    const std::string text = to_json(sample_question(), r, "plan --model 'x'");
+    const std::string text = to_json<mixed_bf16>(sample_question(), r, "plan --model 'x'");
     const json_value root = read_json(text, "plan.json");
     CHECK(root.at("command").text() == "plan --model 'x'");
     CHECK(root.at("model").text() == "mixtral-8x22b");
@@ -35,6 +35,8 @@ TEST_SUITE("train/plan_json") {
     CHECK(plan.at("memory_bytes").integer<extent_t>() == 74'900'000'000);
     CHECK(plan.at("fits").boolean());
     CHECK(plan.at("exposed").at("ep").number() == doctest::Approx(0.041));
+    CHECK(plan.at("goodput").at("ettr").number() > 0.9);
+    CHECK(plan.at("goodput").at("mfu").number() < 49.3);
     double sum = 0;
     for (const json_value& part : plan.at("time_seconds").members()) sum += part.number();
     CHECK(sum == doctest::Approx(9.71));
@@ -45,7 +47,7 @@ TEST_SUITE("train/plan_json") {
     CHECK(refused.at("mappings").integer<int>() == 3);
   }
   TEST_CASE("an answer without a plan is an object too") {
-    const json_value root = read_json(to_json(sample_question(), {}), "plan.json");
+    const json_value root = read_json(to_json<mixed_bf16>(sample_question(), {}), "plan.json");
     CHECK(root.at("plans").array().empty());
     CHECK(root.at("refused").array().empty());
     CHECK(!root.find("command"));

@@ -13,6 +13,10 @@ plan_options small() {
   o.model = "mixtral-8x7b", o.gpus = 32, o.global_batch = 64, o.fix = "pp=1,tp=2,cp=1,micro_batch=1", o.top = 3;
   return o;
 }
+plan_question asked(const plan_options& o) {
+  static std::optional<stored_cluster> file;
+  return question_of(o, file);
+}
 
 }  // namespace
 
@@ -21,14 +25,14 @@ TEST_SUITE("train/plan_program") {
   TEST_CASE("words become a job") {
     plan_options o = small();
     o.capacity = 125, o.precision = "fp8", o.strategy = "mcore", o.schedule = "zero-bubble";
-    const plan_question q = question_of(o);
+    const plan_question q = asked(o);
     CHECK(q.job.model == mixtral_8x7b);
     CHECK(q.job.facts.tokens.percent == 125);
     CHECK(q.job.strategy == plan_strategy::mcore);
     CHECK(q.job.schedule == plan_schedule::zero_bubble);
     CHECK(std::string(q.cluster.name) == "dgx-h100");
     o.cluster = "laptop";
-    CHECK_THROWS_WITH_AS(question_of(o), "moefold: CPU core does not compute in fp8; take --precision bf16", config_error);
+    CHECK_THROWS_WITH_AS(asked(o), "moefold: CPU core does not compute in fp8; take --precision bf16", config_error);
   }
   TEST_CASE("a model is also read from a config.json, by its name or by its folder's") {
     const temporary_folder folder;
@@ -36,16 +40,28 @@ TEST_SUITE("train/plan_program") {
     plan_options o = small();
     for (const std::string& word : {file, folder.path.string()}) {
       o.model = word;
-      CHECK(count_parameters(question_of(o).job.model) == count_parameters(mixtral_8x7b));
+      CHECK(count_parameters(asked(o).job.model) == count_parameters(mixtral_8x7b));
     }
     folder.put("config.json", "{}");
-    CHECK_THROWS_AS(question_of(o), format_error);
+    CHECK_THROWS_AS(asked(o), format_error);
+  }
+  TEST_CASE("a cluster is also read from a file") {
+    const temporary_folder folder;
+    cluster_spec c = dgx_h100;
+    c.name = "mine", c.gpus_per_node = 4;
+    plan_options o = small();
+    o.cluster = folder.put("rack", write_cluster(c));
+    CHECK(asked(o).cluster.gpus_per_node == 4);
+    CHECK(std::string(asked(o).cluster.name) == "mine");
+    o.cluster = "rack";
+    CHECK_THROWS_AS(asked(o), config_error);
   }
   TEST_CASE("with the routing of a run every size of EP has its own imbalance: time follows the mean, memory the 99th percentile") {
     load_trace trace("metrics.jsonl");
-    for (int step = 0; step < 100; ++step) trace.add({step < 2 ? std::vector<extent_t>{20, 4, 4, 4, 4, 4, 4, 4} : std::vector<extent_t>(8, 6)});
+    for (int step = 0; step < 100; ++step)
+      trace.add({step < 2 ? std::vector<extent_t>{20, 4, 4, 4, 4, 4, 4, 4} : std::vector<extent_t>(8, 6)});
     const plan_options o = small();
-    const plan_question q = question_of(o);
+    const plan_question q = asked(o);
     const fixed_numbers fixed = parse_fixed(o.fix);
     const search_options options{.fixed = fixed.mapping, .top = o.top};
     const plan_answer uneven = detail::search_with_loads<mixed_bf16>(q, trace, options);

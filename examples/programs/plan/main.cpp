@@ -39,13 +39,16 @@ int main(int argc, char** argv) {
   auto* const capacity = app.add_option("--capacity", options.capacity, "experts take at most so many percent of the even share")
                              ->check(CLI::Range(1, 100000));
   app.add_flag("--dropless", dropless, "experts take every token (the default)")->excludes(capacity);
-  app.add_option("--strategy", options.strategy, "folding, or what it is compared with: mcore, tp-ep-dp, fsdp-ep, fsdp")->capture_default_str();
-  app.add_option("--schedule", options.schedule, "1f1b (interleaved where that is better), zero-bubble or zero-bubble-h1")->capture_default_str();
+  app.add_option("--strategy", options.strategy, "folding, or what it is compared with: mcore, tp-ep-dp, fsdp-ep, fsdp")
+      ->capture_default_str();
+  app.add_option("--schedule", options.schedule, "1f1b (interleaved where that is better), zero-bubble or zero-bubble-h1")
+      ->capture_default_str();
   app.add_option("--fix", options.fix,
                  "hold numbers: tp=2,pp=8; any of tp, cp, dp, pp, etp, ep, edp, vpp, micro_batch, and recompute=none, full, or parts like "
                  "norms+activation");
   app.add_option("--top", options.top, "how many plans to show")->check(CLI::Range(1, 1000))->capture_default_str();
-  app.add_option("--explain", options.explain, "why plan N is what it is: groups, traffic, memory, time, what would change it; without N, plan 1")
+  app.add_option("--explain", options.explain,
+                 "why plan N is what it is: groups, traffic, memory, time, what would change it; without N, plan 1")
       ->expected(0, 1)
       ->default_str("1")
       ->check(CLI::Range(1, 1000));
@@ -65,9 +68,10 @@ int main(int argc, char** argv) {
   }
   try {
     if (list) return std::fputs(moefold::plan_choices().c_str(), stdout), 0;
-    moefold::require<moefold::config_error>(!options.model.empty() && options.gpus > 0,
-                                            "moefold: a plan needs a model and a number of GPUs, like: plan --model mixtral-8x22b --gpus 128 "
-                                            "--cluster dgx-h100; --list shows the names");
+    moefold::require<moefold::config_error>(
+        !options.model.empty() && options.gpus > 0,
+        "moefold: a plan needs a model and a number of GPUs, like: plan --model mixtral-8x22b --gpus 128 "
+        "--cluster dgx-h100; --list shows the names");
     return moefold::run_plan(options, stdout);
   } catch (const std::exception& wrong) {
     std::fprintf(stderr, "plan: %s\n", wrong.what());

@@ -4,6 +4,7 @@
 //
 //   axis  ranks  nodes  link     forward   backward   alone      of a layer and micro-batch; alone: with nothing to hide behind
 //   ep        8      1  inside   88.1 MB    88.1 MB  0.6 ms
+#include <moefold/plan/goodput.hpp>
 #include <moefold/plan/report.hpp>
 
 namespace moefold {
@@ -185,6 +186,22 @@ inline std::string time_text(const prediction& p) {
 
 }  // namespace detail
 
+namespace detail {
+
+/// What failures leave of it, in two sentences; nothing where the cluster does not say how often they come.
+template <class Precision>
+std::string goodput_text(const plan_question& q, const prediction& p) {
+  const goodput g = goodput_of<Precision>(q.job, q.cluster, p);
+  if (!g.known) return {};
+  return sentence("a failure every ", long_time_text(g.mtti_seconds), " somewhere: save every ", g.interval_steps, " steps (",
+                  long_time_text(g.interval_seconds), "), ", gigabytes_text(g.save_bytes_per_gpu), " from the GPU that writes most, ",
+                  gigabytes_text(g.save_bytes), " in all\n") +
+         printed("%.2f %% of the time ends in steps that count (saving %.2f %%, work done twice %.2f %%, restarts %.2f %%): MFU %.1f %%\n",
+                 100 * g.ettr, 100 * g.saving, 100 * g.lost, 100 * g.restarting, 100 * g.mfu);
+}
+
+}  // namespace detail
+
 /// What the numbers rest on, a sentence each.
 inline std::vector<std::string> assumptions_of(const plan_question& q) {
   using detail::printed;
@@ -246,6 +263,7 @@ std::string explain(const plan_question& q, const prediction& p) {
                               most, worst)
                     : std::string("does not fit with any routing\n");
   }
+  out += goodput_text<Precision>(q, p);
   out += "\nassumed\n";
   for (const std::string& a : assumptions_of(q)) out += "  " + a + "\n";
   return out;

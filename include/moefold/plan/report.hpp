@@ -28,6 +28,10 @@ inline std::string seconds_text(double seconds) {
   if (seconds < 0.9995) return printed(seconds < 0.09995 ? "%.1f ms" : "%.0f ms", seconds * 1e3);
   return seconds < 120 ? printed("%.2f s", seconds) : duration_text(seconds);
 }
+/// The same of what takes hours and days: "16.3 days"
+inline std::string long_time_text(double seconds) {
+  return seconds < 48 * 3600 ? seconds_text(seconds) : printed("%.1f days", seconds / 86400);
+}
 inline std::string percent_text(double share) { return printed("%.1f", 100 * share); }
 
 /// The parts of a step that are waiting rather than computing.
@@ -113,10 +117,10 @@ inline std::string report(const plan_question& q, const search_result& r) {
   if (r.plans.empty())
     out += "no mapping fits; the reasons:\n";
   else
-    out +=
-        table_of(r.plans).text() + sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)),
-                                            "; MFU: of ", detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
-                                            " TFLOP/s, full attention; causal: half of it; tp % and so on: of the step, not hidden\n");
+    out += table_of(r.plans).text() +
+           sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)), "; MFU: of ",
+                    detail::printed("%.1f", q.cluster.gpu.bf16_flops / 1e12),
+                    " TFLOP/s, with full attention; causal: with half of it; ep % and so on: of the step, what is not hidden\n");
   return out + "\n" + refused_text(r);
 }
 

@@ -7,6 +7,7 @@
 //   micro_batch      divisors of global batch / dp, up to 16 sequences
 //   recompute        none; norms and activation; norms, activation and core attention; full: the first of these that fits, since each takes longer
 // A number that is fixed is taken as it is, also outside this space.
+#include <moefold/core/text_table.hpp>
 #include <moefold/plan/cost.hpp>
 
 #include <algorithm>
@@ -165,10 +166,9 @@ search_result search(const plan_job& job, const cluster_spec& cluster, const sea
   const auto put_aside = [&](const plan_mapping& m, const plan_memory& memory, extent_t need) {
     const auto at = std::upper_bound(large.begin(), large.end(), need, [](extent_t n, const auto& l) { return n < l.first; });
     if (large.size() >= options.near && at == large.end()) return;
-    const double gigabyte = 1e9;
     large.insert(at, {need,
-                      {m, sentence("it needs ", double(need / 10'000'000) / 100, " GB on a GPU of stage ", memory.stage,
-                                   ", and the GPU has ", double(cluster.gpu.memory) / gigabyte, " GB")}});
+                      {m, sentence("it needs ", gigabytes_text(double(need)), " on a GPU of stage ", memory.stage, ", ",
+                                   gigabytes_text(double(need - cluster.gpu.memory)), " more than there is")}});
     if (large.size() > options.near) large.pop_back();
   };
   const auto consider = [&](plan_mapping m) {  // with the first rule that fits: the others keep less and take longer

@@ -15,8 +15,9 @@ namespace moefold {
 
 /// What the engine cannot run and a plan can ask for. Throws config_error.
 inline void require_runnable(const plan_question& q) {
-  require<config_error>(!shards_weights(q.job.strategy), "moefold: no run can be written for the strategy ", name_of(q.job.strategy),
-                        ": this library shards optimizer state, not weights (ZeRO-3); it is planned to be compared with. Take folding or mcore");
+  require<config_error>(
+      !shards_weights(q.job.strategy), "moefold: no run can be written for the strategy ", name_of(q.job.strategy),
+      ": this library shards optimizer state, not weights (ZeRO-3); it is planned to be compared with. Take folding or mcore");
 }
 
 /// The name of the struct: that of the file, without folder and ending. Throws config_error where it is no C++ name.
@@ -85,8 +86,8 @@ inline std::string run_header(const plan_question& q, const prediction& p, const
   std::string out = "#pragma once\n";
   const auto line = [&](const auto&... parts) { out += sentence(parts..., "\n"); };
   line("// ", describe(m));
-  line("// Predicted on ", job.gpus, " GPUs of ", q.cluster.name, ": ", detail::seconds_text(p.step_seconds), " a step of ", job.global_batch,
-       " sequences, MFU ", detail::percent_text(p.mfu), " % (causal ", detail::percent_text(p.mfu_causal), " %), ",
+  line("// Predicted on ", job.gpus, " GPUs of ", q.cluster.name, ": ", detail::seconds_text(p.step_seconds), " a step of ",
+       job.global_batch, " sequences, MFU ", detail::percent_text(p.mfu), " % (causal ", detail::percent_text(p.mfu_causal), " %), ",
        gigabytes_text(double(p.memory.total())), " of ", gigabytes_text(double(q.cluster.gpu.memory)), " on a GPU.");
   line("// Written by: ", command);
   line("// Train it:   cmake --preset train -DMOEFOLD_RUNS=", name, ".hpp && cmake --build build/train --target train");
@@ -117,8 +118,7 @@ inline std::string run_header(const plan_question& q, const prediction& p, const
   if (m.recompute.any()) line("  static constexpr moefold::recompute_rule recompute = ", detail::recompute_text(m.recompute), ";");
   line("};");
   line("static_assert(moefold::check_run<", name, ">::ok);");
-  if (fits)
-    line("static_assert(moefold::fits<", name, ", moefold::", gpu, ", ", job.gpus, ", ", m.micro_batch, ", ", micro_batches, ">);");
+  if (fits) line("static_assert(moefold::fits<", name, ", moefold::", gpu, ", ", job.gpus, ", ", m.micro_batch, ", ", micro_batches, ">);");
   return out;
 }
 

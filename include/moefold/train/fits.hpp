@@ -13,20 +13,23 @@
 
 namespace moefold {
 
-MOEFOLD_RULE(memory, bytes_needed, bytes_there, bytes_needed <= bytes_there,
-             "moefold: the run needs more memory than the GPU has: raise tp, ep or pp, recompute more, or take a smaller micro-batch; the program "
-             "plan finds mappings that fit")
+MOEFOLD_RULE(
+    memory, bytes_needed, bytes_there, bytes_needed <= bytes_there,
+    "moefold: the run needs more memory than the GPU has: raise tp, ep or pp, recompute more, or take a smaller micro-batch; the program "
+    "plan finds mappings that fit")
 MOEFOLD_RULE(known_world, ranks, least, ranks >= least,
              "moefold: the fold has a dyn extent, so its memory depends on the world: name it, as in fits<my_run, h100_80gb, 128>")
-MOEFOLD_RULE(planned_schedule, known, yes, known == yes,
-             "moefold: the planner knows the memory of 1F1B, interleaved and zero-bubble schedules; measure a run with another one (--dry-run)")
+MOEFOLD_RULE(
+    planned_schedule, known, yes, known == yes,
+    "moefold: the planner knows the memory of 1F1B, interleaved and zero-bubble schedules; measure a run with another one (--dry-run)")
 
 namespace detail {
 
 template <class Schedule>
-inline constexpr bool planned_schedule = Schedule::trains && (Schedule::chunks > 1 || std::is_same_v<Schedule, one_f_one_b> ||
-                                                              std::is_same_v<Schedule, interleaved<1>> ||
-                                                              std::is_same_v<Schedule, zero_bubble> || std::is_same_v<Schedule, zero_bubble_h1>);
+inline constexpr bool planned_schedule = Schedule::trains &&
+                                         (Schedule::chunks > 1 || std::is_same_v<Schedule, one_f_one_b> ||
+                                          std::is_same_v<Schedule, interleaved<1>> || std::is_same_v<Schedule, zero_bubble> ||
+                                          std::is_same_v<Schedule, zero_bubble_h1>);
 
 /// What clusters of this GPU set aside of its memory; of one that no known cluster has, nothing.
 constexpr extent_t reserved_on(const gpu_spec& gpu) {
@@ -48,9 +51,9 @@ constexpr plan_job job_of(extent_t world, extent_t micro_batch, extent_t micro_b
   job.global_batch = dp * micro_batch * (micro_batches > 0 ? micro_batches : 2 * pp);  // zero bubble and interleaving are full with 2 pp
   job.facts = facts_of<typename Run::moe>();
   job.context = context_of<Run>;
-  job.schedule = std::is_same_v<typename Run::schedule, zero_bubble>      ? plan_schedule::zero_bubble
-                 : std::is_same_v<typename Run::schedule, zero_bubble_h1> ? plan_schedule::zero_bubble_h1
-                                                                          : plan_schedule::one_f_one_b;
+  job.schedule = std::is_same_v<typename Run::schedule, zero_bubble>    ? plan_schedule::zero_bubble
+               : std::is_same_v<typename Run::schedule, zero_bubble_h1> ? plan_schedule::zero_bubble_h1
+                                                                        : plan_schedule::one_f_one_b;
   job.layers = Run::layers;
   return job;
 }

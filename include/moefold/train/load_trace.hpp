@@ -3,6 +3,7 @@
 // the mean, the imbalance that a plan takes. A rank holds neighbouring experts. Steps count whole: a single micro-batch is more uneven than its step.
 //
 //   {"step": 1, ..., "expert_load": [[12, 4, 3, 5], ...], ...}      layer 0, ep 2:  max(12 + 4, 3 + 5) / 12 = 1.33      ep 4:  12 / 6 = 2
+#include <moefold/checkpoint/folder.hpp>
 #include <moefold/checkpoint/json.hpp>
 #include <moefold/checkpoint/posix_storage.hpp>
 
@@ -89,8 +90,8 @@ class load_trace {
 
   /// Throws config_error unless the run's layers have as many experts as the model that is planned.
   void require_experts(extent_t experts) const {
-    require<config_error>(experts_ == experts, "moefold: ", name_, " is of a model with ", experts_, " experts in a layer, and the one to plan has ",
-                          experts, "; name the metrics of a run with as many");
+    require<config_error>(experts_ == experts, "moefold: ", name_, " is of a model with ", experts_,
+                          " experts in a layer, and the one to plan has ", experts, "; name the metrics of a run with as many");
   }
 
  private:
@@ -141,11 +142,7 @@ inline load_trace parse_load_trace(std::string_view text, const std::string& fil
 /// The same of a file. Throws format_error, and error where it cannot be read.
 inline load_trace read_load_trace(const std::string& path) {
   constexpr std::uint64_t most = std::uint64_t{1} << 30;
-  const auto file = disk().open(path);
-  require_file(file->size() <= most, path, 0, "it has ", file->size(), " bytes, and at most ", most, " are read; cut it");
-  std::vector<std::byte> bytes(std::size_t(file->size()));
-  file->read(0, bytes);
-  return parse_load_trace(text_of(bytes), path);
+  return parse_load_trace(read_text(disk(), path, most), path);
 }
 
 }  // namespace moefold

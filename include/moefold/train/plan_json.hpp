@@ -4,11 +4,13 @@
 //   {"model": "mixtral-8x22b", "gpus": 128, "cluster": "dgx-h100", "sequence": 4096, "global_batch": 256, "strategy": "folding", "precision": "bf16",
 //    "plans": [{"tp": 2, "cp": 1, "dp": 8, "pp": 8, "etp": 1, "ep": 8, "edp": 2, "vpp": 7, "micro_batch": 1, "recompute": "none",   best first
 //               "step_seconds": 9.71, "mfu": 49.3, "mfu_causal": 47.6, "tflops": 488, "memory_bytes": 74900000000, "fits": true,
-//               "exposed": {"tp": 0.03, "ep": 0.041, ...}, "time_seconds": {"gemm": 7.2, ...}, "memory": {"parameters": ..., ...}}, ...],
+//               "exposed": {"tp": 0.03, "ep": 0.041, ...}, "time_seconds": {"gemm": 7.2, ...}, "memory": {"parameters": ..., ...},
+//               "goodput": {"ettr": 0.98, ...}}, ...],
 //    "refused": [{"mapping": {"tp": 16, ...}, "reason": "...", "mappings": 3}, ...], "units": {...}, "assumptions": ["...", ...], ...}
 //   mfu, mfu_causal   percent of the bf16 peak: 49.3         exposed        share of the step that waits, 0 to 1
 //   tflops            per GPU, full attention                memory_bytes   of the fullest GPU, all kinds together
-// A refused mapping names the numbers that play a part in the reason; `recompute` is none, full, or parts joined by +.
+// A refused mapping names the numbers that play a part in the reason; goodput is there where the cluster says how
+// often GPUs fail; `recompute` is none, full, or parts joined by +.
 #include <moefold/checkpoint/json.hpp>
 #include <moefold/plan/explain.hpp>
 
@@ -21,7 +23,16 @@ inline void write_mapping(json_writer& out, const plan_mapping& m) {
     if (m.*number > 0) out.key(name).value(m.*number);
 }
 
-inline void write_plan(json_writer& out, const prediction& p) {
+template <class Precision>
+void write_goodput(json_writer& out, const plan_question& q, const prediction& p) {
+  const goodput g = goodput_of<Precision>(q.job, q.cluster, p);
+  if (!g.known) return;
+  out.key("goodput").begin('{').key("ettr").value(g.ettr).key("mfu").value(100 * g.mfu).key("save_interval_steps").value(g.interval_steps);
+  out.key("mtti_seconds").value(g.mtti_seconds).key("save_bytes").value(g.save_bytes).key("save_seconds").value(g.save_seconds).end();
+}
+
+template <class Precision>
+void write_plan(json_writer& out, const plan_question& q, const prediction& p) {
   out.begin('{');
   write_mapping(out, p.mapping);
   out.key("recompute").value(recompute_word(p.mapping.recompute));
@@ -35,13 +46,16 @@ inline void write_plan(json_writer& out, const prediction& p) {
   const plan_memory& m = p.memory;
   out.key("stage").value(m.stage).key("parameters").value(m.parameters).key("gradients").value(m.gradients);
   out.key("optimizer").value(m.optimizer).key("activations").value(m.activations).key("transient").value(m.transient);
-  out.key("reserved").value(m.reserved).end().end();
+  out.key("reserved").value(m.reserved).end();
+  write_goodput<Precision>(out, q, p);
+  out.end();
 }
 
 }  // namespace detail
 
 /// The text, with a line break behind it. command: what was typed; empty: left out.
-inline std::string to_json(const plan_question& q, const search_result& r, std::string_view command = {}) {
+template <class Precision>
+std::string to_json(const plan_question& q, const search_result& r, std::string_view command = {}) {
   json_writer out(1);
   const plan_job& j = q.job;
   out.begin('{');
@@ -52,7 +66,7 @@ inline std::string to_json(const plan_question& q, const search_result& r, std::
   out.key("sequence").value(j.sequence).key("global_batch").value(j.global_batch).key("strategy").value(name_of(j.strategy));
   out.key("precision").value(q.precision).key("capacity_percent").value(j.facts.tokens.percent).key("imbalance").value(j.imbalance);
   out.key("plans").begin('[');
-  for (const prediction& p : r.plans) detail::write_plan(out, p);
+  for (const prediction& p : r.plans) detail::write_plan<Precision>(out, q, p);
   out.end().key("refused").begin('[');
   for (const refused_mapping& m : r.refused) {
     out.begin('{').key("mapping").begin('{');
@@ -61,7 +75,10 @@ inline std::string to_json(const plan_question& q, const search_result& r, std::
   }
   out.end().key("legal").value(r.legal).key("fitting").value(r.fitting).key("search_seconds").value(r.seconds);
   out.key("units").begin('{').key("mfu").value("percent of the bf16 peak, full attention");
-  out.key("mfu_causal").value("percent of the bf16 peak, causal attention").key("tflops").value("1e12 model flops per GPU and second, full attention");
+  out.key("mfu_causal")
+      .value("percent of the bf16 peak, causal attention")
+      .key("tflops")
+      .value("1e12 model flops per GPU and second, full attention");
   out.key("exposed").value("share of step_seconds, 0 to 1").key("memory_bytes").value("bytes of the fullest GPU").end();
   out.key("assumptions").begin('[');
   for (const std::string& a : assumptions_of(q)) out.value(a);

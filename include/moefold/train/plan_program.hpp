@@ -2,16 +2,19 @@
 // The program `plan` but for its command line: reads what was asked in words, searches, and answers with a table, the reasons, and the files that were asked for.
 //
 //   options --> question_of --> search --> report, explain | JSON | a run's header | pictures
+#include <moefold/checkpoint/folder.hpp>
 #include <moefold/checkpoint/posix_storage.hpp>
 #include <moefold/core/fp8_precision.hpp>
 #include <moefold/core/replace_file.hpp>
 #include <moefold/model/config_file.hpp>
 #include <moefold/plan/pictures.hpp>
+#include <moefold/train/cluster_file.hpp>
 #include <moefold/train/emit_run.hpp>
 #include <moefold/train/load_trace.hpp>
 #include <moefold/train/plan_json.hpp>
 
 #include <filesystem>
+#include <optional>
 
 namespace moefold {
 
@@ -23,22 +26,13 @@ struct plan_options {
   std::string strategy = "folding", precision = "bf16", schedule = "1f1b";
   extent_t capacity = 0;  // percent; 0: dropless
   std::string fix{};
-  std::size_t top = 10, explain = 0;  // explain: which plan, the best is 1; 0: none
-  std::string json{};                 // file; "-": standard output, and nothing else there
+  std::size_t top = 10, explain = 0;                            // explain: which plan, the best is 1; 0: none
+  std::string json{};                                           // file; "-": standard output, and nothing else there
   std::string emit_run{}, routing{}, svg_groups{}, svg_time{};  // files
-  std::string command = "plan";       // as typed, for the files that are written
+  std::string command = "plan";                                 // as typed, for the files that are written
 };
 
 namespace detail {
-
-/// All of a small text file.
-inline std::string text_of_small_file(const std::string& path, std::uint64_t most) {
-  const auto file = disk().open(path);
-  require_file(file->size() <= most, path, 0, "it has ", file->size(), " bytes, and files of this kind at most ", most);
-  std::vector<std::byte> bytes(std::size_t(file->size()));
-  file->read(0, bytes);
-  return std::string(text_of(bytes));
-}
 
 inline model_shape model_of(const std::string& word) {
   if (const known_model* known = find_model(word)) return *known->shape;
@@ -46,7 +40,7 @@ inline model_shape model_of(const std::string& word) {
   const std::filesystem::path path(word);
   if (std::filesystem::exists(path, none)) {
     const std::string file = std::filesystem::is_directory(path, none) ? (path / "config.json").string() : word;
-    return read_config(text_of_small_file(file, 1 << 20), file);
+    return read_config(read_text(disk(), file, 1 << 20), file);
   }
   std::vector<std::string_view> names;
   for (const known_model& m : known_models) names.push_back(m.name);
@@ -54,11 +48,15 @@ inline model_shape model_of(const std::string& word) {
   return {};
 }
 
-inline cluster_spec cluster_of(const std::string& word) {
+/// file: keeps the names of a cluster that was read from one.
+inline cluster_spec cluster_of(const std::string& word, std::optional<stored_cluster>& file) {
   if (const cluster_spec* known = find_cluster(word)) return *known;
+  std::error_code none;
+  if (word.find('/') != std::string::npos || word.ends_with(".json") || std::filesystem::exists(word, none))
+    return file.emplace(load_cluster(disk(), word)).spec();
   std::vector<std::string_view> names;
   for (const cluster_spec* c : known_clusters) names.push_back(c->name);
-  index_of_name(word, "cluster", names);
+  index_of_name(word, "cluster, or file of one,", names);
   return {};
 }
 
@@ -69,12 +67,12 @@ inline plan_schedule schedule_of(std::string_view word) {
 
 }  // namespace detail
 
-/// What was asked, once it fits together. Throws config_error, or format_error of a file.
-inline plan_question question_of(const plan_options& o) {
+/// What was asked, once it fits together; it is valid as long as `file` is. Throws config_error, or format_error of a file.
+inline plan_question question_of(const plan_options& o, std::optional<stored_cluster>& file) {
   plan_question q;
   q.model = o.model;
   q.job.model = detail::model_of(o.model);
-  q.cluster = detail::cluster_of(o.cluster);
+  q.cluster = detail::cluster_of(o.cluster, file);
   constexpr std::array<std::string_view, 2> precisions = {"bf16", "fp8"};
   q.precision = precisions[index_of_name(o.precision, "precision", precisions)];
   require<config_error>(q.precision != "fp8" || q.cluster.gpu.fp8_flops > 0, "moefold: ", q.cluster.gpu.name,
@@ -99,9 +97,10 @@ inline std::string routing_text(const load_trace& trace) {
   text_table table({"ep", "mean", "p99, worst layer"});
   for (const extent_t ep : trace.sizes())
     if (ep > 1) table.row({std::to_string(ep), printed("%.2f", trace.of(ep).mean), printed("%.2f", trace.of(ep).p99)});
-  return sentence("\nrouting of ", trace.name(), ": ", trace.steps(), " steps, ", trace.layers(), " layers; rows of the busiest rank over the mean\n",
-                  table.text(),
-                  "Times are of the mean, memory of the 99th percentile. Loads are of whole steps: single micro-batches are more uneven.\n");
+  return sentence(
+      "\nrouting of ", trace.name(), ": ", trace.steps(), " steps, ", trace.layers(), " layers; rows of the busiest rank over the mean\n",
+      table.text(),
+      "Times are of the mean, memory of the 99th percentile. Loads are of whole steps: single micro-batches are more uneven.\n");
 }
 
 /// The same with the imbalance that a run had: each size of EP has its own. A plan fits at the 99th percentile, and its time is that of the mean.
@@ -131,15 +130,16 @@ plan_answer search_with_loads(const plan_question& q, const load_trace& trace, s
     for (refused_mapping& refused : part.refused) found.refused.push_back(std::move(refused));
     found.legal += part.legal, found.fitting += part.fitting, found.costed += part.costed, found.seconds += part.seconds;
   }
-  std::stable_sort(found.plans.begin(), found.plans.end(), [](const prediction& a, const prediction& b) { return a.step_seconds < b.step_seconds; });
+  std::stable_sort(found.plans.begin(), found.plans.end(),
+                   [](const prediction& a, const prediction& b) { return a.step_seconds < b.step_seconds; });
   if (found.plans.size() > top) found.plans.resize(top);
   for (const prediction& plan : found.plans) answer.imbalance.push_back(trace.of(plan.mapping.ep).mean);
   answer.routing = routing_text(trace);
   if (!found.plans.empty()) {
     const prediction &best = found.plans[0], even = predict<Precision>(q.job, q.cluster, best.mapping);
-    answer.routing += sentence("plan 1 waits ", seconds_text(best.step_seconds - even.step_seconds), " of its ", seconds_text(best.step_seconds),
-                               " for the busiest ranks, and holds ", gigabytes_text(double(best.memory.total() - even.memory.total())),
-                               " more than with even routing\n");
+    answer.routing += sentence("plan 1 waits ", seconds_text(best.step_seconds - even.step_seconds), " of its ",
+                               seconds_text(best.step_seconds), " for the busiest ranks, and holds ",
+                               gigabytes_text(double(best.memory.total() - even.memory.total())), " more than with even routing\n");
   }
   return answer;
 }
@@ -173,7 +173,7 @@ int answer_in_full(plan_question q, const plan_options& o, std::FILE* out) {
   }
   if (!found.plans.empty()) q.job.imbalance = answered.imbalance[0];
   if (!o.json.empty()) {
-    const std::string text = to_json(q, found, o.command);
+    const std::string text = to_json<Precision>(q, found, o.command);
     if (spoken)
       replace_file(o.json, "plan", {text});
     else
@@ -185,8 +185,7 @@ int answer_in_full(plan_question q, const plan_options& o, std::FILE* out) {
   }
   if (!o.svg_groups.empty()) replace_file(o.svg_groups, "picture", {draw_groups(q, found.plans[0].mapping)});
   if (!o.svg_time.empty()) replace_file(o.svg_time, "picture", {draw_times(q, found.plans)});
-  if (!o.emit_run.empty())
-    replace_file(o.emit_run, "run", {run_header(q, found.plans[0], run_name_of(o.emit_run), o.command)});
+  if (!o.emit_run.empty()) replace_file(o.emit_run, "run", {run_header(q, found.plans[0], run_name_of(o.emit_run), o.command)});
   std::string wrote;
   for (const std::string* file : {&o.json, &o.svg_groups, &o.svg_time, &o.emit_run})
     if (!file->empty() && *file != "-") wrote += (wrote.empty() ? "\nwrote " : ", ") + *file;
@@ -198,7 +197,8 @@ int answer_in_full(plan_question q, const plan_options& o, std::FILE* out) {
 
 /// The exit code: 0 with a plan, 1 where no mapping fits. Throws config_error and format_error.
 inline int run_plan(const plan_options& o, std::FILE* out) {
-  plan_question q = question_of(o);
+  std::optional<stored_cluster> file;
+  const plan_question q = question_of(o, file);
   if (!o.emit_run.empty()) run_name_of(o.emit_run), require_runnable(q);
   return q.precision == "fp8" ? answer_in_full<fp8<>>(q, o, out) : answer_in_full<mixed_bf16>(q, o, out);
 }
@@ -212,7 +212,8 @@ inline std::string plan_choices() {
   text_table clusters({"cluster", "GPU", "memory", "bf16 TFLOP/s", "a node", "inside", "between"});
   for (const cluster_spec* c : known_clusters)
     clusters.row({c->name, c->gpu.name, gigabytes_text(double(c->gpu.memory)), detail::printed("%.4g", c->gpu.bf16_flops / 1e12),
-                  std::to_string(c->gpus_per_node), gigabytes_text(c->inside.bandwidth) + "/s", gigabytes_text(c->between.bandwidth) + "/s"});
+                  std::to_string(c->gpus_per_node), gigabytes_text(c->inside.bandwidth) + "/s",
+                  gigabytes_text(c->between.bandwidth) + "/s"});
   std::string strategies;
   for (int i = 0; i < plan_strategies; ++i) strategies += sentence(i > 0 ? ", " : "", name_of(plan_strategy(i)));
   return models.text() + "or a config.json\n\n" + clusters.text() + "\nstrategies: " + strategies + "\n";
