@@ -2,7 +2,7 @@
 # neither names what is not there. Left out, and included by name: what reads files with third-party headers, or serves only those that do; what only ranks
 # under a launcher need; what only whole programs like examples/programs/train are made of; fault injection; and the planner.
 cmake_minimum_required(VERSION 3.25)
-set(programs "calibrate|cluster_file|data_options|emit_run|files|first_losses|fits|heatmap|load_trace|log|memory_table|metrics|moe_record|plan_json|plan_program|program|program_options|progress|rejoin|run_keeper|spike|step_sums|stop_signals|token_file|token_index")
+set(programs "calibrate|calibrated_steps|cluster_file|data_options|emit_run|files|first_losses|fits|heatmap|load_trace|log|memory_table|metrics|moe_record|plan_json|plan_program|program|program_options|progress|rejoin|run_keeper|spike|step_sums|stop_signals|token_file|token_index")
 set(by_name "checkpoint/.*|comm/bootstrap|core/(text_table|xml_text)|comm/chaos|comm/fault_plan|comm/call_sites|comm/flight_(reader|report|signal)|comm/mpi|comm/transport|comm/process[a-z_]*|comm/nccl[a-z_]*|comm/rendezvous|comm/socket(_mesh)?|model/(names|zoo|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|plan/.*|schedule/draw")
 set(by_name "^moefold/(${by_name}|train/(${programs}|nccl_ranks|process_ranks|[a-z_]*_files))\.(hpp|cuh)$")
 foreach(kind hpp cuh)

@@ -27,6 +27,7 @@ class clock_stage {
     int chunk = 0;
     basic_arena<memory> keep, deferred;
     basic_arena<memory>* again = nullptr;
+    basic_arena<memory>* head = nullptr;
     view<T> input;
     view<T> output;
     const int* batch = nullptr;

@@ -18,17 +18,17 @@ const paper_row& row(const model_shape& model, plan_strategy strategy) {
 }  // namespace
 
 TEST_SUITE("plan/paper") {
-  TEST_CASE("P09: mean absolute error of the MFU at most 4 % on MCore and folding rows, 15 % on the others; as committed: 1.2 and 3.6 %") {
+  TEST_CASE("P09: mean absolute error of the MFU at most 4 % on MCore and folding rows, 15 % on the others; as committed: 1.2 and 7.0 %") {
     const double close = mean_error(dgx_h100, [](const paper_row& r) { return r.pipelined(); });
     const double other = mean_error(dgx_h100, [](const paper_row& r) { return !r.pipelined(); });
     MESSAGE("P09: ", 100 * close, " % (MCore, folding), ", 100 * other, " % (other strategies)");
     CHECK(close < 0.013);
-    CHECK(other < 0.038);
+    CHECK(other < 0.072);
   }
-  TEST_CASE("no row is missed by more than 13 %, none of MCore and folding by more than 2 %") {
+  TEST_CASE("no row is missed by more than 15.5 %, none of MCore and folding by more than 2 %") {
     for (const paper_row& r : paper_rows) {
       CAPTURE(std::string(r.model_name) + " " + r.method);
-      CHECK(std::abs(r.error(dgx_h100)) < (r.pipelined() ? 0.02 : 0.13));
+      CHECK(std::abs(r.error(dgx_h100)) < (r.pipelined() ? 0.02 : 0.155));
     }
   }
   TEST_CASE("folding beats MCore for both models, by about as much as measured") {
@@ -51,7 +51,12 @@ TEST_SUITE("plan/paper") {
     CHECK(fit.gemm == doctest::Approx(dgx_h100.efficiency.gemm));
     CHECK(fit.hide_shards == doctest::Approx(dgx_h100.efficiency.hide_shards));
   }
-  TEST_CASE("every row is a legal mapping of its strategy") {
-    for (const paper_row& r : paper_rows) CHECK(refusal(r.job(), r.mapping()) == "");
+  TEST_CASE("what a row gives is held, and the mapping is legal for its strategy and fits") {
+    for (const paper_row& r : paper_rows) {
+      const prediction p = r.predicted(dgx_h100);
+      CHECK(refusal(r.job(), p.mapping) == "");
+      CHECK(p.fits);
+      CHECK((p.mapping.tp == r.tp && p.mapping.cp == r.cp && p.mapping.ep == r.ep && p.mapping.pp == r.pp && p.mapping.etp == r.etp));
+    }
   }
 }

@@ -147,18 +147,23 @@ constexpr extent_t recomputed_by_block(const activation_shape& a, extent_t arriv
   return a.model.dense_layers > 0 ? std::max(moe, memory_of_block<Precision>(a, arriving, true).again) : moe;
 }
 
-/// Bytes a chunk of a stage keeps for one micro-batch besides its blocks.
+/// Bytes a chunk keeps for one micro-batch besides its blocks: its input, or the embedding.
 template <class Precision>
-constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage, extent_t chunk = 0) {
+constexpr extent_t kept_by_chunk_input(const activation_shape& a) {
+  detail::arena_count keep;
+  keep.take(a.rows() * a.model.hidden, sizeof(typename Precision::storage));
+  return keep.bytes;
+}
+/// Bytes that head and loss keep for one micro-batch, on the last stage; there are as many places for them as its schedule keeps micro-batches alive in the
+/// last chunk.
+template <class Precision>
+constexpr extent_t kept_by_head(const activation_shape& a) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const extent_t tp = a.fold.attention.of(axis_id::tp);
   detail::arena_count keep;
-  keep.take(a.rows() * a.model.hidden, t);  // input, or the embedding
-  if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1) {
-    keep.take(a.rows() * a.model.hidden, t);
-    keep.take(a.rows(), acc);
-    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
-  }
+  keep.take(a.rows() * a.model.hidden, t);
+  keep.take(a.rows(), acc);
+  keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
   return keep.bytes;
 }
 
@@ -207,12 +212,12 @@ constexpr kept_bytes kept_by_blocks(const activation_shape& a, extent_t arriving
           a.model.dense_layers > 0 ? memory_of_block<Precision>(a, arriving, true).kept : 0};
 }
 
-/// Bytes one micro-batch keeps in one chunk of a stage.
+/// Bytes one micro-batch keeps in one chunk of a stage, head and loss aside.
 template <class Precision>
 constexpr extent_t kept_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, const kept_bytes& block) {
   const layer_range own = chunk_layers(a.model.layers, a.fold, stage, chunk);
   const extent_t dense = dense_in(own, a.model.dense_layers);
-  return kept_by_stage<Precision>(a, stage, chunk) + (own.count - dense) * block.moe + dense * block.dense;
+  return kept_by_chunk_input<Precision>(a) + (own.count - dense) * block.moe + dense * block.dense;
 }
 
 /// The same of the stage's largest chunk: what is set aside for each pair that a schedule keeps alive.

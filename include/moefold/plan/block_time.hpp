@@ -90,11 +90,6 @@ constexpr void add_call(pass_time& t, const plan_job& job, const cluster_spec& c
 
 }  // namespace detail
 
-/// Rows at a rank's experts: of the busiest rank, where routing is not even and nothing is dropped.
-constexpr double expected_rows(const plan_job& job, const activation_shape& a) {
-  return std::min(double(a.worst_rows()), double(a.balanced_rows()) * (job.facts.tokens.drops() ? 1 : job.imbalance));
-}
-
 /// One block of a mapping: with a MoE layer, or a dense one.
 template <class Precision>
 constexpr block_time time_of_block(const plan_job& job, const cluster_spec& cluster, const plan_mapping& m, const activation_shape& a,
@@ -123,7 +118,7 @@ constexpr block_time time_of_block(const plan_job& job, const cluster_spec& clus
   if (dense) {
     mlp(core, double(s.dense_ffn));
   } else {
-    const double R = expected_rows(job, a), own = double(a.own_experts()), k = double(s.top_k), F = double(s.ffn) / etp,
+    const double R = double(rows_at(a, job.imbalance)), own = double(a.own_experts()), k = double(s.top_k), F = double(s.ffn) / etp,
                  sent = double(a.sent_rows());
     const bool even = job.facts.tokens.drops() && job.facts.tokens.padded;
     moe.product({rows, double(s.experts), H}, false);

@@ -49,7 +49,7 @@ struct link_spec {
 /// What no data sheet says: the shares of the peaks that real kernels reach, and how much communication hides behind computation. All of one cluster, none
 /// of one model. Two are fitted, on the four Mixtral rows of arXiv 2504.14960 (bench/plan/paper_bench.cpp); the others are priors.
 struct efficiency_spec {
-  double gemm = 0.69;       // of the peak, for a product that fills the GPU and has a long inner dimension. Fitted
+  double gemm = 0.68;       // of the peak, for a product that fills the GPU and has a long inner dimension. Fitted
   double gemm8 = 0.55;      // the same of 8-bit products and their peak; below gemm, since they draw more power and scale their sums
   double half_depth = 512;  // inner dimension at which a product reaches half of that
   extent_t tile_rows = 128, tile_columns = 256;                // of the output, per processor and time
@@ -58,9 +58,9 @@ struct efficiency_spec {
   double launch = 6e-6;                                        // seconds the host needs per kernel
   double hide_tp = 0, hide_cp = 0, hide_ep = 0;                // share of the computation beside it behind which communication hides
   double hide_dp = 0.65;                                       // gradients behind the last backward, weights behind the first forward
-  double hide_shards = 0.09;                                   // gathered weights (ZeRO-3) behind the block that works meanwhile. Fitted
-  double noise = 0.0075;  // of the step, for each doubling of the GPUs beyond 8: waiting for the slowest
-  double fixed = 0.020;   // seconds of a step: data, logging, the host's round trip
+  double hide_shards = 0;  // gathered weights and scattered gradients (ZeRO-3) behind the block that works meanwhile. Fitted
+  double noise = 0.0075;   // of the step, for each doubling of the GPUs beyond 8: waiting for the slowest
+  double fixed = 0.020;    // seconds of a step: data, logging, the host's round trip
 };
 
 struct cluster_spec {
@@ -88,7 +88,7 @@ inline constexpr gpu_spec laptop_core{"CPU core", 50e9, 0, 5e9, 2 * gibibyte, 1}
 // Failures: about one interruption per 50,000 GPU hours (Llama 3 405B, arXiv 2407.21783, table 5: 419 unexpected ones on 16,384 GPUs in 54 days).
 inline constexpr link_spec nvlink4{450e9, 0.77, 12e-6, 1e6};
 inline constexpr link_spec nvlink5{900e9, 0.77, 12e-6, 2e6};
-inline constexpr link_spec infiniband_400{50e9, 0.85, 30e-6, 0.5e6};
+inline constexpr link_spec infiniband_400{50e9, 0.80, 30e-6, 0.5e6};
 
 inline constexpr cluster_spec dgx_h100{.name = "dgx-h100",
                                        .gpu = h100_80gb,

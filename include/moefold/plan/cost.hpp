@@ -47,8 +47,9 @@ constexpr void add_shards(stage_time& stage, const plan_job& job, const cluster_
   using enum axis_id;
   const block_elements own = elements_of_block(a, dense);  // of one rank, before they are cut into shards
   const group_span replicas = span_of(job, c, m, axis_set(cp, dp)), experts = span_of(job, c, m, edp);
-  const auto seconds = [&](operation op, double elements, const group_span& span) {
-    return seconds_of(op, elements * sizeof(typename Precision::storage) * double(span.ranks - 1) / double(span.ranks), span, c);
+  const auto seconds = [&](operation op, double elements, const group_span& span) {  // weights as stored, gradients as they are summed
+    const double size = op == operation::all_gather ? sizeof(typename Precision::storage) : sizeof(typename Precision::reduce);
+    return seconds_of(op, elements * size * double(span.ranks - 1) / double(span.ranks), span, c);
   };
   const double gathers = seconds(operation::all_gather, double(own.dense), replicas),
                expert_gathers = seconds(operation::all_gather, double(own.expert), experts);

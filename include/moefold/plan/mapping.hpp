@@ -77,6 +77,12 @@ constexpr folding_extents folding_of(const plan_job& job, const plan_mapping& m)
 constexpr activation_shape shape_of(const plan_job& job, const plan_mapping& m) {
   return {job.model, folding_of(job, m), job.sequence, m.micro_batch, job.facts, m.recompute, job.context};
 }
+/// Rows at the busiest rank's experts at an imbalance, which is a multiple of even routing.
+constexpr extent_t rows_at(const activation_shape& a, double imbalance) {
+  const double rows = imbalance * double(a.balanced_rows());
+  return rows < double(a.worst_rows()) ? std::max(extent_t(rows), extent_t{1}) : a.worst_rows();
+}
+
 /// Micro-batches of one data-parallel rank in a step.
 constexpr extent_t micro_batches_of(const plan_job& job, const plan_mapping& m) { return job.global_batch / (m.dp * m.micro_batch); }
 

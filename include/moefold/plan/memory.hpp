@@ -3,14 +3,12 @@
 // alive between forward and backward, and the widest moment beside it. Makes no list, so that a search can ask it a hundred thousand times a second.
 //
 //   parameters, gradients, optimizer      exactly the engine's; of a strategy that shards weights a share of all, and two layers gathered
-//   activations                           live pairs of the schedule x what the stage's largest chunk keeps (and defers, with zero bubble)
+//   activations                           live pairs of the schedule x what the stage's largest chunk keeps (and defers, with zero bubble); head and loss
 //   transient                             a block recomputed, and scratch: an estimate
 // Rows at the experts: even routing times the job's imbalance, at most what the worst routing can bring.
+#include <moefold/plan/bubble.hpp>
 #include <moefold/plan/mapping.hpp>
 #include <moefold/plan/prediction.hpp>
-#include <moefold/schedule/interleaved.hpp>
-#include <moefold/schedule/one_f_one_b.hpp>
-#include <moefold/schedule/zero_bubble.hpp>
 
 #include <algorithm>
 
@@ -21,20 +19,13 @@ inline constexpr extent_t gathered_layers = 2;
 
 /// (micro-batch, chunk) pairs that a stage keeps alive at most.
 constexpr extent_t live_pairs(const plan_job& job, const plan_mapping& m, extent_t stage) {
-  const int at = int(stage), stages = int(m.pp), micro_batches = int(micro_batches_of(job, m));
-  if (m.vpp > 1) return interleaved_over::live(int(m.vpp), at, stages, micro_batches);
-  switch (job.schedule) {
-    case plan_schedule::zero_bubble: return zero_bubble::live(at, stages, micro_batches);
-    case plan_schedule::zero_bubble_h1: return zero_bubble_h1::live(at, stages, micro_batches);
-    case plan_schedule::one_f_one_b: break;
-  }
-  return one_f_one_b::live(at, stages, micro_batches);
+  return with_schedule(job.schedule, m.vpp,
+                       [&](const auto& s) { return extent_t(s.live(int(stage), int(m.pp), int(micro_batches_of(job, m)))); });
 }
 
-/// Rows at the busiest rank's experts at an imbalance, which is a multiple of even routing.
-constexpr extent_t rows_at(const activation_shape& a, double imbalance) {
-  const double rows = imbalance * double(a.balanced_rows());
-  return rows < double(a.worst_rows()) ? std::max(extent_t(rows), extent_t{1}) : a.worst_rows();
+/// Micro-batches for which the last stage keeps what head and loss need: those alive in its last chunk.
+constexpr extent_t live_heads(const plan_job& job, const plan_mapping& m) {
+  return m.vpp > 1 ? interleaved_over::live_heads(int(m.vpp), int(m.pp), int(micro_batches_of(job, m))) : live_pairs(job, m, m.pp - 1);
 }
 
 /// A mapping's memory, stage by stage; what stages have in common is counted once.
@@ -61,6 +52,7 @@ class memory_counter {
     const bool defers = mapping_.vpp == 1 && job_.schedule != plan_schedule::one_f_one_b;
     bytes.activations = live_pairs(job_, mapping_, stage) * (kept_by_micro_batch<Precision>(a_, stage, blocks_) +
                                                              (defers ? deferred_by_micro_batch<Precision>(a_, stage, arriving_) : 0));
+    if (stage == mapping_.pp - 1) bytes.activations += live_heads(job_, mapping_) * kept_by_head<Precision>(a_);
     bytes.transient = transient_;
     return bytes;
   }

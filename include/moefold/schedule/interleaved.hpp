@@ -37,6 +37,11 @@ struct interleaved_over {
   static constexpr int live(int chunks, int stage, int stages, int micro_batches) {
     return std::min(micro_batches * chunks, warm_up(chunks, stage, stages, micro_batches) + 1);
   }
+  /// Of them those of the last chunk on the last stage, which holds head and loss: one, where groups are alike.
+  static constexpr int live_heads(int chunks, int stages, int micro_batches) {
+    const int groups = std::max(1, micro_batches / stages);
+    return micro_batches % groups == 0 ? std::min(micro_batches, 1) : std::min(micro_batches / groups, chunks);
+  }
   /// A chunk takes the times given; with fewer micro-batches than stages a chunk also waits for the group to come round.
   static constexpr int idle(int chunks, int stages, int micro_batches, const step_times& t) {
     const int waits = stages - 1 + std::max(0, stages - micro_batches) * (chunks - 1);

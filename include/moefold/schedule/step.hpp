@@ -109,6 +109,18 @@ struct schedule_value {
 template <pipeline_schedule S>
 inline constexpr schedule_value value_of_schedule{S::name, S::trains, S::chunks, &S::steps, &S::live};
 
+/// The most micro-batches that a stage which plays these steps keeps alive in one chunk at once.
+constexpr int most_alive(const std::vector<schedule_step>& steps, int chunk) {
+  int alive = 0, most = 0;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].chunk != chunk) continue;
+    alive += int(steps[i].kind == step_kind::forward);
+    most = std::max(most, alive);
+    alive -= int(steps[i].kind == step_kind::backward || steps[i].kind == step_kind::backward_weight);
+  }
+  return most;
+}
+
 /// Writes a stage's list: computing steps with the messages that belong to them.
 class step_list {
  public:
