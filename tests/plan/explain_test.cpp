@@ -60,6 +60,16 @@ TEST_SUITE("plan/explain") {
       }
     }
   }
+  TEST_CASE("experts that are tied to DP lie TP * CP apart") {
+    plan_job job = sample_question().job;
+    job.strategy = plan_strategy::mcore;
+    const plan_mapping m{2, 2, 4, 8, 2, 2, 4, 1, 1, {}};
+    CHECK(detail::first_group(job, m, axis_id::ep) == std::vector<extent_t>{0, 4});
+    CHECK(detail::first_group(job, m, axis_id::edp) == std::vector<extent_t>{0, 2, 8, 10});
+    job.strategy = plan_strategy::folding;
+    CHECK(detail::first_group(job, m, axis_id::ep) == std::vector<extent_t>{0, 2});
+    CHECK(detail::first_group(job, m, axis_id::edp) == std::vector<extent_t>{0, 4, 8, 12});
+  }
   TEST_CASE("one plan in full: groups, links, memory, time, what would change it, what is assumed") {
     plan_question q = sample_question();
     const prediction p = predict<mixed_bf16>(q.job, q.cluster, folded);

@@ -13,6 +13,15 @@ std::size_t count(const std::string& text, const std::string& part) {
   for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++n;
   return n;
 }
+/// The colour of a rank's cell in the row of an axis.
+std::string fill_of(const std::string& svg, extent_t rank, const char* axis) {
+  for (std::size_t at = svg.find("<title>rank "); at != std::string::npos; at = svg.find("<title>rank ", at + 1)) {
+    const std::string tip = svg.substr(at, svg.find('<', at + 1) - at);
+    if (!tip.starts_with(sentence("<title>rank ", rank, ":")) || tip.find(sentence(" the ", axis, " group")) == std::string::npos) continue;
+    return svg.substr(svg.rfind("fill='", at) + 6, 7);
+  }
+  return "none";
+}
 bool balanced(const std::string& svg) {  // every element is closed, nothing is markup by accident
   return count(svg, "<text") == count(svg, "</text>") && count(svg, "<title>") == count(svg, "</title>") && count(svg, "<svg") == 1 &&
          svg.ends_with("</svg>\n") && count(svg, "<rect") == count(svg, "/>") - count(svg, "<path") + count(svg, "</rect>");
@@ -27,6 +36,11 @@ TEST_SUITE("plan/pictures") {
     CHECK(balanced(svg));
     CHECK(count(svg, "<title>rank ") == 32 * 5);                 // 4 nodes of 8; tp, dp, pp, ep, edp
     CHECK(count(svg, "group of rank 0<") == 2 + 8 + 2 + 8 + 2);  // the members of rank 0's groups on these nodes
+    for (extent_t rank = 1; rank < 32; ++rank) {
+      CAPTURE(rank);
+      CHECK((fill_of(svg, rank, "ep") == fill_of(svg, 0, "ep")) == (rank < 8));
+      CHECK((fill_of(svg, rank, "dp") == fill_of(svg, 0, "dp")) == (rank < 16 && rank % 2 == 0));
+    }
     CHECK(count(svg, "inside a node") == 2);
     CHECK(count(svg, "over 8 nodes") == 1);
     CHECK(count(svg, "and 12 more nodes") == 1);

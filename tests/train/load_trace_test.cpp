@@ -27,6 +27,9 @@ TEST_SUITE("train/load_trace") {
     CHECK(trace.of(1).mean == 1);
     CHECK(trace.of(2).mean == doctest::Approx(16 / 12.0));
     CHECK(trace.of(4).mean == doctest::Approx(12 / 6.0));
+    load_trace other("a run");
+    other.add({{3, 5, 12, 4}});
+    CHECK(other.of(2).mean == doctest::Approx(16 / 12.0));
     CHECK_THROWS_WITH_AS(trace.of(3), "moefold: a run is of 4 experts; EP must divide them (given 3)", config_error);
   }
   TEST_CASE("the mean is over steps and layers, the 99th percentile that of the worst layer") {
