@@ -1,39 +1,14 @@
 #include <moefold/plan/flops.hpp>
 
+#include <moefold/model/llama.hpp>
+#include <moefold/model/mixtral.hpp>
+#include <moefold/model/qwen.hpp>
+
 #include <doctest/doctest.h>
 
 using namespace moefold;
 
 namespace {
-
-constexpr model_shape mixtral_8x22b{
-    .layers = 56, .hidden = 6144, .heads = 48, .kv_heads = 8, .head_dim = 128, .experts = 8, .top_k = 2, .ffn = 16384, .vocabulary = 32000};
-constexpr model_shape g8t8 = [] {
-  model_shape m = mixtral_8x22b;
-  m.experts = 64, m.top_k = 8, m.ffn = 2048;
-  return m;
-}();
-constexpr model_shape qwen2_57b{.layers = 28,
-                                .hidden = 3584,
-                                .heads = 28,
-                                .kv_heads = 4,
-                                .head_dim = 128,
-                                .experts = 64,
-                                .top_k = 8,
-                                .ffn = 2560,
-                                .vocabulary = 151936,
-                                .shared_ffn = 20480,
-                                .shared_gate = true,
-                                .qkv_bias = true};
-constexpr model_shape llama3_8x70b{.layers = 80,
-                                   .hidden = 8192,
-                                   .heads = 64,
-                                   .kv_heads = 8,
-                                   .head_dim = 128,
-                                   .experts = 8,
-                                   .top_k = 2,
-                                   .ffn = 28672,
-                                   .vocabulary = 128256};
 
 /// Whether x is what was printed, to less than one in its last digit.
 bool reads(double x, double printed, double last_digit) { return x > printed - last_digit && x < printed + last_digit; }
@@ -48,8 +23,8 @@ TEST_SUITE("plan/flops") {
       double digit;                        // of the flops
     };
     const row rows[] = {{mixtral_8x22b, 140.6, 39.2, 2.506e11, 2.422e11, 1e8},
-                        {g8t8, 140.7, 22.3, 1.492e11, 1.407e11, 1e8},
-                        {qwen2_57b, 57.4, 14.3, 8.712e10, 8.465e10, 1e7},
+                        {mixtral_8x22b_g8t8, 140.7, 22.3, 1.492e11, 1.407e11, 1e8},
+                        {qwen2_57b_a14b, 57.4, 14.3, 8.712e10, 8.465e10, 1e7},
                         {llama3_8x70b, 465.2, 126.9, 7.874e11, 7.713e11, 1e8}};
     for (const row& r : rows) {
       CAPTURE(r.total);
@@ -79,10 +54,10 @@ TEST_SUITE("plan/flops") {
       "a rank's multiply-adds, over all ranks and backward's second scores aside, are half of the model's flops with full attention") {
     using enum axis_id;
     const folding_extents fold = make_folding({{tp, 2}, {cp, 2}, {dp, 2}}, {{etp, 2}, {ep, 4}});
-    const activation_shape a{g8t8, fold, 4096, 1};
+    const activation_shape a{mixtral_8x22b_g8t8, fold, 4096, 1};
     const product_count block = products_of_block(a, a.balanced_rows(), false), head = products_of_head(a);
     const double made = 2 * (double(block.weights + block.attention / 7 * 6) * 56 + double(head.total()));
-    const double asked = flops_per_step(g8t8, 4096, 2, attention_flops::full) / 8;
+    const double asked = flops_per_step(mixtral_8x22b_g8t8, 4096, 2, attention_flops::full) / 8;
     CHECK(made == doctest::Approx(asked).epsilon(1e-12));
     activation_shape again = a;
     again.recompute = recompute_full;

@@ -14,7 +14,10 @@ TEST_SUITE("train/calibrated_steps") {
       }
   }
   TEST_CASE("two ranks train as three mappings, each with a prediction beside it") {
-    const std::vector<compared_step> steps = compare_steps(laptop, 2, 1);
+    plan_job job = detail::calibrated_job(2);
+    job.model.layers = 2, job.model.hidden = 16, job.model.head_dim = 4, job.model.ffn = 16;
+    job.sequence = 32, job.global_batch = 4;
+    const std::vector<compared_step> steps = compare_steps(laptop, job, detail::calibrated_mappings(2), 1);
     CHECK(steps.size() == 3);
     for (const compared_step& s : steps) {
       CHECK(s.measured > 0);

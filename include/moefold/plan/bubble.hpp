@@ -15,19 +15,7 @@
 namespace moefold {
 
 /// Seconds that one chunk of layers takes with one micro-batch. weight: the part of backward that makes gradients of weights.
-struct chunk_times {
-  double forward = 0, backward = 0, weight = 0;
-
-  constexpr double of(step_kind kind) const {
-    switch (kind) {
-      case step_kind::forward: return forward;
-      case step_kind::backward: return backward;
-      case step_kind::backward_input: return backward - weight;
-      case step_kind::backward_weight: return weight;
-      default: return 0;
-    }
-  }
-};
+using chunk_times = times_of_steps<double>;
 
 namespace detail {
 

@@ -63,12 +63,13 @@ inline std::string describe(const std::vector<schedule_step>& steps) {
 
 /// How long a step of one chunk takes, in slots of a virtual clock; messages take none. backward is both its parts: backward_weight takes `weight` of it,
 /// backward_input the rest.
-struct step_times {
-  int forward = 1;
-  int backward = 2;
-  int weight = 1;
+template <class Time>
+struct times_of_steps {
+  Time forward = 1;
+  Time backward = 2;
+  Time weight = 1;
 
-  constexpr int of(step_kind kind) const {
+  constexpr Time of(step_kind kind) const {
     switch (kind) {
       case step_kind::forward: return forward;
       case step_kind::backward: return backward;
@@ -78,6 +79,7 @@ struct step_times {
     }
   }
 };
+using step_times = times_of_steps<int>;
 
 /// What a schedule has to say. `trains`: every forward is followed by a backward; else outputs are computed and nothing is kept.
 /// `chunks`: of a stage. steps(stage, stages, micro_batches) is the stage's list; live(...) the most (micro-batch, chunk) pairs whose activations the

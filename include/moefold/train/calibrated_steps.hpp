@@ -70,11 +70,11 @@ inline double measured_step(const plan_job& job, const plan_mapping& m, int step
 
 }  // namespace detail
 
-/// Predicts and measures the mappings of calibrated_mappings(ranks) with the constants of `cluster`, which was measured with as many ranks.
-inline std::vector<compared_step> compare_steps(const cluster_spec& cluster, extent_t ranks, int steps = 3) {
-  const plan_job job = detail::calibrated_job(ranks);
+/// Predicts and measures a job's mappings with the constants of `cluster`, which was measured with as many ranks. The job's policies are the defaults.
+inline std::vector<compared_step> compare_steps(const cluster_spec& cluster, const plan_job& job, const std::vector<plan_mapping>& mappings,
+                                                int steps = 3) {
   std::vector<compared_step> all;
-  for (const plan_mapping& m : detail::calibrated_mappings(ranks)) {
+  for (const plan_mapping& m : mappings) {
     check(job, m);
     all.push_back({m, predict<run_defaults::precision>(job, cluster, m), detail::measured_step(job, m, steps)});
   }
@@ -108,7 +108,8 @@ inline stored_cluster run_calibration(std::ostream& out, const std::string& path
     calibration_options own = options;
     own.ranks = n, own.every_group = false;
     const calibration here = n == ranks ? c : calibrate(own);
-    for (compared_step& s : compare_steps(here.cluster.spec(), n)) all.push_back(std::move(s));
+    for (compared_step& s : compare_steps(here.cluster.spec(), detail::calibrated_job(n), detail::calibrated_mappings(n)))
+      all.push_back(std::move(s));
     out << "  " << n << (n == 1 ? " rank" : " ranks") << " done" << std::endl;
   }
   out << table_of(all).text();
