@@ -26,7 +26,7 @@ search_result two_plans() {
 TEST_SUITE("plan/report") {
   TEST_CASE("what was asked is said first") {
     CHECK(describe(sample_question()) ==
-          "mixtral-8x22b (141G parameters) on 128 GPUs of dgx-h100 (H100 SXM 80GB)\n"
+          "mixtral-8x22b (141G parameters, 39.2G of them at work on a token) on 128 GPUs of dgx-h100 (H100 SXM 80GB)\n"
           "sequence 4096, global batch 256, bf16, dropless, strategy folding");
     plan_question q = sample_question();
     q.job.imbalance = 1.25;

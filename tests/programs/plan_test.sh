@@ -30,7 +30,7 @@ has() {  # has FILE WORDS...
 
 # The answer, and all files at once.
 asked="--model mixtral-8x22b --gpus 128 --cluster dgx-h100 --seq 4096 --global-batch 256"
-expect 0 $'141G parameters) on 128 GPUs of dgx-h100\ncapacity 100%\nTFLOP/s\nlegal mappings\nwrote ' $asked --capacity 100 --top 4 \
+expect 0 $'141G parameters, 39.2G of them at work on a token) on 128 GPUs of dgx-h100\ncapacity 100%\nTFLOP/s\nlegal mappings\nwrote ' $asked --capacity 100 --top 4 \
   --json "$folder/plan.json" --emit-run "$folder/my_run.hpp" --svg-groups "$folder/groups.svg" --svg-time "$folder/time.svg"
 has "$folder/plan.json" '"plans": [' '"refused": [' '"step_seconds":' '"mfu":' '"memory_bytes":' '"exposed":' '"command": "plan --model mixtral-8x22b'
 has "$folder/groups.svg" '<svg' 'node 3' '</svg>'

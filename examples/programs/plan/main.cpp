@@ -1,5 +1,7 @@
 // plan: which mapping a model should be trained in on a cluster, how much memory it takes, how fast it is and why. All it does is in
 // moefold/train/plan_program.hpp.
+#include "calibrate.hpp"
+
 #include <moefold/train/plan_program.hpp>
 
 #include <CLI/CLI.hpp>
@@ -32,7 +34,8 @@ int main(int argc, char** argv) {
   const CLI::Range at_least_one(moefold::extent_t{1}, moefold::extent_t{1} << 40);
   app.add_option("--model", options.model, "a name (see --list), a config.json as Hugging Face writes it, or the folder it lies in");
   app.add_option("--gpus", options.gpus, "how many")->check(at_least_one);
-  app.add_option("--cluster", options.cluster, "what they are: a name (see --list)")->capture_default_str();
+  app.add_option("--cluster", options.cluster, "what they are: a name (see --list), or a file that --calibrate wrote")
+      ->capture_default_str();
   app.add_option("--seq", options.sequence, "tokens of a sequence")->check(at_least_one)->capture_default_str();
   app.add_option("--global-batch", options.global_batch, "sequences of a step")->check(at_least_one)->capture_default_str();
   app.add_option("--precision", options.precision, "bf16 or fp8")->capture_default_str();
@@ -58,6 +61,12 @@ int main(int argc, char** argv) {
   app.add_option("--svg-groups", options.svg_groups, "draw where the groups of plan 1 lie on the nodes into this file");
   app.add_option("--svg-time", options.svg_time, "draw where the time of the plans goes into this file");
   app.add_flag("--list", list, "list models, clusters and strategies, and stop");
+  std::string measured;
+  const CLI::Option* const calibrates =
+      app.add_option(
+             "--calibrate", measured,
+             "instead of planning: measure this machine, write it into this file for --cluster, and hold predicted against measured steps")
+          ->expected(0, 1);
   try {
     app.parse(argc, argv);
   } catch (const CLI::Success& done) {
@@ -67,6 +76,7 @@ int main(int argc, char** argv) {
     return 2;
   }
   try {
+    if (calibrates->count() > 0) return calibrate(measured);
     if (list) return std::fputs(moefold::plan_choices().c_str(), stdout), 0;
     moefold::require<moefold::config_error>(
         !options.model.empty() && options.gpus > 0,

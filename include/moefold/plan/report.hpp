@@ -48,11 +48,12 @@ inline std::string without_prefix(std::string text) { return text.starts_with("m
 
 }  // namespace detail
 
-/// "mixtral-8x22b (141G parameters) on 128 GPUs of dgx-h100 (H100 SXM 80GB)", and what of it is trained how.
+/// "mixtral-8x22b (141G parameters, 39.2G of them at work on a token) on 128 GPUs of dgx-h100 (H100 SXM 80GB)", and what of it is trained how.
 inline std::string describe(const plan_question& q) {
   const plan_job& j = q.job;
   std::string text =
-      sentence(q.model, " (", count_text(double(count_parameters(j.model))), " parameters) on ", j.gpus, j.gpus == 1 ? " GPU" : " GPUs",
+      sentence(q.model, " (", count_text(double(count_parameters(j.model))), " parameters, ",
+               count_text(double(active_parameters(j.model))), " of them at work on a token) on ", j.gpus, j.gpus == 1 ? " GPU" : " GPUs",
                " of ", q.cluster.name, " (", q.cluster.gpu.name, ")\nsequence ", j.sequence, ", global batch ", j.global_batch, ", ",
                q.precision, ", ", describe(j.facts.tokens), ", strategy ", name_of(j.strategy));
   if (!j.facts.tokens.drops() && j.imbalance != 1) text += detail::printed(", imbalance %.2f", j.imbalance);
