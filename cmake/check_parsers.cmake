@@ -3,7 +3,7 @@
 cmake_minimum_required(VERSION 3.25)
 set(wrong "")
 file(GLOB headers RELATIVE ${INCLUDE}/moefold ${INCLUDE}/moefold/checkpoint/*.hpp ${INCLUDE}/moefold/model/*_file.hpp
-     ${INCLUDE}/moefold/train/*_files.hpp ${INCLUDE}/moefold/train/token_*.hpp ${INCLUDE}/moefold/comm/*_reader.hpp)
+     ${INCLUDE}/moefold/train/*_files.hpp ${INCLUDE}/moefold/train/token_*.hpp ${INCLUDE}/moefold/train/cluster_file.hpp ${INCLUDE}/moefold/comm/*_reader.hpp)
 list(REMOVE_ITEM headers checkpoint/bytes.hpp)
 set(forbidden "reinterpret_cast|const_cast|\\([a-z_0-9: ]+\\*+\\) *[a-z_(&]|(\\.data\\(\\)|\\.begin\\(\\)|\\.get\\(\\)) *[-+[] *[a-z0-9_(]|&[a-z_0-9.]+\\[|memcpy|memmove|mmap")
 foreach(header ${headers})

@@ -1,9 +1,9 @@
 # cmake -DINCLUDE=<...>/include -P check_umbrella.cmake: moefold/moefold.hpp names every host header, moefold/moefold.cuh every CUDA header beside it, and
 # neither names what is not there. Left out, and included by name: what reads files with third-party headers, or serves only those that do; what only ranks
-# under a launcher need; what only whole programs like examples/programs/train are made of; and fault injection.
+# under a launcher need; what only whole programs like examples/programs/train are made of; fault injection; and the planner.
 cmake_minimum_required(VERSION 3.25)
-set(programs "data_options|files|first_losses|heatmap|log|memory_table|metrics|moe_record|program|program_options|progress|rejoin|run_keeper|spike|step_sums|stop_signals|token_file|token_index")
-set(by_name "checkpoint/.*|comm/bootstrap|comm/chaos|comm/fault_plan|comm/call_sites|comm/flight_(reader|report|signal)|comm/mpi|comm/transport|comm/process[a-z_]*|comm/nccl[a-z_]*|comm/rendezvous|comm/socket(_mesh)?|model/(names|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|schedule/draw")
+set(programs "calibrate|calibrated_steps|cluster_file|data_options|emit_run|files|first_losses|fits|heatmap|load_trace|log|memory_table|metrics|moe_record|plan_json|plan_program|program|program_options|progress|rejoin|run_keeper|spike|step_sums|stop_signals|token_file|token_index")
+set(by_name "checkpoint/.*|comm/bootstrap|core/(text_table|xml_text)|comm/chaos|comm/fault_plan|comm/call_sites|comm/flight_(reader|report|signal)|comm/mpi|comm/transport|comm/process[a-z_]*|comm/nccl[a-z_]*|comm/rendezvous|comm/socket(_mesh)?|model/(names|zoo|shape_text|upcycle|[a-z_]*_file)|moe/routing_file|plan/.*|schedule/draw")
 set(by_name "^moefold/(${by_name}|train/(${programs}|nccl_ranks|process_ranks|[a-z_]*_files))\.(hpp|cuh)$")
 foreach(kind hpp cuh)
   file(GLOB headers RELATIVE ${INCLUDE} ${INCLUDE}/moefold/*/*.${kind})

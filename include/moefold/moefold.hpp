@@ -100,11 +100,13 @@
 #include <moefold/ops/weighted_rows.hpp>
 
 #include <moefold/inventory/activations.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/inventory/legality.hpp>
 #include <moefold/inventory/parameters.hpp>
 #include <moefold/inventory/scaled_products.hpp>
 #include <moefold/inventory/stages.hpp>
 #include <moefold/inventory/traffic.hpp>
+#include <moefold/inventory/traffic_calls.hpp>
 
 #include <moefold/schedule/check.hpp>
 #include <moefold/schedule/forward_only.hpp>

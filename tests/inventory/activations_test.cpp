@@ -48,6 +48,7 @@ void check_engine(const folding_extents& fold, extent_t micro_batch, model_shape
     const extent_t rows = a.rows_of_source() * fold.moe.of(axis_id::ep) * fold.moe.of(axis_id::etp) * a.own_experts();
     CHECK((facts.tokens.drops() || a.rows_of_source() == a.rows()));
     CHECK(extent_t(trainer.kept_peak()) == kept_by_micro_batch<Precision>(a, stage, rows));
+    CHECK(extent_t(trainer.head_peak()) == (stage == fold.attention.of(axis_id::pp) - 1 ? kept_by_head<Precision>(a) : 0));
     const extent_t own = layers_on_stage(model.layers, fold, stage), dense = dense_on_stage(model.layers, model.dense_layers, fold, stage);
     const extent_t again = std::max(own > dense ? memory_of_block<Precision>(a, rows).again : 0,
                                     dense > 0 ? memory_of_block<Precision>(a, rows, true).again : 0);
@@ -183,7 +184,7 @@ TEST_SUITE("inventory/activations") {
       tensor<double> loss({1}, 0);
       stage.forward(host_exec(context), saved, nullptr, loss.view());
       const activation_shape a{small, fold, sequence, 1};
-      extent_t bytes = kept_by_stage<fp32>(a, 0);
+      extent_t bytes = kept_by_chunk_input<fp32>(a) + kept_by_head<fp32>(a);
       for (const auto& block : saved.blocks) {
         bytes += kept_by_block<fp32>(a, block.moe.ticket.batch.extent(0));
         all += block.moe.ticket.batch.extent(0);
@@ -197,9 +198,9 @@ TEST_SUITE("inventory/activations") {
     const folding_extents fold = make_folding({{axis_id::pp, 2}}, {{axis_id::pp, 2}});
     const activation_shape a{small, fold, sequence, 1};
     const extent_t block = kept_by_block<fp32>(a, a.balanced_rows());
-    CHECK(kept_by_stage<fp32>(a, 0) == 32 * 16 * 4);
-    CHECK(kept_by_stage<fp32>(a, 1) == 32 * 16 * 4 + 32 * 16 * 4 + 32 * 4 + 32 * 50 * 4);
-    CHECK(kept_by_micro_batch<fp32>(a, 0, a.balanced_rows()) == kept_by_stage<fp32>(a, 0) + 3 * block);
-    CHECK(kept_by_micro_batch<fp32>(a, 1, a.balanced_rows()) == kept_by_stage<fp32>(a, 1) + 2 * block);
+    CHECK(kept_by_chunk_input<fp32>(a) == 32 * 16 * 4);
+    CHECK(kept_by_head<fp32>(a) == 32 * 16 * 4 + 32 * 4 + 32 * 50 * 4);
+    CHECK(kept_by_micro_batch<fp32>(a, 0, a.balanced_rows()) == 32 * 16 * 4 + 3 * block);
+    CHECK(kept_by_micro_batch<fp32>(a, 1, a.balanced_rows()) == 32 * 16 * 4 + 2 * block);
   }
 }

@@ -123,7 +123,7 @@ struct whole_model {
     }
 
     const activation_shape a{model, fold, sequence, batch, facts_of<Policy>()};
-    extent_t kept = kept_by_stage<Precision>(a, 0);
+    extent_t kept = kept_by_chunk_input<Precision>(a) + kept_by_head<Precision>(a);
     for (const auto& block : s.blocks) kept += kept_by_block<Precision>(a, block.moe.ticket.batch.extent(0));
     CHECK(extent_t(s.keep.peak()) == kept);
     CHECK(extent_t(context.scratch.peak()) <= scratch_bound<Precision>(a) - (4 << 20));

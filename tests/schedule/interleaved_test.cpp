@@ -22,6 +22,17 @@ TEST_SUITE("schedule/interleaved") {
           CHECK(interleaved<4>::idle(pp, m, {1, 2, 1}) == 3 * (pp - 1));  // of a chunk's slots: a quarter of a stage's
         }
   }
+  TEST_CASE("on the last stage so many micro-batches are alive in the last chunk as the formula says: one, where groups are alike") {
+    for (int chunks = 1; chunks <= 5; ++chunks)
+      for (int pp = 1; pp <= 8; ++pp)
+        for (int m = 1; m <= 40; ++m) {
+          CAPTURE(chunks);
+          CAPTURE(pp);
+          CAPTURE(m);
+          const int alive = most_alive(interleaved_over::steps(chunks, pp - 1, pp, m), chunks - 1);
+          CHECK(interleaved_over::live_heads(chunks, pp, m) == alive);
+        }
+  }
   TEST_CASE("one chunk is 1F1B") {
     for (int s = 0; s < 4; ++s) CHECK(interleaved<1>::steps(s, 4, 7) == one_f_one_b::steps(s, 4, 7));
   }

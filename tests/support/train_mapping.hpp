@@ -189,9 +189,7 @@ outcome train_mapping(const folding_extents& fold, const mapping_options& option
       result.disagree(
           sentence("rank ", rank, " kept ", trainer.kept_peak(), " bytes of a micro-batch, more than the inventory's worst case"));
     }
-    extent_t deferred = 0;
-    for (extent_t chunk = 0; chunk < trainer.fold().layers.chunks; ++chunk)
-      deferred = std::max(deferred, deferred_by_chunk<precision>(trainer.activations(), stage, chunk, trainer.activations().worst_rows()));
+    const extent_t deferred = deferred_by_micro_batch<precision>(trainer.activations(), stage, trainer.activations().worst_rows());
     if (deferred < extent_t(trainer.deferred_peak())) {
       std::scoped_lock lock(guard);
       result.disagree(sentence("rank ", rank, " left ", trainer.deferred_peak(),

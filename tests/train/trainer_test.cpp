@@ -260,6 +260,7 @@ TEST_SUITE("train/trainer") {
     const activation_shape a = trainer.activations();
     const auto reserved = [](extent_t bytes) { return (bytes + 63) / 64 * 64; };
     CHECK(now(memory_category::activations) == reserved(kept_by_micro_batch<one_rank::precision>(a, 0, a.worst_rows())) +
+                                                   reserved(kept_by_head<one_rank::precision>(a)) +
                                                    2 * a.rows() * small.hidden * 4);  // and what travels between stages
     CHECK(now(memory_category::recomputation) == recomputed_by_block<one_rank::precision>(a, a.worst_rows()));
     CHECK(now(memory_category::scratch) == reserved(scratch_bound<one_rank::precision>(a)));

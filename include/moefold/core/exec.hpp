@@ -1,6 +1,6 @@
 #pragma once
 // An exec says where an operation runs: it is a small handle on the context of one rank and chooses the overload of every op by its type.
-// On the host the context is scratch memory; on a device it also carries the stream and library handles (core/exec.cuh).
+// On the host the context is scratch memory and a count of work; on a device it also carries the stream and library handles (core/exec.cuh).
 #include <moefold/core/memory.hpp>
 
 namespace moefold {
@@ -13,6 +13,7 @@ struct host_exec;
 struct host_context {
   memory_stack<host_memory> scratch;
   deferred_products_of<host_exec>* deferred = nullptr;  // where weight gradients are noted instead of made; null: made at once
+  std::int64_t multiply_adds = 0;                       // that all products of this rank made so far (ops/gemm.hpp)
 };
 
 /// Passed by value to every operation. Points at the context of the calling rank; never shared between ranks.

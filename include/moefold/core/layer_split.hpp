@@ -42,15 +42,17 @@ constexpr layer_split layer_counts(std::initializer_list<extent_t> counts) {
 
 /// The layers of one virtual stage of `virtual_stages`.
 constexpr layer_range layers_of(const layer_split& split, extent_t layers, extent_t virtual_stages, extent_t virtual_stage) {
-  const auto count = [&](extent_t v) {
-    if (split.given > 0) return split.counts[std::size_t(v)];
-    const extent_t units = layers + extent_t(split.embedding_weighs) + extent_t(split.head_weighs);
-    const extent_t own = units / virtual_stages + (v < units % virtual_stages ? 1 : 0);
-    return own - extent_t(split.embedding_weighs && v == 0) - extent_t(split.head_weighs && v == virtual_stages - 1);
+  if (split.given > 0) {
+    layer_range own{0, split.counts[std::size_t(virtual_stage)]};
+    for (extent_t v = 0; v < virtual_stage; ++v) own.first += split.counts[std::size_t(v)];
+    return own;
+  }
+  const extent_t units = layers + extent_t(split.embedding_weighs) + extent_t(split.head_weighs);
+  const auto before = [&](extent_t v) {  // layers of the virtual stages before v
+    return v * (units / virtual_stages) + (v < units % virtual_stages ? v : units % virtual_stages) -
+           extent_t(split.embedding_weighs && v > 0) - extent_t(split.head_weighs && v == virtual_stages);
   };
-  layer_range own{0, count(virtual_stage)};
-  for (extent_t v = 0; v < virtual_stage; ++v) own.first += count(v);
-  return own;
+  return {before(virtual_stage), before(virtual_stage + 1) - before(virtual_stage)};
 }
 
 /// Fewest layers that leave no stage without any work; 1 where counts are given.
@@ -83,9 +85,10 @@ inline std::string describe(const layer_split& split) {
   for (extent_t v = 0; v < split.given; ++v) text += (v ? " " : "") + std::to_string(split.counts[std::size_t(v)]);
   if (split.given > 0) return text;
   const bool both = split.embedding_weighs && split.head_weighs;
-  return both ? "even, embedding and head weigh as layers" : split.embedding_weighs ? "even, the embedding weighs as a layer"
-                                                         : split.head_weighs        ? "even, the head weighs as a layer"
-                                                                                    : "even";
+  return both                   ? "even, embedding and head weigh as layers"
+       : split.embedding_weighs ? "even, the embedding weighs as a layer"
+       : split.head_weighs      ? "even, the head weighs as a layer"
+                                : "even";
 }
 
 }  // namespace moefold

@@ -147,18 +147,23 @@ constexpr extent_t recomputed_by_block(const activation_shape& a, extent_t arriv
   return a.model.dense_layers > 0 ? std::max(moe, memory_of_block<Precision>(a, arriving, true).again) : moe;
 }
 
-/// Bytes a chunk of a stage keeps for one micro-batch besides its blocks.
+/// Bytes a chunk keeps for one micro-batch besides its blocks: its input, or the embedding.
 template <class Precision>
-constexpr extent_t kept_by_stage(const activation_shape& a, extent_t stage, extent_t chunk = 0) {
+constexpr extent_t kept_by_chunk_input(const activation_shape& a) {
+  detail::arena_count keep;
+  keep.take(a.rows() * a.model.hidden, sizeof(typename Precision::storage));
+  return keep.bytes;
+}
+/// Bytes that head and loss keep for one micro-batch, on the last stage; there are as many places for them as its schedule keeps micro-batches alive in the
+/// last chunk.
+template <class Precision>
+constexpr extent_t kept_by_head(const activation_shape& a) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const extent_t tp = a.fold.attention.of(axis_id::tp);
   detail::arena_count keep;
-  keep.take(a.rows() * a.model.hidden, t);  // input, or the embedding
-  if (stage == a.fold.attention.of(axis_id::pp) - 1 && chunk == a.fold.layers.chunks - 1) {
-    keep.take(a.rows() * a.model.hidden, t);
-    keep.take(a.rows(), acc);
-    keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
-  }
+  keep.take(a.rows() * a.model.hidden, t);
+  keep.take(a.rows(), acc);
+  keep.take(a.tokens() * padded_vocabulary(a.model, tp) / tp, acc);
   return keep.bytes;
 }
 
@@ -189,70 +194,118 @@ constexpr extent_t deferred_by_chunk(const activation_shape& a, extent_t stage, 
   return rest.bytes + layers.count * attention.bytes + (layers.count - dense_blocks) * block.bytes + dense_blocks * dense.bytes;
 }
 
-/// Bytes one micro-batch keeps in one chunk of a stage when every block receives `arriving` rows.
+/// The same of the stage's chunk that keeps most: what is set aside for each pair that a schedule keeps alive.
 template <class Precision>
-constexpr extent_t kept_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, extent_t arriving) {
+constexpr extent_t deferred_by_micro_batch(const activation_shape& a, extent_t stage, extent_t arriving) {
+  extent_t most = 0;
+  for (extent_t c = 0; c < a.fold.layers.chunks; ++c) most = std::max(most, deferred_by_chunk<Precision>(a, stage, c, arriving));
+  return most;
+}
+
+/// Bytes that a block of each kind keeps for one micro-batch: the same on every stage.
+struct kept_bytes {
+  extent_t moe = 0, dense = 0;
+};
+template <class Precision>
+constexpr kept_bytes kept_by_blocks(const activation_shape& a, extent_t arriving) {
+  return {a.model.moe_layers() > 0 ? kept_by_block<Precision>(a, arriving) : 0,
+          a.model.dense_layers > 0 ? memory_of_block<Precision>(a, arriving, true).kept : 0};
+}
+
+/// Bytes one micro-batch keeps in one chunk of a stage, head and loss aside.
+template <class Precision>
+constexpr extent_t kept_by_chunk(const activation_shape& a, extent_t stage, extent_t chunk, const kept_bytes& block) {
   const layer_range own = chunk_layers(a.model.layers, a.fold, stage, chunk);
   const extent_t dense = dense_in(own, a.model.dense_layers);
-  return kept_by_stage<Precision>(a, stage, chunk) + (own.count - dense) * kept_by_block<Precision>(a, arriving) +
-         dense * memory_of_block<Precision>(a, arriving, true).kept;
+  return kept_by_chunk_input<Precision>(a) + (own.count - dense) * block.moe + dense * block.dense;
 }
 
 /// The same of the stage's largest chunk: what is set aside for each pair that a schedule keeps alive.
 template <class Precision>
-constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, extent_t arriving) {
+constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, const kept_bytes& block) {
   extent_t most = 0;
-  for (extent_t c = 0; c < a.fold.layers.chunks; ++c) most = std::max(most, kept_by_chunk<Precision>(a, stage, c, arriving));
+  for (extent_t c = 0; c < a.fold.layers.chunks; ++c) most = std::max(most, kept_by_chunk<Precision>(a, stage, c, block));
   return most;
+}
+/// When every block receives `arriving` rows.
+template <class Precision>
+constexpr extent_t kept_by_micro_batch(const activation_shape& a, extent_t stage, extent_t arriving) {
+  return kept_by_micro_batch<Precision>(a, stage, kept_by_blocks<Precision>(a, arriving));
 }
 
 namespace detail {
 
 /// Elements that the largest product of a rank widens where storage is narrower than its accumulate type: both inputs and the
 /// output (ops/gemm.hpp).
-constexpr extent_t widened_elements(const activation_shape& a) {
+constexpr extent_t widened_elements(const activation_shape& a, extent_t arriving) {
   const model_shape& m = a.model;
   const extent_t tp = a.fold.attention.of(axis_id::tp);
   const auto product = [&](extent_t rows, extent_t width) { return rows * m.hidden + width * m.hidden + rows * width; };
   return std::max({product(a.tokens(), m.q_width() / tp), product(a.tokens(), m.kv_width() / tp),
                    product(a.tokens(), padded_vocabulary(m, tp) / tp), product(a.tokens(), std::max(m.shared_ffn, m.dense_ffn) / tp),
-                   product(a.rows(), m.experts), product(a.worst_rows(), m.ffn / a.fold.moe.of(axis_id::etp))});
+                   product(a.rows(), m.experts), product(arriving, m.ffn / a.fold.moe.of(axis_id::etp))});
 }
 
 /// Elements of the quantised copies of the largest product whose inputs are 8-bit values: x, dy and W, of all local experts (layers/scaled_product.hpp).
-constexpr extent_t quantised_elements(const activation_shape& a) {
+constexpr extent_t quantised_elements(const activation_shape& a, extent_t arriving) {
   const model_shape& m = a.model;
   const extent_t tp = a.fold.attention.of(axis_id::tp), tokens = a.tokens(), ffn = m.ffn / a.fold.moe.of(axis_id::etp);
   const auto product = [&](extent_t rows, extent_t width, extent_t count) { return rows * (m.hidden + width) + count * width * m.hidden; };
   return std::max({product(tokens, m.q_width() / tp, 1), product(tokens, m.kv_width() / tp, 1),
-                   product(tokens, std::max(m.shared_ffn, m.dense_ffn) / tp, 1), product(a.worst_rows(), ffn, a.own_experts())});
+                   product(tokens, std::max(m.shared_ffn, m.dense_ffn) / tp, 1), product(arriving, ffn, a.own_experts())});
 }
 
 }  // namespace detail
 
-/// An upper bound on the scratch of a rank: the widest point of a MoE layer at worst routing, of attention, and of head and loss, added up.
+/// What a rank takes for as long as one operation needs it, in elements: upper bounds of the places that need most, when `arriving` rows arrive.
+struct scratch_elements {
+  extent_t moe = 0, attention = 0, loss = 0;  // one of them at a time; moe: or a dense layer
+  extent_t block = 0;                         // what surrounds them
+  extent_t again = 0;                         // recomputed, beside them
+  extent_t widened = 0, quantised = 0;        // copies of one product's inputs and output
+
+  constexpr extent_t sum() const { return moe + attention + loss + block + again + widened + quantised; }
+};
 template <class Precision>
-constexpr extent_t scratch_bound(const activation_shape& a) {
+constexpr scratch_elements scratch_of(const activation_shape& a, extent_t arriving) {
   constexpr extent_t t = sizeof(typename Precision::storage), acc = sizeof(typename Precision::accumulate);
   const model_shape& m = a.model;
   const extent_t tp = a.fold.attention.of(axis_id::tp), cp = a.fold.attention.of(axis_id::cp), rows = a.rows(), k = m.top_k;
   const extent_t slots = std::max(a.sent_rows(), rows * k), everybody = rows * a.sources();
-  const extent_t experts = a.worst_rows() * (5 * (m.hidden + 1) + 3 * m.ffn / a.fold.moe.of(axis_id::etp));
+  const extent_t experts = arriving * (5 * (m.hidden + 1) + 3 * m.ffn / a.fold.moe.of(axis_id::etp));
   const extent_t travel = a.facts.dispatch == dispatch_kind::all_gather ? 4 * everybody * (m.hidden + 4 * k) : 4 * slots * (m.hidden + 1);
   const extent_t router = rows * (4 * m.experts + 2 * m.hidden + 3 * k) + (a.balance_sets() + 4) * 4 * (m.experts + 1);
   const extent_t dropping = a.facts.tokens.drops() ? (a.facts.tokens.full_sequence ? tp * cp : 1) * rows * (7 * k + 3) : 0;
   const extent_t mlp = std::max(m.shared_ffn, m.dense_ffn);
   const extent_t shared = mlp > 0 ? a.tokens() * (3 * m.hidden + 3 * mlp / tp + 2) + 4 * rows * m.hidden : 0;
-  const extent_t moe = experts + travel + router + dropping + shared;
-  const extent_t attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (a.context.gathers ? 4 + 4 * cp : 24) * m.kv_width()) / tp) +
-                             (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
-  const extent_t loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
-  const extent_t widened = t < acc ? detail::widened_elements(a) : 0;
-  const extent_t quantised = quantising_policy<Precision> ? detail::quantised_elements(a) : 0;
-  const extent_t again = !a.recompute.any() ? 0  // an output nobody reads, out and log-sum-exp, activations
-                                            : rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
-                                                  a.worst_rows() * m.ffn / a.fold.moe.of(axis_id::etp);
-  return (moe + attention + loss + again + widened + quantised + 4 * a.rows() * m.hidden) * std::max(t, acc) + (extent_t{4} << 20);
+  scratch_elements needs;
+  needs.moe = experts + travel + router + dropping + shared;
+  needs.attention = a.tokens() * (3 * m.hidden + (3 * m.q_width() + (a.context.gathers ? 4 + 4 * cp : 24) * m.kv_width()) / tp) +
+                    (a.context.gathers ? 0 : a.tokens() * (10 * m.q_width() + 6 * m.heads) / tp);
+  needs.loss = a.tokens() * (3 * m.hidden + 3 * (tp + 2));
+  needs.block = 4 * rows * m.hidden;
+  needs.widened = t < acc ? detail::widened_elements(a, arriving) : 0;
+  needs.quantised = quantising_policy<Precision> ? detail::quantised_elements(a, arriving) : 0;
+  if (a.recompute.any())  // an output nobody reads, out and log-sum-exp, activations
+    needs.again = rows * m.hidden + a.tokens() * (2 * m.q_width() + 2 * m.kv_width() + m.heads + mlp) / tp +
+                  arriving * m.ffn / a.fold.moe.of(axis_id::etp);
+  return needs;
+}
+
+/// Bytes set aside for the scratch of a rank: at worst routing, and as if all places needed theirs at once and every element were as wide as the widest.
+template <class Precision>
+constexpr extent_t scratch_bound(const activation_shape& a) {
+  constexpr extent_t widest = std::max(sizeof(typename Precision::storage), sizeof(typename Precision::accumulate));
+  return scratch_of<Precision>(a, a.worst_rows()).sum() * widest + (extent_t{4} << 20);
+}
+
+/// Bytes of scratch that a rank can be expected to use when `arriving` rows arrive: the place that needs most, its elements stored as tensors are. Products
+/// take them as they are: the host's, which widen them first, need more.
+template <class Precision>
+constexpr extent_t scratch_estimate(const activation_shape& a, extent_t arriving) {
+  const scratch_elements needs = scratch_of<Precision>(a, arriving);
+  return (std::max({needs.moe, needs.attention, needs.loss}) + needs.block + needs.again) * extent_t(sizeof(typename Precision::storage)) +
+         needs.quantised;
 }
 
 }  // namespace moefold

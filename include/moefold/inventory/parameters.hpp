@@ -23,9 +23,7 @@
 #include <moefold/mesh/extents.hpp>
 #include <moefold/mesh/placement.hpp>
 
-#include <algorithm>
 #include <string>
-#include <vector>
 
 namespace moefold {
 
@@ -122,70 +120,98 @@ constexpr extent_t padded_vocabulary(const model_shape& m, extent_t tp) { return
 /// Square root by Newton's method, for constant expressions.
 constexpr double square_root(double x) {
   double r = x > 1 ? x : 1;
-  for (int i = 0; i < 64; ++i) r = 0.5 * (r + x / r);
+  for (int i = 0; i < 64; ++i) {
+    const double next = 0.5 * (r + x / r);
+    if (next == r) break;
+    r = next;
+  }
   return r;
 }
+
+namespace detail {
+
+/// Hands the parameters of one model to f(parameter_fact), in storage order: before(), layer(0), layer(1), ..., behind().
+template <class F>
+class parameter_list {
+ public:
+  constexpr parameter_list(const model_shape& model, const folding_extents& fold, F& f)
+      : m(model), stages_(fold.attention.of(axis_id::pp)), vocabulary_(padded_vocabulary(m, fold.attention.of(axis_id::tp))),
+        output_std_(m.init_std / square_root(2.0 * double(m.layers))), f_(f) {}
+
+  constexpr void before() const { table(parameter_kind::embedding); }
+  constexpr void layer(extent_t l) const {
+    using enum parameter_kind;
+    gain(attention_norm, l, m.hidden);
+    matrix(query, l, m.q_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(query_bias, l, m.q_width());
+    matrix(key, l, m.kv_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(key_bias, l, m.kv_width());
+    matrix(value, l, m.kv_width(), m.hidden, value_of<rows_over_tp>, m.init_std);
+    if (m.qkv_bias) bias(value_bias, l, m.kv_width());
+    if (m.qk_norm) gain(query_norm, l, m.head_dim), gain(key_norm, l, m.head_dim);
+    matrix(output, l, m.hidden, m.q_width(), value_of<columns_over_tp>, output_std_);
+    const bool gated = m.activation == activation_function::swiglu;
+    if (m.dense(l)) {
+      gain(mlp_norm, l, m.hidden);
+      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+      matrix(mlp_up, l, m.dense_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+      matrix(mlp_down, l, m.hidden, m.dense_ffn, value_of<columns_over_tp>, output_std_);
+      return;
+    }
+    gain(moe_norm, l, m.hidden);
+    matrix(router, l, m.experts, m.hidden, value_of<replicated>, m.init_std);
+    if (gated) expert(gate, l, m.ffn, m.hidden, value_of<expert_rows>, m.init_std);
+    expert(up, l, m.ffn, m.hidden, value_of<expert_rows>, m.init_std);
+    expert(down, l, m.hidden, m.ffn, value_of<expert_columns>, output_std_);
+    if (m.shared_ffn == 0) return;
+    if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+    matrix(shared_up, l, m.shared_ffn, m.hidden, value_of<rows_over_tp>, m.init_std);
+    matrix(shared_down, l, m.hidden, m.shared_ffn, value_of<columns_over_tp>, output_std_);
+    if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, value_of<replicated>, m.init_std);
+  }
+  constexpr void behind() const {
+    gain(parameter_kind::final_norm, -1, m.hidden);
+    if (!m.tied_embeddings)
+      table(parameter_kind::head);
+    else if (stages_ > 1)
+      table(parameter_kind::embedding, true);
+  }
+
+ private:
+  constexpr void matrix(parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, const placement_value& where,
+                        double init) const {
+    f_(parameter_fact{kind, layer, {rows, columns}, 0, where, true, init});
+  }
+  constexpr void expert(parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, const placement_value& where,
+                        double init) const {
+    f_(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, where, true, init});
+  }
+  constexpr void gain(parameter_kind kind, extent_t layer, extent_t width) const {
+    f_(parameter_fact{kind, layer, {width}, 0, value_of<replicated>, false, 0, 1});
+  }
+  constexpr void bias(parameter_kind kind, extent_t layer, extent_t width) const {
+    f_(parameter_fact{kind, layer, {width}, 0, value_of<rows_over_tp>, false});
+  }
+  constexpr void table(parameter_kind kind, bool as_head = false) const {
+    const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages_) : value_of<rows_over_tp>;
+    f_(parameter_fact{kind, -1, {vocabulary_, m.hidden}, (vocabulary_ - m.vocabulary) * m.hidden, rows, true, m.init_std, 0, as_head});
+  }
+
+  const model_shape& m;
+  extent_t stages_, vocabulary_;
+  double output_std_;
+  F& f_;
+};
+
+}  // namespace detail
 
 /// Calls f(parameter_fact) for every parameter of one pipeline stage, in storage order.
 template <class F>
 constexpr void for_each_parameter(const model_shape& m, const folding_extents& fold, extent_t stage, F&& f) {
-  const extent_t stages = fold.attention.of(axis_id::pp);
-  const extent_t vocabulary = padded_vocabulary(m, fold.attention.of(axis_id::tp));
-  const double std = m.init_std, output_std = m.init_std / square_root(2.0 * double(m.layers));
-  const auto matrix = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
-    f(parameter_fact{kind, layer, {rows, columns}, 0, value_of<decltype(where)>, true, init});
-  };
-  const auto gain = [&](parameter_kind kind, extent_t layer, extent_t width) {
-    f(parameter_fact{kind, layer, {width}, 0, value_of<replicated>, false, 0, 1});
-  };
-  const auto bias = [&](parameter_kind kind, extent_t layer, extent_t width) {
-    f(parameter_fact{kind, layer, {width}, 0, value_of<rows_over_tp>, false});
-  };
-  const auto expert = [&](parameter_kind kind, extent_t layer, extent_t rows, extent_t columns, auto where, double init) {
-    f(parameter_fact{kind, layer, {m.experts, rows, columns}, 0, value_of<decltype(where)>, true, init});
-  };
-  const placement_value rows = m.tied_embeddings ? value_of<rows_over_tp>.on_ends(stages) : value_of<rows_over_tp>;
-  const auto table = [&](parameter_kind kind, bool as_head = false) {
-    f(parameter_fact{kind, -1, {vocabulary, m.hidden}, (vocabulary - m.vocabulary) * m.hidden, rows, true, std, 0, as_head});
-  };
-  using enum parameter_kind;
-  if (stage == 0) table(embedding);
-  for_each_layer(m.layers, fold, stage, [&](extent_t l) {
-    gain(attention_norm, l, m.hidden);
-    matrix(query, l, m.q_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(query_bias, l, m.q_width());
-    matrix(key, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(key_bias, l, m.kv_width());
-    matrix(value, l, m.kv_width(), m.hidden, rows_over_tp{}, std);
-    if (m.qkv_bias) bias(value_bias, l, m.kv_width());
-    if (m.qk_norm) gain(query_norm, l, m.head_dim), gain(key_norm, l, m.head_dim);
-    matrix(output, l, m.hidden, m.q_width(), columns_over_tp{}, output_std);
-    const bool gated = m.activation == activation_function::swiglu;
-    if (m.dense(l)) {
-      gain(mlp_norm, l, m.hidden);
-      if (gated) matrix(mlp_gate, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
-      matrix(mlp_up, l, m.dense_ffn, m.hidden, rows_over_tp{}, std);
-      matrix(mlp_down, l, m.hidden, m.dense_ffn, columns_over_tp{}, output_std);
-      return;
-    }
-    gain(moe_norm, l, m.hidden);
-    matrix(router, l, m.experts, m.hidden, replicated{}, std);
-    if (gated) expert(gate, l, m.ffn, m.hidden, expert_rows{}, std);
-    expert(up, l, m.ffn, m.hidden, expert_rows{}, std);
-    expert(down, l, m.hidden, m.ffn, expert_columns{}, output_std);
-    if (m.shared_ffn == 0) return;
-    if (gated) matrix(shared_gate, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
-    matrix(shared_up, l, m.shared_ffn, m.hidden, rows_over_tp{}, std);
-    matrix(shared_down, l, m.hidden, m.shared_ffn, columns_over_tp{}, output_std);
-    if (m.shared_gate) matrix(shared_output_gate, l, 1, m.hidden, replicated{}, std);
-  });
-  if (stage == stages - 1) {
-    gain(final_norm, -1, m.hidden);
-    if (!m.tied_embeddings)
-      table(head);
-    else if (stages > 1)
-      table(embedding, true);
-  }
+  const detail::parameter_list list(m, fold, f);
+  if (stage == 0) list.before();
+  for_each_layer(m.layers, fold, stage, [&](extent_t l) { list.layer(l); });
+  if (stage == fold.attention.of(axis_id::pp) - 1) list.behind();
 }
 
 /// Parameters of the whole model, padding not counted.
@@ -199,77 +225,18 @@ constexpr extent_t count_parameters(const model_shape& m) {
 /// Elements of one parameter that one rank holds.
 constexpr extent_t local_elements(const parameter_fact& p, const folding_extents& fold) { return p.placement.local(p.extent, fold).size(); }
 
+/// The same of all parameters of one layer.
+constexpr extent_t elements_of_layer(const model_shape& m, const folding_extents& fold, extent_t layer) {
+  extent_t elements = 0;
+  const auto add = [&](const parameter_fact& p) { elements += local_elements(p, fold); };
+  detail::parameter_list(m, fold, add).layer(layer);
+  return elements;
+}
+
 /// The layer a parameter is used with: -1 for the embedding, the number of layers for what comes behind the last one.
 constexpr extent_t layer_of(const parameter_fact& p, extent_t layers) {
   if (p.layer >= 0) return p.layer;
   return p.kind == parameter_kind::embedding && !p.as_head ? -1 : layers;
-}
-
-/// Elements from which a buffer takes no further layer: large enough for whole messages, small enough that reduction starts early in backward.
-inline constexpr extent_t default_bucket = extent_t{1} << 20;
-
-/// Parameters with the same replicas, of consecutive layers, lie in one flat buffer: a bucket, reduced by one reduce-scatter, updated in equal
-/// shards, gathered by one all-gather.
-struct parameter_buffer {
-  placement_value placement{};       // of its first parameter: mesh and replica axes are the same for all
-  extent_t replicas = 1;             // ranks over which gradients are summed and optimizer state is sharded
-  extent_t elements = 0;             // per rank
-  extent_t lowest = 0, highest = 0;  // layer_of its parameters
-  extent_t last = 0;                 // of the one that was added last
-  constexpr extent_t shard() const { return (elements + replicas - 1) / replicas; }
-  constexpr extent_t padded() const { return shard() * replicas; }  // the shard filler behind the last parameter stays 0
-};
-
-struct parameter_buffers {
-  extent_t bucket = default_bucket;  // elements per rank; 0: one buffer per set of replicas
-  std::vector<parameter_buffer> buffer{};
-  int count = 0;
-
-  /// Adds the next parameter in storage order; returns the index of its buffer: the last one of its replicas, or a new one where that is full
-  /// and another layer begins.
-  constexpr int add(const parameter_fact& p, const folding_extents& fold, extent_t layers) {
-    const extent_t layer = layer_of(p, layers);
-    int at = count - 1;
-    while (at >= 0 && !(buffer[std::size_t(at)].placement.replicas() == p.placement.replicas())) --at;
-    if (at < 0 || (bucket > 0 && buffer[std::size_t(at)].elements >= bucket && buffer[std::size_t(at)].last != layer)) {
-      buffer.push_back({p.placement, p.placement.replicas_in(fold), 0, layer, layer, layer});
-      at = count++;
-    }
-    parameter_buffer& b = buffer[std::size_t(at)];
-    b.elements += local_elements(p, fold);
-    b.lowest = std::min(b.lowest, layer), b.highest = std::max(b.highest, layer), b.last = layer;
-    return at;
-  }
-};
-
-constexpr parameter_buffers buffers_of(const model_shape& m, const folding_extents& fold, extent_t stage,
-                                       extent_t bucket = default_bucket) {
-  parameter_buffers buffers{bucket};
-  for_each_parameter(m, fold, stage, [&](const parameter_fact& p) { buffers.add(p, fold, m.layers); });
-  return buffers;
-}
-
-/// Bytes that parameters need on one rank of a stage, exactly as the engine allocates them. state_tensors: what the optimizer keeps per weight
-/// (Optimizer::state_tensors; two moments for AdamW).
-struct parameter_memory {
-  extent_t parameters = 0, gradients = 0, optimizer = 0;
-};
-
-template <class Precision>
-constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage, int state_tensors = 2,
-                                                extent_t bucket = default_bucket) {
-  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
-  const extent_t per_shard =
-      state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
-  const parameter_buffers buffers = buffers_of(m, fold, stage, bucket);
-  parameter_memory bytes;
-  for (int i = 0; i < buffers.count; ++i) {
-    const parameter_buffer& b = buffers.buffer[std::size_t(i)];
-    bytes.parameters += b.padded() * extent_t(sizeof(typename Precision::storage));
-    bytes.gradients += b.padded() * extent_t(sizeof(typename Precision::reduce));
-    bytes.optimizer += b.shard() * per_shard;
-  }
-  return bytes;
 }
 
 }  // namespace moefold

@@ -4,7 +4,7 @@
 //   values     | query key value output ... | filler |     one per replica set and bucket; filler rounds up to equal shards
 //   gradients  | same cut                   | filler |     accumulated by backward, summed over replicas by optim/distributed.hpp
 #include <moefold/core/rng.hpp>
-#include <moefold/inventory/parameters.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/layers/parameter.hpp>
 #include <moefold/mesh/coordinate.hpp>
 #include <moefold/mesh/slice.hpp>

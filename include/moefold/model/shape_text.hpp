@@ -9,15 +9,15 @@
 
 namespace moefold {
 
-/// A C++ header that defines the shape as a constant `name`, a valid identifier. from: what it was made of, for its first line.
-inline std::string write_shape(const model_shape& m, const std::string& name, const std::string& from) {
+/// Every field of the shape for the braces of a C++ initialiser, a line each, behind `indent`.
+inline std::string shape_fields(const model_shape& m, const char* indent = "    ") {
   // All fields by name; a field that this list does not know is a compile error here.
   const auto& [layers, hidden, heads, kv_heads, head_dim, experts, top_k, ffn, vocabulary, rope_theta, norm_eps, init_std, score,
                weight_scale, expert_groups, chosen_groups, expert_bias, activation, shared_ffn, shared_gate, qkv_bias, qk_norm,
                sliding_window, tied_embeddings, dense_layers, dense_ffn] = m;
   std::string fields;
   const auto put = [&](const char* field, const auto& value) {
-    fields += sentence(fields.empty() ? "" : ",", "\n    .", field, " = ", value);
+    fields += sentence(fields.empty() ? "" : ",", "\n", indent, ".", field, " = ", value);
   };
   const auto real = [](double x) {
     char digits[32];
@@ -51,8 +51,13 @@ inline std::string write_shape(const model_shape& m, const std::string& name, co
   put("tied_embeddings", tied_embeddings);
   put("dense_layers", dense_layers);
   put("dense_ffn", dense_ffn);
+  return fields;
+}
+
+/// A C++ header that defines the shape as a constant `name`, a valid identifier. from: what it was made of, for its first line.
+inline std::string write_shape(const model_shape& m, const std::string& name, const std::string& from) {
   return sentence("#pragma once\n// Made from ", from, "; do not edit.\n#include <moefold/core/model_shape.hpp>\n\n",
-                  "inline constexpr moefold::model_shape ", name, "{", fields, "};\n");
+                  "inline constexpr moefold::model_shape ", name, "{", shape_fields(m), "};\n");
 }
 
 }  // namespace moefold

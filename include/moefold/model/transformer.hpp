@@ -50,6 +50,7 @@ class transformer_stage {
     int chunk = 0;
     deferred_products_of<Exec> deferred;   // weight gradients that backward_input left for backward_weight
     basic_arena<memory>* again = nullptr;  // of the rank, for what is recomputed; none needed where nothing is
+    basic_arena<memory>* head = nullptr;   // for what head and loss keep; left out, it lies in keep
     const micro_batch* batch = nullptr;    // the caller's
     std::span<const std::int32_t> ids;     // the batch's, where the exec reads them; of the first chunk
     view<T> input;                         // [T/TP, H], received from the previous stage
@@ -153,7 +154,7 @@ class transformer_stage {
   const layer_range& layers(int chunk = 0) const { return chunks_[std::size_t(chunk)].layers; }
 
   /// Runs chunk s.chunk on *s.batch (first chunk) or s.input; leaves s.output (not last) or adds the summed loss of this rank's own tokens to loss [1]
-  /// (last). Everything kept is in s.keep, behind s.input. Collective over tp, cp, ep and etp.
+  /// (last). Everything kept is in s.keep, behind s.input, and *s.head. Collective over tp, cp, ep and etp.
   void forward(Exec e, saved& s, routing_tap* tap, view<double> loss, const stage_events& events = {}) const {
     const micro_batch& batch = *s.batch;
     const extent_t rows = batch.place.part.local_tokens() * batch.place.batch;
@@ -178,9 +179,10 @@ class transformer_stage {
     s.output = x;
     if (!last(s.chunk)) return;
     events.about_to_use(model_.layers);
-    view<T> normed = s.keep.template take<T>(rows, model_.hidden);
-    norm_.forward(e, view<const T>(x), normed, s.keep, s.norm);
-    loss_.forward(e, view<const T>(normed), there(e, batch.labels, s), s.keep, s.loss, loss);
+    basic_arena<memory>& keep = s.head != nullptr ? *s.head : s.keep;
+    view<T> normed = keep.template take<T>(rows, model_.hidden);
+    norm_.forward(e, view<const T>(x), normed, keep, s.norm);
+    loss_.forward(e, view<const T>(normed), there(e, batch.labels, s), keep, s.loss, loss);
   }
 
   /// dy [T/TP, H]: gradient of s.output (ignored on the last stage) -> dx [T/TP, H]: gradient of s.input (unused on the first stage).

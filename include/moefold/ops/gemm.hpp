@@ -111,9 +111,10 @@ void gemm_strided_fallback(host_exec e, bool ta, bool tb, extent_t m, extent_t n
 /// c [m, n] = alpha op(a) op(b) + beta c; ta: a is stored [k, m] instead of [m, k]; tb: b is stored [n, k] instead of [k, n].
 /// lda, ldb, ldc: elements from one stored row to the next. Local; O(m n k).
 template <class T>
-void gemm_strided([[maybe_unused]] host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, std::type_identity_t<T> alpha,
+void gemm_strided(host_exec e, bool ta, bool tb, extent_t m, extent_t n, extent_t k, std::type_identity_t<T> alpha,
                   const std::type_identity_t<T>* a, extent_t lda, const std::type_identity_t<T>* b, extent_t ldb,
                   std::type_identity_t<T> beta, T* c, extent_t ldc) {
+  e.context->multiply_adds += m * n * k;
 #if MOEFOLD_HAS_CBLAS
   constexpr extent_t most = std::numeric_limits<int>::max();
   require(std::max({m, n, k, lda, ldb, ldc}) <= most, "moefold: CBLAS counts in 32 bits, given a product [", m, ", ", k, "] x [", k, ", ",

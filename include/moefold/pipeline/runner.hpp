@@ -4,8 +4,9 @@
 //
 //   receive_input -> forward -> send_output ... receive_gradient -> backward -> send_gradient
 //                                               or backward_input -> send_gradient ... backward_weight
-// A (micro-batch, chunk) pair has a slot from its first step to its last; there are as many slots as the schedule keeps pairs alive. The stages are a ring:
-// from the last stage outputs go on to the next chunk of the first.
+// A (micro-batch, chunk) pair has a slot from its first step to its last; there are as many slots as the schedule keeps pairs alive. What head and loss keep
+// is large and, with several chunks, soon given back: it has places of its own. The stages are a ring: from the last stage outputs go on to the next chunk
+// of the first.
 #include <moefold/comm/communicator.hpp>
 #include <moefold/core/exec.hpp>
 #include <moefold/model/stage_events.hpp>
@@ -53,6 +54,13 @@ class runner {
   void reserve_deferred(std::size_t bytes) {
     const memory_scope scope(memory_category::activations);
     for (slot& s : slots_) s.state.deferred.reserve(bytes);
+  }
+
+  /// `count` places of so many bytes for what head and loss keep; without, it lies with the rest of its pair.
+  void reserve_heads(int count, std::size_t bytes) {
+    const memory_scope scope(memory_category::activations);
+    heads_.resize(std::size_t(count));
+    for (basic_arena<memory>& h : heads_) h.reserve(bytes);
   }
 
   /// Plays the steps. feed(m) points at the tokens of micro-batch m; done(state) is called after each forward. events: see model/stage_events.hpp.
@@ -130,7 +138,7 @@ class runner {
     return loss;
   }
 
-  /// Most bytes that one pair has kept so far.
+  /// Most bytes that one pair has kept so far, head and loss aside where they have places of their own.
   std::size_t peak() const {
     std::size_t most = 0;
     for (const slot& s : slots_) most = std::max(most, s.state.keep.peak());
@@ -139,6 +147,11 @@ class runner {
   std::size_t deferred_peak() const {
     std::size_t most = 0;
     for (const slot& s : slots_) most = std::max(most, s.state.deferred.peak());
+    return most;
+  }
+  std::size_t head_peak() const {
+    std::size_t most = 0;
+    for (const basic_arena<memory>& h : heads_) most = std::max(most, h.peak());
     return most;
   }
   /// Most bytes that recomputation has used so far.
@@ -168,10 +181,22 @@ class runner {
         s.state.chunk = step.chunk;
         s.state.keep.clear();
         s.state.deferred.clear();
+        s.state.head = heads_.empty() || !stage_.last(step.chunk) ? nullptr : &place_for_head(s);
         return s;
       }
     require(false, "moefold: ", describe(step), " finds all ", slots_.size(), " slots in use; the schedule's live() promises too little");
     return slots_.front();
+  }
+  basic_arena<memory>& place_for_head(const slot& own) {
+    for (basic_arena<memory>& h : heads_) {
+      if (std::any_of(slots_.begin(), slots_.end(), [&](const slot& s) { return &s != &own && s.micro_batch >= 0 && s.state.head == &h; }))
+        continue;
+      h.clear();
+      return h;
+    }
+    require(false, "moefold: micro-batch ", own.micro_batch, " finds all ", heads_.size(),
+            " places of head and loss in use; give as many as most_alive() counts (schedule/step.hpp)");
+    return heads_.front();
   }
   tensor<T, memory>& gradient_for(const schedule_step& step) { return dy_[std::size_t(&find(step) - slots_.data())]; }
   void take_input(saved& s) { s.input = s.keep.template take<T>(rows_, hidden_); }
@@ -189,6 +214,7 @@ class runner {
   std::vector<tensor<T, memory>> dy_;
   tensor<T, memory> dx_;
   basic_arena<memory> again_;  // what is recomputed, one block at a time
+  std::vector<basic_arena<memory>> heads_;
   std::vector<slot> slots_;
 };
 

@@ -13,17 +13,19 @@
 
 namespace moefold {
 
-/// One step of a played schedule: who took it and when, in slots of step_times; messages take none.
-struct played_step {
+/// One step of a played schedule: who took it and when. A message is sent and received in no time.
+template <class Time>
+struct played_at {
   int stage;
   schedule_step step;
-  int begin;  // in slots
-  int end;
+  Time begin, end;
 };
+using played_step = played_at<int>;  // in slots of step_times
 
 namespace detail {
 
-/// The state of all stages while a schedule is played.
+/// The state of all stages while a schedule is played. Time: of the virtual clock, int or double.
+template <class Time>
 class schedule_player {
  public:
   constexpr schedule_player(const char* name, bool trains, int chunks, std::vector<std::vector<schedule_step>> lists, int micro_batches)
@@ -31,8 +33,10 @@ class schedule_player {
     for (stage_state& s : stages_) s.work.resize(std::size_t(micro_batches * chunks));
   }
 
-  constexpr std::vector<played_step> play(const step_times& times) {
-    std::vector<played_step> log;
+  /// times(stage, step): how long a computing step takes, or how long the message of a send is on its way while its sender goes on.
+  template <class Times>
+  constexpr std::vector<played_at<Time>> play(const Times& times) {
+    std::vector<played_at<Time>> log;
     for (bool moved = true; moved;) {
       moved = false;
       for (std::size_t s = 0; s < stages_.size(); ++s)
@@ -48,7 +52,7 @@ class schedule_player {
   struct message {
     int micro_batch;
     int chunk;  // of the receiver
-    int sent;   // at this slot
+    Time arrives;
   };
   struct channel {
     std::vector<message> queue;
@@ -60,7 +64,8 @@ class schedule_player {
   };
   struct stage_state {
     std::size_t next = 0;
-    int clock = 0, live = 0, most_live = 0;
+    Time clock{};
+    int live = 0, most_live = 0;
     std::vector<progress> work;  // [micro-batches, chunks]
     bool gradient_waits = false,
          result_waits = false;  // received and not used yet; computed and not sent yet: a stage has room for one of each
@@ -101,11 +106,12 @@ class schedule_player {
       fail(stage, describe(step), "the next message to arrive is that of micro-batch ", m.micro_batch, in_chunk(m.chunk),
            "; receive in the order in which the neighbour sends");
     ++from.received;
-    stages_[stage].clock = std::max(stages_[stage].clock, m.sent);
+    stages_[stage].clock = std::max(stages_[stage].clock, m.arrives);
     return true;
   }
 
-  constexpr bool take(std::size_t s, const step_times& times, std::vector<played_step>& log) {
+  template <class Times>
+  constexpr bool take(std::size_t s, const Times& times, std::vector<played_at<Time>>& log) {
     using enum step_kind;
     stage_state& me = stages_[s];
     const schedule_step step = lists_[s][me.next];
@@ -114,6 +120,7 @@ class schedule_player {
     demand(c >= 0 && c < chunks_, s, step, "there is no such chunk; the schedule has ", chunks_, ", which count from 0");
     progress& now = of(s, m, c);
     const bool first = this->first(s, c), last = this->last(s, c);
+    const Time takes = times(int(s), step);
     const std::size_t up = s + 1 == stages_.size() ? 0 : s + 1, down = s == 0 ? stages_.size() - 1 : s - 1;
     switch (step.kind) {
       case receive_input:
@@ -138,7 +145,7 @@ class schedule_player {
         demand(now.output && !now.sent_output, s, step, "an output is sent once, after its forward");
         now.sent_output = true;
         if (!trains_) end(me, now);
-        stages_[up].inputs.queue.push_back({m, up == 0 ? c + 1 : c, me.clock});
+        stages_[up].inputs.queue.push_back({m, up == 0 ? c + 1 : c, me.clock + takes});
         break;
       case receive_gradient:
         demand(trains_ && !last && !alone(), s, step, "no gradient comes from there; leave the step out");
@@ -169,12 +176,12 @@ class schedule_player {
         demand(now.did_input && !now.sent_gradient, s, step, "a gradient is sent once, after its backward");
         now.sent_gradient = true;
         me.result_waits = false;
-        stages_[down].gradients.queue.push_back({m, s == 0 ? c - 1 : c, me.clock});
+        stages_[down].gradients.queue.push_back({m, s == 0 ? c - 1 : c, me.clock + takes});
         break;
     }
-    const int slots = times.of(step.kind);
-    me.clock += slots;
-    log.push_back({int(s), step, me.clock - slots, me.clock});
+    const Time begin = me.clock;
+    if (is_computing(step.kind)) me.clock += takes;
+    log.push_back({int(s), step, begin, me.clock});
     ++me.next;
     return true;
   }
@@ -203,20 +210,17 @@ class schedule_player {
 
 }  // namespace detail
 
-namespace detail {
-
-/// `says`: what a schedule says of itself, steps(stage, stages, micro_batches) and live(...) included.
-template <class Says>
-constexpr std::vector<played_step> play(const Says& says, const char* name, bool trains, int chunks, int stages, int micro_batches,
-                                        const step_times& times) {
+/// Plays a schedule with times of its own for every stage and step: times(stage, step) is how long a computing step takes, and of a send how long its
+/// message is on its way while the sender goes on. `says`: what a schedule says of itself: name, trains, chunks, steps(stage, stages, micro_batches) and
+/// live(...). Throws as play does.
+template <class Time, class Says, class Times>
+constexpr std::vector<played_at<Time>> play_at(const Says& says, int stages, int micro_batches, const Times& times) {
+  const char* const name = says.name;
   require<config_error>(stages >= 1 && micro_batches >= 0, "moefold: a schedule needs at least 1 stage and 0 micro-batches (given ", stages,
                         " and ", micro_batches, ")");
-  require<config_error>(times.forward >= 0 && times.weight >= 0 && times.backward >= times.weight,
-                        "moefold: steps take 0 slots or more, and a backward at least its weight part (given forward ", times.forward,
-                        ", backward ", times.backward, ", weight ", times.weight, ")");
   std::vector<std::vector<schedule_step>> lists;
   for (int s = 0; s < stages; ++s) lists.push_back(says.steps(s, stages, micro_batches));
-  schedule_player player(name, trains, chunks, std::move(lists), micro_batches);
+  detail::schedule_player<Time> player(name, says.trains, says.chunks, std::move(lists), micro_batches);
   auto log = player.play(times);
   for (int s = 0; s < stages; ++s) {
     const int kept = player.most_live(std::size_t(s)), promised = says.live(s, stages, micro_batches);
@@ -228,17 +232,18 @@ constexpr std::vector<played_step> play(const Says& says, const char* name, bool
   return log;
 }
 
-}  // namespace detail
-
 /// Plays the schedule, every stage as early as it can, and returns all steps with their times on a virtual clock.
 /// Throws config_error with stage, step and reason if the schedule cannot run, or keeps another number of activations than live() says.
 template <pipeline_schedule Schedule>
 constexpr std::vector<played_step> play(int stages, int micro_batches, const step_times& times = {1, 1, 1}) {
-  return detail::play(Schedule{}, Schedule::name, Schedule::trains, Schedule::chunks, stages, micro_batches, times);
+  require<config_error>(times.forward >= 0 && times.weight >= 0 && times.backward >= times.weight,
+                        "moefold: steps take 0 slots or more, and a backward at least its weight part (given forward ", times.forward,
+                        ", backward ", times.backward, ", weight ", times.weight, ")");
+  return play_at<int>(Schedule{}, stages, micro_batches, [&](int, const schedule_step& step) { return times.of(step.kind); });
 }
 /// The same proof of a schedule that is a value: what a trainer asks for before it starts.
 inline void check_schedule(const schedule_value& schedule, int stages, int micro_batches) {
-  detail::play(schedule, schedule.name, schedule.trains, schedule.chunks, stages, micro_batches, {1, 1, 1});
+  play_at<int>(schedule, stages, micro_batches, [](int, const schedule_step& step) { return step_times{1, 1, 1}.of(step.kind); });
 }
 
 /// Slots that every stage of a played schedule stands still: its end minus the stage's own work; the largest of the stages.

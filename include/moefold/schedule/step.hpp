@@ -35,6 +35,12 @@ constexpr const char* name_of(step_kind kind) {
   return int(kind) < step_kinds ? names[int(kind)] : "?";
 }
 
+/// Whether a step computes; else it sends or receives.
+constexpr bool is_computing(step_kind kind) {
+  return kind == step_kind::forward || kind == step_kind::backward || kind == step_kind::backward_input ||
+         kind == step_kind::backward_weight;
+}
+
 struct schedule_step {
   step_kind kind;
   int micro_batch;
@@ -57,12 +63,13 @@ inline std::string describe(const std::vector<schedule_step>& steps) {
 
 /// How long a step of one chunk takes, in slots of a virtual clock; messages take none. backward is both its parts: backward_weight takes `weight` of it,
 /// backward_input the rest.
-struct step_times {
-  int forward = 1;
-  int backward = 2;
-  int weight = 1;
+template <class Time>
+struct times_of_steps {
+  Time forward = 1;
+  Time backward = 2;
+  Time weight = 1;
 
-  constexpr int of(step_kind kind) const {
+  constexpr Time of(step_kind kind) const {
     switch (kind) {
       case step_kind::forward: return forward;
       case step_kind::backward: return backward;
@@ -72,6 +79,7 @@ struct step_times {
     }
   }
 };
+using step_times = times_of_steps<int>;
 
 /// What a schedule has to say. `trains`: every forward is followed by a backward; else outputs are computed and nothing is kept.
 /// `chunks`: of a stage. steps(stage, stages, micro_batches) is the stage's list; live(...) the most (micro-batch, chunk) pairs whose activations the
@@ -102,6 +110,18 @@ struct schedule_value {
 };
 template <pipeline_schedule S>
 inline constexpr schedule_value value_of_schedule{S::name, S::trains, S::chunks, &S::steps, &S::live};
+
+/// The most micro-batches that a stage which plays these steps keeps alive in one chunk at once.
+constexpr int most_alive(const std::vector<schedule_step>& steps, int chunk) {
+  int alive = 0, most = 0;
+  for (std::size_t i = 0; i < steps.size(); ++i) {
+    if (steps[i].chunk != chunk) continue;
+    alive += int(steps[i].kind == step_kind::forward);
+    most = std::max(most, alive);
+    alive -= int(steps[i].kind == step_kind::backward || steps[i].kind == step_kind::backward_weight);
+  }
+  return most;
+}
 
 /// Writes a stage's list: computing steps with the messages that belong to them.
 class step_list {

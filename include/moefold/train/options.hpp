@@ -3,7 +3,7 @@
 #include <moefold/core/memory_ledger.hpp>
 #include <moefold/core/recompute.hpp>
 #include <moefold/inventory/legality.hpp>
-#include <moefold/inventory/parameters.hpp>
+#include <moefold/inventory/buffers.hpp>
 #include <moefold/model/stage_events.hpp>
 #include <moefold/moe/routing.hpp>
 #include <moefold/optim/finite.hpp>

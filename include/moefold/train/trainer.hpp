@@ -83,11 +83,10 @@ class basic_trainer {
     runner_.emplace(stage_, groups_.template over<tag::pp>(), groups_.stages_for_gradients(), a.rows(), model.hidden,
                     std::max(schedule.live(stage, stages, int(micro_batches())), schedule.chunks > 1 ? 2 : 1),
                     std::size_t(kept_by_micro_batch<precision>(a, stage, a.worst_rows())));
-    if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; })) {
-      extent_t most = 0;
-      for (extent_t c = 0; c < fold_.layers.chunks; ++c) most = std::max(most, deferred_by_chunk<precision>(a, stage, c, a.worst_rows()));
-      runner_->reserve_deferred(std::size_t(most));
-    }
+    if (stage_.last(schedule.chunks - 1))
+      runner_->reserve_heads(most_alive(steps_, schedule.chunks - 1), std::size_t(kept_by_head<precision>(a)));
+    if (std::any_of(steps_.begin(), steps_.end(), [](const schedule_step& s) { return s.kind == step_kind::backward_weight; }))
+      runner_->reserve_deferred(std::size_t(deferred_by_micro_batch<precision>(a, stage, a.worst_rows())));
     runner_->reserve_again(std::size_t(recomputed_by_block<precision>(a, a.worst_rows())));
     store_.initialise(exec_, options.seed);
     building_.reset();
@@ -257,8 +256,9 @@ class basic_trainer {
     return {model_, fold_, loader_.place().part.sequence, options_.micro_batch, facts_, options_.recompute, Policies::context::facts};
   }
   extent_t micro_batches() const { return extent_t(loader_.batches().size()); }
-  /// Most bytes one micro-batch has kept so far, and most scratch this rank has used.
+  /// Most bytes one micro-batch has kept so far, head and loss by themselves, and most scratch this rank has used.
   std::size_t kept_peak() const { return runner_->peak(); }
+  std::size_t head_peak() const { return runner_->head_peak(); }
   std::size_t recomputed_peak() const { return runner_->again_peak(); }
   std::size_t deferred_peak() const { return runner_->deferred_peak(); }
   std::size_t scratch_peak() const { return execs_.context.scratch.peak(); }

@@ -1,0 +1,86 @@
+#pragma once
+// Where the groups of a mapping lie on the nodes, and how long an operation over such a group takes: the slower of what travels inside the nodes and of
+// what leaves them, both at the same time.
+//
+//   group of n ranks, `stride` apart; nodes of 8       stride 1, n 8:  one node         stride 2, n 8:  4 ranks on each of 2 nodes
+//   all_gather, reduce_scatter, all_reduce             a ring through all ranks: a node's traffic leaves through the cards of all its ranks in the group
+//   all_to_all                                         every rank sends to each peer by itself: (n - per_node) / (n - 1) of its bytes leave the node
+#include <moefold/core/traffic_rule.hpp>
+#include <moefold/plan/cluster.hpp>
+#include <moefold/plan/mapping.hpp>
+
+#include <array>
+
+namespace moefold {
+
+/// A group of ranks on nodes. per_node: its ranks on one node, the fewest that a node has.
+struct group_span {
+  extent_t ranks = 1, per_node = 1;
+
+  constexpr extent_t nodes() const { return (ranks + per_node - 1) / per_node; }
+  constexpr bool operator==(const group_span&) const = default;
+};
+
+namespace detail {
+
+struct group_digit {
+  extent_t count = 1, stride = 1;
+};
+
+/// The span of the ranks at sum of i * stride, for 0 <= i < count of each digit, strides ascending.
+constexpr group_span span_of(std::span<const group_digit> digits, extent_t gpus_per_node) {
+  group_span span;
+  for (const group_digit& d : digits) {
+    span.ranks *= d.count;
+    span.per_node *= std::clamp<extent_t>(gpus_per_node / d.stride, 1, d.count);
+  }
+  return span;
+}
+
+}  // namespace detail
+
+/// The span of the group over some axes of a mapping: of one mesh; the empty set is the world. A strategy that ties the experts to DP has its expert groups
+/// TP * CP apart.
+constexpr group_span span_of(const plan_job& job, const cluster_spec& cluster, const plan_mapping& m, axis_set axes) {
+  using enum axis_id;
+  using digit = detail::group_digit;
+  const auto of = [&](axis_id axis, extent_t count, extent_t stride) { return digit{axes.contains(axis) ? count : 1, stride}; };
+  if (axes.empty()) axes = set_of<tag::tp, tag::cp, tag::dp, tag::pp>;
+  const extent_t inside = m.tp * m.cp * m.dp;  // ranks of a stage
+  if ((axes & set_of<tag::etp, tag::ep, tag::edp>).empty()) {
+    const std::array<digit, 4> digits = {of(tp, m.tp, 1), of(cp, m.cp, m.tp), of(dp, m.dp, m.tp * m.cp), of(pp, m.pp, inside)};
+    return detail::span_of(digits, cluster.gpus_per_node);
+  }
+  if (!ties_experts(job.strategy)) {
+    const std::array<digit, 4> digits = {of(etp, m.etp, 1), of(ep, m.ep, m.etp), of(edp, m.edp, m.etp * m.ep), of(pp, m.pp, inside)};
+    return detail::span_of(digits, cluster.gpus_per_node);
+  }
+  const std::array<digit, 5> digits = {of(etp, m.etp, 1), of(edp, m.cp, m.tp), of(ep, m.ep, m.tp * m.cp),
+                                       of(edp, m.edp / m.cp, m.tp * m.cp * m.ep), of(pp, m.pp, inside)};
+  return detail::span_of(digits, cluster.gpus_per_node);
+}
+
+/// Seconds of one call in which every rank of the group sends `bytes` (as core/traffic_rule.hpp counts them).
+constexpr double seconds_of(operation op, double bytes, const group_span& span, const cluster_spec& cluster) {
+  if (span.ranks <= 1 || bytes <= 0) return 0;
+  const bool leaves = span.nodes() > 1, pairwise = op == operation::all_to_all || op == operation::all_to_all_v;
+  const link_spec &in = cluster.inside, &out = cluster.between;
+  if (op == operation::send) {
+    const link_spec& link = leaves ? out : in;
+    return link.latency + link.transfer(bytes);
+  }
+  double within = bytes, beyond = 0;  // of one rank
+  if (pairwise) {
+    beyond = bytes * double(span.ranks - span.per_node) / double(span.ranks - 1);
+    within = bytes - beyond;
+  } else if (leaves) {  // the node receives what all ranks of other nodes hold, over the cards of its own ranks
+    const double whole = bytes * double(span.ranks) / double(span.ranks - 1), nodes = double(span.nodes());
+    beyond = whole * (nodes - 1) / nodes / double(span.per_node);
+    if (span.per_node == 1) within = 0;
+  }
+  const double inner = within > 0 ? in.transfer(within) : 0;
+  const double outer = leaves ? out.transfer(beyond) : 0;
+  return (leaves ? out.latency : in.latency) + std::max(inner, outer);
+}
+
+}  // namespace moefold
