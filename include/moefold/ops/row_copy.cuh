@@ -63,18 +63,6 @@ __device__ inline void load_units(const T* from, row_tiles::place p, int step, S
       if (u + i * step < p.last) store((u + i * step) * Lanes, held[i]);
   }
 }
-/// store_pack by one instruction, whatever the compiler thinks: what it only copies it may take apart, and did, into stores of two bytes. No load moves
-/// across it.
-template <class T, int Lanes>
-__device__ inline void store_whole(T* to, const pack<T, Lanes>& value) {
-#if defined(__CUDA_ARCH__)
-  if constexpr (sizeof value == 16)
-    return __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, value));
-  else if constexpr (sizeof value == 4 && Lanes > 1)
-    return __stwb(reinterpret_cast<unsigned*>(to), __builtin_bit_cast(unsigned, value));
-#endif
-  store_pack(to, value);
-}
 template <int Lanes, class T>
 __device__ inline void zero_units(T* to, row_tiles::place p, int step) {
   for (std::int64_t u = p.first; u < p.last; u += step) store_pack(to + u * Lanes, pack<T, Lanes>{});
