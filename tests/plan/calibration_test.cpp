@@ -79,6 +79,8 @@ TEST_SUITE("plan/calibration") {
     const cluster_spec c = fitted(laptop, m);
     CHECK(c.inside.latency == doctest::Approx(m.calls[0].seconds));
     for (const timed_call& call : m.calls) CHECK(c.inside.latency + c.inside.transfer(call.bytes) == doctest::Approx(call.seconds));
+    CHECK(c.inside.faster(2).transfer(1e6) == doctest::Approx(c.inside.transfer(1e6) / 2).epsilon(0.01));
+    CHECK(laptop.inside.faster(2).transfer(1e6) == doctest::Approx(laptop.inside.transfer(1e6) / 2));
     CHECK(c.inside.bandwidth < 5e9);
     CHECK(c.inside.bandwidth > 4.5e9);
   }

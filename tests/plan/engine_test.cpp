@@ -80,6 +80,9 @@ constexpr context_facts facts_of_choice(context_choice c) {
                                          : cp_combined<2>::facts;
 }
 
+constexpr context_choice contexts[] = {context_choice::all_gather, context_choice::ring, context_choice::all_to_all,
+                                       context_choice::combined};
+
 struct engine_case {
   plan_job job;
   plan_mapping mapping;
@@ -274,13 +277,57 @@ void compare_engines(std::size_t every) {
   all.report(compared);
 }
 
+/// Whether the engine starts with a run, on as many threads as it names; what it says if not.
+std::string refused_by_engine(const plan_job& job, const plan_mapping& m, context_choice context, const dataset& data) {
+  chosen_context::choose(context);
+  try {
+    const folding_extents fold = moefold::folding_of(job, m);
+    trainer_options options;
+    options.global_batch = job.global_batch, options.micro_batch = m.micro_batch, options.recompute = m.recompute;
+    options.schedule = &schedule_of(job, m);
+    run_threads(int(job.gpus), [&](thread_comm& world) {
+      const engine trainer(std::move(world), job.model, job.sequence, fold, options, data, {}, job.facts);
+    });
+  } catch (const config_error& e) {
+    return e.what();
+  }
+  return {};
+}
+
+/// Random runs, some of which break rules, on at most 16 ranks.
+void compare_legality(extent_t runs) {
+  const random_numbers draw(41);
+  std::map<extent_t, dataset> data;  // by the length of a sequence
+  extent_t compared = 0, accepted = 0, wrong = 0;
+  for (std::uint64_t i = 0; compared < runs; ++i) {
+    const random_plan p = spoilt_plan(draw, i);
+    const plan_job& job = p.job;
+    const auto context =
+        std::find_if(std::begin(contexts), std::end(contexts), [&](context_choice c) { return facts_of_choice(c) == job.context; });
+    if (job.gpus < 1 || job.gpus > 16 || context == std::end(contexts) || p.mapping.vpp < 1) continue;
+    if (job.global_batch > 60 && job.global_batch < 1 << 24) continue;  // more than the data have
+    const extent_t length = std::max<extent_t>(1, job.sequence);
+    const dataset& text = data.try_emplace(length, test_data(20, length)).first->second;
+    const std::string planner = refusal(job, p.mapping), started = refused_by_engine(job, p.mapping, *context, text);
+    if (planner.empty() != started.empty() && ++wrong < 5)
+      FAIL_CHECK(sentence("planner: '", planner, "'; engine: '", started, "'; ", describe(p.mapping)));
+    ++compared, accepted += planner.empty();
+  }
+  MESSAGE("P07: ", compared - wrong, " of ", compared, " runs that the engine was started with, ", accepted, " accepted");
+  CHECK(wrong == 0);
+  CHECK(accepted > runs / 5);
+  CHECK(accepted < runs * 4 / 5);
+}
+
 }  // namespace
 
 TEST_SUITE("plan/engine") {
   TEST_CASE("what the engine holds, sends, calls, keeps and multiplies is what the planner says: some of all mappings") {
-    compare_engines(41);
+    compare_engines(131);
   }
+  TEST_CASE("the engine starts where the planner accepts: some random runs") { compare_legality(40); }
 }
 TEST_SUITE("plan/engine_soak") {
   TEST_CASE("what the engine holds, sends, calls, keeps and multiplies is what the planner says: all mappings") { compare_engines(1); }
+  TEST_CASE("the engine starts where the planner accepts: 500 random runs") { compare_legality(500); }
 }

@@ -63,6 +63,18 @@ __device__ inline void load_units(const T* from, row_tiles::place p, int step, S
       if (u + i * step < p.last) store((u + i * step) * Lanes, held[i]);
   }
 }
+/// store_pack by one instruction, whatever the compiler thinks: what it only copies it may take apart, and did, into stores of two bytes. No load moves
+/// across it.
+template <class T, int Lanes>
+__device__ inline void store_whole(T* to, const pack<T, Lanes>& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof value == 16)
+    return __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, value));
+  else if constexpr (sizeof value == 4 && Lanes > 1)
+    return __stwb(reinterpret_cast<unsigned*>(to), __builtin_bit_cast(unsigned, value));
+#endif
+  store_pack(to, value);
+}
 template <int Lanes, class T>
 __device__ inline void zero_units(T* to, row_tiles::place p, int step) {
   for (std::int64_t u = p.first; u < p.last; u += step) store_pack(to + u * Lanes, pack<T, Lanes>{});
@@ -81,7 +93,7 @@ __global__ void __launch_bounds__(Threads, 3)
     load_units<Lanes>(x.data + p.row * x.stride, p, tiles.lanes(), [&](std::int64_t c, const pack<T, Lanes>& value) {
       for (int j = 0; j < k; ++j) {
         const std::int32_t r = row[j];
-        if (r >= 0 && r < rows) store_pack(out.data + r * out.stride + c, value);
+        if (r >= 0 && r < rows) store_whole(out.data + r * out.stride + c, value);
       }
     });
     if (p.first != 0) return;  // one thread of a token

@@ -37,12 +37,18 @@ struct link_spec {
   double share = 1;      // of it that large messages reach
   double latency = 0;    // seconds of one call
   double half = 0;       // bytes at which half of the reachable bandwidth is reached
-  time_curve curve{};    // measured: takes the place of the three numbers above, latency included
+  time_curve curve{};    // measured: takes the place of bandwidth, share and half
 
   constexpr double rate() const { return bandwidth * share; }
-  /// Seconds of one call that moves `bytes` over this link, of which `latency` are there however few they are.
-  constexpr double transfer(double bytes) const {
-    return curve.known() ? std::max(0.0, curve.at(bytes) - latency) : (bytes + half) / rate();
+  /// Seconds that `bytes` take over this link, beside the latency of the call.
+  constexpr double transfer(double bytes) const { return curve.known() ? curve.at(bytes) - curve.latency() : (bytes + half) / rate(); }
+  /// The same link with so many times the bandwidth.
+  constexpr link_spec faster(double times) const {
+    link_spec link = *this;
+    link.bandwidth *= times;
+    for (int i = 0; i < curve.points; ++i)
+      link.curve.seconds[std::size_t(i)] = curve.latency() + (curve.seconds[std::size_t(i)] - curve.latency()) / times;
+    return link;
   }
 };
 

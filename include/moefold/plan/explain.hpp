@@ -87,8 +87,8 @@ void for_each_better(const cluster_spec& cluster, F&& f) {
   };
   with("GPU peak", [](cluster_spec& c) { c.gpu.bf16_flops *= 1.1, c.gpu.fp8_flops *= 1.1; });
   with("memory bandwidth", [](cluster_spec& c) { c.gpu.hbm_bytes *= 1.1; });
-  with("links inside a node", [](cluster_spec& c) { c.inside.bandwidth *= 1.1; });
-  with("links between nodes", [](cluster_spec& c) { c.between.bandwidth *= 1.1; });
+  with("links inside a node", [](cluster_spec& c) { c.inside = c.inside.faster(1.1); });
+  with("links between nodes", [](cluster_spec& c) { c.between = c.between.faster(1.1); });
   with("latencies", [](cluster_spec& c) { c.inside.latency /= 1.1, c.between.latency /= 1.1, c.efficiency.launch /= 1.1; });
 }
 

@@ -6,7 +6,7 @@
 //    "gpu": {"name": "H100", "bf16_flops_per_second": 989.5e12, "memory_bytes_per_second": 3.35e12, "memory_bytes": 85520809984, "processors": 132},
 //    "gpus_per_node": 8,
 //    "inside":  {"bytes_per_second": 450e9, "reached_share": 0.77, "latency_seconds": 12e-6, "half_bytes": 1e6, "curve_bytes": [...], "curve_seconds": [...]},
-//    "between": {...},                          a curve takes the place of the link's numbers
+//    "between": {...},                          a curve takes the place of bandwidth, share and half
 //    "efficiency": {"gemm_share": 0.7, ...}}    shares and times that are left out are those of plan/cluster.hpp
 #include <moefold/checkpoint/folder.hpp>
 #include <moefold/checkpoint/json.hpp>
