@@ -27,14 +27,14 @@ MOEFOLD_HD inline void store_pack(T* to, const pack<T, Lanes>& value) {
   *reinterpret_cast<pack<T, Lanes>*>(to) = value;
 }
 
-/// The same to device memory by one instruction, whatever the compiler thinks: a pack that goes to several places in a loop it takes apart, and stores in pieces
-/// of two bytes, at a quarter of the speed. No load moves across it.
+/// The same to device memory, by one instruction where elements have two bytes, whatever the compiler thinks: a pack that goes to several places in a loop
+/// it takes apart, and stores element by element, at a quarter of the speed. No load moves across it.
 template <class T, int Lanes>
 MOEFOLD_HD inline void store_whole(T* to, const pack<T, Lanes>& value) {
 #if defined(__CUDA_ARCH__)
-  if constexpr (sizeof value == 16)
+  if constexpr (sizeof(T) == 2 && Lanes == 8)
     return __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, value));
-  else if constexpr (sizeof value == 4 && Lanes > 1)
+  else if constexpr (sizeof(T) == 2 && Lanes == 2)
     return __stwb(reinterpret_cast<unsigned*>(to), __builtin_bit_cast(unsigned, value));
 #endif
   store_pack(to, value);
