@@ -55,7 +55,7 @@ TEST_SUITE("plan/report") {
           "  10 x tp16 dp8 | edp128 | b1: TP is too large (given tp = 16)\n"
           "20 do not fit, the nearest:\n"
           "  dp128 | edp128 | b1: it needs 100 GB\n");
-    CHECK(has(refused_text(two_plans(), 1), "  and 1 more reasons\n"));
+    CHECK(has(refused_text(two_plans(), 1), "  and 1 more reason\n"));
   }
   TEST_CASE("an answer without a plan says so") {
     search_result none = two_plans();

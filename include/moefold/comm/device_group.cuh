@@ -47,7 +47,7 @@ __device__ inline void combine_at(const combined_ranks<T>& r, std::size_t at) {
   }
   pack<T, Lanes> result;
   for (int l = 0; l < Lanes; ++l) result.lane[l] = T(total[l]);
-  for (int o = 0; o < r.outs; ++o) store_pack(r.out[o] + at, result);
+  for (int o = 0; o < r.outs; ++o) store_whole(r.out[o] + at, result);
 }
 
 /// An out may be the in of any rank: each element is read from all ranks before it is written, by one thread.

@@ -27,6 +27,19 @@ MOEFOLD_HD inline void store_pack(T* to, const pack<T, Lanes>& value) {
   *reinterpret_cast<pack<T, Lanes>*>(to) = value;
 }
 
+/// The same to device memory by one instruction, whatever the compiler thinks: a pack that goes to several places in a loop it takes apart, and stores in pieces
+/// of two bytes, at a quarter of the speed. No load moves across it.
+template <class T, int Lanes>
+MOEFOLD_HD inline void store_whole(T* to, const pack<T, Lanes>& value) {
+#if defined(__CUDA_ARCH__)
+  if constexpr (sizeof value == 16)
+    return __stwb(reinterpret_cast<uint4*>(to), __builtin_bit_cast(uint4, value));
+  else if constexpr (sizeof value == 4 && Lanes > 1)
+    return __stwb(reinterpret_cast<unsigned*>(to), __builtin_bit_cast(unsigned, value));
+#endif
+  store_pack(to, value);
+}
+
 /// Whether rows of `width` elements that begin at these addresses may be read and written in packs of 16 bytes.
 template <class T, class... Pointers>
 inline bool packs(std::int64_t width, const T* first, const Pointers*... others) {

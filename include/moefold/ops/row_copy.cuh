@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(Threads, 3)
     load_units<Lanes>(x.data + p.row * x.stride, p, tiles.lanes(), [&](std::int64_t c, const pack<T, Lanes>& value) {
       for (int j = 0; j < k; ++j) {
         const std::int32_t r = row[j];
-        if (r >= 0 && r < rows) store_pack(out.data + r * out.stride + c, value);
+        if (r >= 0 && r < rows) store_whole(out.data + r * out.stride + c, value);
       }
     });
     if (p.first != 0) return;  // one thread of a token

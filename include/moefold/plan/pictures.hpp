@@ -68,6 +68,7 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
 
   const std::vector<axis_id> attention = {axis_id::tp, axis_id::cp, axis_id::dp, axis_id::pp},
                              experts = {axis_id::etp, axis_id::ep, axis_id::edp};  // and the same pp
+  constexpr std::size_t dozen = detail::group_colours.size();                      // and two lighter ones: 36 groups can be told apart
   double y = top;
   const auto mesh = [&](const char* name, const std::vector<axis_id>& axes) {
     page.text(20, y + 14, "start", name, " font-weight='bold'");
@@ -82,8 +83,11 @@ inline std::string draw_groups(const plan_question& q, const plan_mapping& m) {
         const auto at = std::find(firsts.begin(), firsts.end(), place.first);
         const std::size_t colour = std::size_t(at - firsts.begin());
         if (at == firsts.end()) firsts.push_back(place.first);
-        page.box(x_of(gpu), y, cell - 1, row - 4, detail::group_colours[colour % detail::group_colours.size()],
-                 sentence("rank ", gpu, ": number ", place.index, " of the ", name_of(axis), " group of rank ", place.first));
+        page.box(x_of(gpu), y, cell - 1, row - 4, detail::group_colours[colour % dozen],
+                 sentence("rank ", gpu, ": number ", place.index, " of the ", name_of(axis), " group of rank ", place.first),
+                 colour < dozen       ? ""
+                 : colour < 2 * dozen ? " fill-opacity='0.6'"
+                                      : " fill-opacity='0.3'");
         if (cell >= 16) page.text(x_of(gpu) + (cell - 1) / 2, y + row / 2 + 2, "middle", std::to_string(place.index), " font-size='11'");
       }
       page.text(right + 14, y + row / 2 + 2, "start",

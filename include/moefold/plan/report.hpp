@@ -104,7 +104,8 @@ inline std::string refused_text(const search_result& r, std::size_t most = 4) {
     for (std::size_t i = 0; i < std::min(most, all.size()); ++i)
       out += sentence("  ", counted ? sentence(all[i]->mappings, " x ") : std::string(), short_text(all[i]->mapping), ": ",
                       detail::without_prefix(all[i]->reason), "\n");
-    if (all.size() > most) out += sentence("  and ", all.size() - most, counted ? " more reasons\n" : " more\n");
+    if (all.size() > most)
+      out += sentence("  and ", all.size() - most, counted ? all.size() == most + 1 ? " more reason\n" : " more reasons\n" : " more\n");
   };
   std::stable_sort(forbidden.begin(), forbidden.end(), [](const auto* a, const auto* b) { return a->mappings > b->mappings; });
   list(sentence(broken, " refused by a rule, each with an example:"), forbidden, true);
