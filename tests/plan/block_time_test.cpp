@@ -70,7 +70,10 @@ TEST_SUITE("plan/block_time") {
     efficiency_spec e = dgx_h100.efficiency;
     e.hide_ep = 0.01;
     CHECK(t.forward.exposed(e).ep == doctest::Approx(t.forward.ep - 0.01 * t.forward.compute()));
-    e.hide_ep = 0.9;
+    e.hide_tp = 0.6, e.hide_ep = 0.6;  // tp comes first; what is left of the computation hides ep
+    const double left = t.forward.compute() - std::min(t.forward.tp, 0.6 * t.forward.compute());
+    CHECK(t.forward.exposed(e).ep == doctest::Approx(std::max(0.0, t.forward.ep - std::min(left, 0.6 * t.forward.compute()))));
+    e.hide_tp = 0, e.hide_ep = 0.9;
     CHECK(t.forward.exposed(e).ep == 0);
   }
   TEST_CASE("recomputing a part costs its forward again: full all of it, each part some") {

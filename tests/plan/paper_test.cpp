@@ -18,12 +18,12 @@ const paper_row& row(const model_shape& model, plan_strategy strategy) {
 }  // namespace
 
 TEST_SUITE("plan/paper") {
-  TEST_CASE("P09: mean absolute error of the MFU at most 4 % on MCore and folding rows, 15 % on the others; as committed: 1.2 and 7.0 %") {
+  TEST_CASE("P09: mean absolute error of the MFU at most 4 % on MCore and folding rows, 15 % on the others; as committed: 1.2 and 6.8 %") {
     const double close = mean_error(dgx_h100, [](const paper_row& r) { return r.pipelined(); });
     const double other = mean_error(dgx_h100, [](const paper_row& r) { return !r.pipelined(); });
     MESSAGE("P09: ", 100 * close, " % (MCore, folding), ", 100 * other, " % (other strategies)");
     CHECK(close < 0.013);
-    CHECK(other < 0.072);
+    CHECK(other < 0.07);
   }
   TEST_CASE("no row is missed by more than 15.5 %, none of MCore and folding by more than 2 %") {
     for (const paper_row& r : paper_rows) {

@@ -162,6 +162,32 @@ TEST_SUITE("plan/search") {
     }
     for (int s = 1; s < plan_strategies; ++s) CHECK(best[0] < best[s]);
   }
+  TEST_CASE("numbers too large to multiply are refused, as are sequences whose bytes nobody could count") {
+    search_options options;
+    options.fixed.tp = options.fixed.cp = extent_t{1} << 32;
+    CHECK_THROWS_WITH_AS(search<mixed_bf16>(mixtral(), dgx_h100, options), doctest::Contains("lies between 1 and 1048576"), config_error);
+    options = {};
+    options.fixed.tp = options.fixed.cp = options.fixed.dp = options.fixed.etp = options.fixed.ep = options.fixed.edp = extent_t{1} << 20;
+    CHECK(search<mixed_bf16>(mixtral(), dgx_h100, options).legal == 0);
+    plan_job job = mixtral();
+    job.sequence = extent_t{1} << 40;
+    CHECK(refusal(job, {}).find("at most 67108864 tokens") != std::string::npos);
+  }
+  TEST_CASE("memory is planned for an imbalance of its own: the time of the mean, the bytes of the worst") {
+    plan_job job = mixtral();
+    job.imbalance = 1.2;
+    search_options options;
+    options.fixed.ep = 8;
+    const search_result alike = search<mixed_bf16>(job, dgx_h100, options);
+    job.memory_imbalance = 2;
+    const search_result more = search<mixed_bf16>(job, dgx_h100, options);
+    REQUIRE(!more.plans.empty());
+    CHECK(more.fitting < alike.fitting);
+    const plan_mapping m = more.plans[0].mapping;
+    job.memory_imbalance = 0;
+    CHECK(predict<mixed_bf16>(job, dgx_h100, m).memory.activations < more.plans[0].memory.activations);
+    CHECK(predict<mixed_bf16>(job, dgx_h100, m).step_seconds == more.plans[0].step_seconds);
+  }
   TEST_CASE("a job that is not sound says so at once") {
     plan_job job = mixtral();
     job.gpus = 0;

@@ -57,6 +57,31 @@ TEST_SUITE("plan/span") {
       }
     }
   }
+  TEST_CASE("groups that do not divide a node are taken where they lie worst: never on fewer nodes than any of them touches") {
+    for (const extent_t gpus : {12, 24, 36, 40, 42, 96})
+      for (extent_t t = 1; t <= gpus; ++t)
+        for (extent_t c = 1; c * t <= gpus; ++c)
+          for (extent_t p = 1; p * c * t <= gpus; ++p) {
+            if (gpus % (t * c * p) != 0) continue;
+            const plan_mapping m = mapping(t, c, gpus / (t * c * p), p, 1, 1);
+            const folding_extents fold = folding_of(job(), m);
+            for (const axis_set axes : {axis_set(tp), axis_set(cp), axis_set(dp), axis_set(pp), axis_set(cp, dp), axis_set(tp, cp, dp)}) {
+              const group_span span = span_of(job(), dgx_h100, m, axes);
+              std::size_t most = 0;
+              for (extent_t rank = 0; rank < gpus; ++rank) {
+                std::set<extent_t> nodes;
+                for (const extent_t member : group_of(fold.attention, axes, rank)) nodes.insert(member / 8);
+                most = std::max(most, nodes.size());
+              }
+              CAPTURE(describe(m));
+              CAPTURE(axes.name());
+              CHECK(span.ranks == fold.attention.of(axes));
+              CHECK(span.nodes() >= extent_t(most));
+              CHECK((most > 1 || span.nodes() <= 2));  // a few are taken for worse than they lie
+              CHECK(span.nodes() <= span.ranks);
+            }
+          }
+  }
   TEST_CASE("folding in one line: TP 2 and EP 8 stay on a node when folded, and span two when EP is tied to DP") {
     const plan_mapping folded = mapping(2, 1, 8, 8, 1, 8), tied = mapping(2, 1, 8, 8, 2, 8);
     CHECK(span_of(job(), dgx_h100, folded, ep) == group_span{8, 8});

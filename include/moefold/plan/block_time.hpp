@@ -34,7 +34,12 @@ struct pass_time {
   }
   /// What is left of the communication beside computation, and the host where it is slower than the GPU.
   constexpr pass_time exposed(const efficiency_spec& e) const {
-    const auto left = [&](double seconds, double hidden) { return std::max(0.0, seconds - hidden * compute()); };
+    double room = compute();  // what one axis hides behind is no room for the next
+    const auto left = [&](double seconds, double hidden) {
+      const double behind = std::min({seconds, hidden * compute(), room});
+      room -= behind;
+      return seconds - behind;
+    };
     pass_time t = *this;
     t.tp = left(tp, e.hide_tp), t.cp = left(cp, e.hide_cp), t.ep = left(ep, e.hide_ep);
     return t;

@@ -110,7 +110,9 @@ inline cluster_spec fitted(cluster_spec base, const measurements& m) {
     for (const timed_stream& s : m.streams) rates.push_back(s.bytes / s.seconds);
     e.hbm = detail::share_of(rates.empty() ? m.copy_rate : detail::median_of(rates), base.gpu.hbm_bytes);
   }
+  const double prior = e.gemm;
   fit_products(m.products, base);
+  e.gemm8 = std::min(1.0, e.gemm8 * e.gemm / prior);  // those of 8 bits were not measured: they lose as much
   if (m.forward_seconds > 0) e.attention_forward = detail::share_of(m.attention_flops / m.forward_seconds, base.gpu.bf16_flops);
   if (m.backward_seconds > 0) e.attention_backward = detail::share_of(2.5 * m.attention_flops / m.backward_seconds, base.gpu.bf16_flops);
   if (m.launch_seconds > 0) e.launch = m.launch_seconds;

@@ -40,12 +40,12 @@ struct stage_time {
   }
 };
 
-/// Weights that ZeRO-3 gathers for one block, forward and backward, and gradients that it scatters: exposed beside the block's own work.
+/// Weights that ZeRO-3 gathers for one block or one of the ends, forward and backward, and gradients that it scatters, `times` times: exposed beside the
+/// computation of the block itself.
 template <class Precision>
-constexpr void add_shards(stage_time& stage, const plan_job& job, const cluster_spec& c, const plan_mapping& m, const activation_shape& a,
-                          bool dense, const block_time& block, double blocks) {
+constexpr void add_shards(stage_time& stage, const plan_job& job, const cluster_spec& c, const plan_mapping& m, const block_elements& own,
+                          double forward, double backward, double times) {
   using enum axis_id;
-  const block_elements own = elements_of_block(a, dense);  // of one rank, before they are cut into shards
   const group_span replicas = span_of(job, c, m, axis_set(cp, dp)), experts = span_of(job, c, m, edp);
   const auto seconds = [&](operation op, double elements, const group_span& span) {  // weights as stored, gradients as they are summed
     const double size = op == operation::all_gather ? sizeof(typename Precision::storage) : sizeof(typename Precision::reduce);
@@ -56,13 +56,11 @@ constexpr void add_shards(stage_time& stage, const plan_job& job, const cluster_
   const double scatters = seconds(operation::reduce_scatter, double(own.dense), replicas),
                expert_scatters = seconds(operation::reduce_scatter, double(own.expert), experts);
   const auto left = [&](double all, double window) { return std::max(0.0, all - c.efficiency.hide_shards * window); };
-  const double total = gathers + expert_gathers + scatters + expert_scatters;
-  const double exposed =
-      left(gathers + expert_gathers, block.forward.compute()) + left(total, block.backward.compute() + block.again.compute());
-  const double all = total + gathers + expert_gathers;
+  const double total = gathers + expert_gathers + scatters + expert_scatters, all = total + gathers + expert_gathers;
   if (all <= 0) return;
-  stage.expert_shards += blocks * exposed * (2 * expert_gathers + expert_scatters) / all;
-  stage.shards += blocks * exposed * (2 * gathers + scatters) / all;
+  const double exposed = left(gathers + expert_gathers, forward) + left(total, backward);
+  stage.expert_shards += times * exposed * (2 * expert_gathers + expert_scatters) / all;
+  stage.shards += times * exposed * (2 * gathers + scatters) / all;
 }
 
 /// What a block of either kind takes.
@@ -101,15 +99,19 @@ constexpr stage_time time_of_layers(const plan_job& job, const cluster_spec& c, 
   const double moe_blocks = double(layers.moe), dense_blocks = double(layers.dense);
   stage_time t;
   const auto add = [&](const pass_time& forward, const pass_time& backward, const pass_time& again, double times) {
-    t.launches += times * (forward.launches(c.efficiency) + backward.launches(c.efficiency));
+    pass_time both = backward;  // what is computed again is launched in the backward pass
+    both += again;
+    t.launches += times * (forward.launches(c.efficiency) + both.launches(c.efficiency));
     t.forward += forward.exposed(c.efficiency) * times, t.backward += backward.exposed(c.efficiency) * times, t.again += again * times;
   };
   add(moe.forward, moe.backward, moe.again, moe_blocks), add(dense.forward, dense.backward, dense.again, dense_blocks);
   t.weight = moe.weight * moe_blocks + dense.weight * dense_blocks;
-  if (shards_weights(job.strategy)) {
-    if (moe_blocks > 0) add_shards<Precision>(t, job, c, m, a, false, moe, moe_blocks);
-    if (dense_blocks > 0) add_shards<Precision>(t, job, c, m, a, true, dense, dense_blocks);
-  }
+  const auto add_block_shards = [&](const block_time& block, bool of_dense, double count) {
+    if (shards_weights(job.strategy) && count > 0)
+      add_shards<Precision>(t, job, c, m, elements_of_block(a, of_dense), block.forward.compute(),
+                            block.backward.compute() + block.again.compute(), count);
+  };
+  add_block_shards(moe, false, moe_blocks), add_block_shards(dense, true, dense_blocks);
   block_clock ends{c, false};
   const double rows = double(a.rows()), T = double(a.tokens()), H = double(s.hidden);
   if (first) ends.stream(2 * rows * H * 2, 3 * rows * H * 4, 1);
@@ -130,6 +132,9 @@ constexpr stage_time time_of_layers(const plan_job& job, const cluster_spec& c, 
     add_ends(stage, traffic_pass::forward, ends.forward), add_ends(stage, traffic_pass::backward, ends.backward);
   }
   add(ends.forward, ends.backward, {}, 1);
+  if (shards_weights(job.strategy) && (first || last))
+    add_shards<Precision>(t, job, c, m, {(extent_t(first) + extent_t(last)) * padded_vocabulary(s, m.tp) / m.tp * s.hidden, 0},
+                          ends.forward.compute(), ends.backward.compute(), 1);
   return t;
 }
 
@@ -140,9 +145,9 @@ struct reduction_time {
 template <class Precision>
 constexpr reduction_time time_of_reductions(const plan_job& job, const cluster_spec& c, const plan_mapping& m, const activation_shape& a,
                                             extent_t stage, const stage_time& work) {
-  if (shards_weights(job.strategy)) return {};
   double scattered[2] = {}, gathered[2] = {}, world = 0;
   for_each_step_call<Precision>(a, stage, job.bucket, [&](const traffic_call& call) {
+    if (shards_weights(job.strategy) && call.op != operation::all_reduce) return;  // these travel with every micro-batch
     const double bytes = double(bytes_sent(call.op, std::uint64_t(call.ranks), std::uint64_t(call.count), std::uint64_t(call.size)));
     const double seconds = double(call.times) * seconds_of(call.op, bytes, span_of(job, c, m, call.axes), c);
     const int experts = call.axes.contains(axis_id::edp) ? 1 : 0;
@@ -209,7 +214,12 @@ inline prediction predict(const plan_job& job, const cluster_spec& c, const plan
   p.memory = memory_of<Precision>(job, m);
   p.memory.reserved = c.reserved;
   p.fits = p.memory.total() <= c.gpu.memory;
-  time.optimizer = streaming_seconds(double(p.memory.optimizer) / 12 * 28, c);
+  // The optimizer reads and writes its state, reads the gradient and writes the weight of every element of its shard.
+  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
+  const double state =
+      double(job.state_tensors) * sizeof(typename Precision::moments) + (own_master ? sizeof(typename Precision::master) : 0);
+  const double shard = state > 0 ? double(p.memory.optimizer) / state : 0;
+  time.optimizer = streaming_seconds(shard * (2 * state + sizeof(typename Precision::reduce) + sizeof(typename Precision::storage)), c);
 
   const double seconds = time.total();
   time.other += seconds * e.noise * std::max(0.0, detail::log2_of(double(job.gpus) / 8));

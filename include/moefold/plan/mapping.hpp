@@ -57,8 +57,9 @@ struct plan_job {
   context_facts context{};
   plan_strategy strategy = plan_strategy::folding;
   plan_schedule schedule = plan_schedule::one_f_one_b;
-  double imbalance = 1;   // rows at the busiest rank's experts over the mean (dropless); 1: even routing
-  int state_tensors = 2;  // of the optimizer, per weight
+  double imbalance = 1;         // rows at the busiest rank's experts over the mean (dropless); 1: even routing
+  double memory_imbalance = 0;  // the one that memory is planned for, where it is another: a high percentile; 0: imbalance
+  int state_tensors = 2;        // of the optimizer, per weight
   extent_t bucket = default_bucket;
   layer_split layers{};  // how layers are shared out; its chunks are the mapping's vpp
 
@@ -104,11 +105,15 @@ constexpr void check_strategy(plan_strategy s, const plan_mapping& m) {
 
 }  // namespace detail
 
+inline constexpr extent_t most_tokens = extent_t{1} << 26;  // of a sequence that is planned: bytes are counted in 64 bits
+
 /// Throws config_error, in the engine's own sentences, if the engine would not start with this mapping, or the strategy does not allow it.
 constexpr void check(const plan_job& job, const plan_mapping& m) {
   require<config_error>(m.vpp >= 1, "moefold: a stage has at least 1 chunk of layers (given ", m.vpp, ")");
   require<config_error>(m.vpp == 1 || job.schedule == plan_schedule::one_f_one_b,
                         "moefold: only 1F1B has several chunks of layers per stage (given ", m.vpp, "); take vpp 1 with zero bubble");
+  require<config_error>(job.sequence <= most_tokens, "moefold: a sequence of a plan has at most ", most_tokens, " tokens (given ",
+                        job.sequence, ")");
   const folding_extents fold = folding_of(job, m);
   require<config_error>(fold.world() == job.gpus, "moefold: the mapping has TP*CP*DP*PP = ", fold.world(), " ranks and there are ",
                         job.gpus, " GPUs; change dp");

@@ -92,13 +92,14 @@ class memory_counter {
 template <class Precision>
 constexpr plan_memory memory_of(const plan_job& job, const plan_mapping& mapping, extent_t stage) {
   const activation_shape a = shape_of(job, mapping);
-  return memory_counter<Precision>(job, mapping, a, rows_at(a, job.imbalance)).of(stage);
+  return memory_counter<Precision>(job, mapping, a, rows_at(a, job.memory_imbalance > 0 ? job.memory_imbalance : job.imbalance)).of(stage);
 }
 /// Of the stage that needs most.
 template <class Precision>
 constexpr plan_memory memory_of(const plan_job& job, const plan_mapping& mapping) {
   const activation_shape a = shape_of(job, mapping);
-  return memory_counter<Precision>(job, mapping, a, rows_at(a, job.imbalance)).of_fullest();
+  return memory_counter<Precision>(job, mapping, a, rows_at(a, job.memory_imbalance > 0 ? job.memory_imbalance : job.imbalance))
+      .of_fullest();
 }
 /// The same if every MoE layer is hit by the worst routing there is.
 template <class Precision>

@@ -117,7 +117,7 @@ inline std::string refused_text(const search_result& r, std::size_t most = 4) {
 inline std::string report(const plan_question& q, const search_result& r) {
   std::string out = describe(q) + "\n\n";
   if (r.plans.empty())
-    out += "no mapping fits; the reasons:\n";
+    out += r.legal == 0 ? "no mapping is legal; the reasons:\n" : "no mapping fits; the reasons:\n";
   else
     out += table_of(r.plans).text() +
            sentence("batch: sequences of a micro-batch; memory: of ", gigabytes_text(double(q.cluster.gpu.memory)), "; MFU: of ",

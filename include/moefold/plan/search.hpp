@@ -32,6 +32,7 @@ struct refused_mapping {
   plan_mapping mapping{};
   std::string reason;
   std::size_t mappings = 1;  // how many it stands for
+  extent_t need = 0;         // bytes, where it does not fit
 };
 
 struct search_result {
@@ -149,6 +150,10 @@ search_result search(const plan_job& job, const cluster_spec& cluster, const sea
   const auto start = std::chrono::steady_clock::now();
   check(job.model), check(job.facts);
   require<config_error>(job.gpus >= 1 && job.gpus <= extent_t{1} << 20, "moefold: a plan is for 1 to 1048576 GPUs (given ", job.gpus, ")");
+  const plan_mapping& f = options.fixed;
+  for (const extent_t number : {f.tp, f.cp, f.dp, f.pp, f.etp, f.ep, f.edp, f.vpp, f.micro_batch})
+    require<config_error>(number >= 0 && number <= extent_t{1} << 20,
+                          "moefold: a number that is held lies between 1 and 1048576, 0 leaves it free (given ", number, ")");
   search_result result;
   detail::refusals forbidden;
   std::vector<std::pair<double, plan_mapping>> best;  // seconds, the `top` smallest, ascending
@@ -167,8 +172,10 @@ search_result search(const plan_job& job, const cluster_spec& cluster, const sea
     const auto at = std::upper_bound(large.begin(), large.end(), need, [](extent_t n, const auto& l) { return n < l.first; });
     if (large.size() >= options.near && at == large.end()) return;
     large.insert(at, {need,
-                      {m, sentence("it needs ", gigabytes_text(double(need)), " on a GPU of stage ", memory.stage, ", ",
-                                   gigabytes_text(double(need - cluster.gpu.memory)), " more than there is")}});
+                      {m,
+                       sentence("it needs ", gigabytes_text(double(need)), " on a GPU of stage ", memory.stage, ", ",
+                                gigabytes_text(double(need - cluster.gpu.memory)), " more than there is"),
+                       1, need}});
     if (large.size() > options.near) large.pop_back();
   };
   const auto consider = [&](plan_mapping m) {  // with the first rule that fits: the others keep less and take longer

@@ -13,7 +13,7 @@
 
 namespace moefold {
 
-/// A group of ranks on nodes. per_node: its ranks on one node, the fewest that a node has.
+/// A group of ranks on nodes: the one that lies worst, as evenly over its nodes as whole ranks allow.
 struct group_span {
   extent_t ranks = 1, per_node = 1;
 
@@ -27,13 +27,32 @@ struct group_digit {
   extent_t count = 1, stride = 1;
 };
 
+/// Nodes that the ranks 0, stride, .. of a group touch where it lies worst; groups of all ranks begin wherever the mesh puts them.
+constexpr extent_t nodes_of(const group_digit& d, extent_t gpus_per_node) {
+  const extent_t block = d.count * d.stride;
+  if (gpus_per_node % block == 0) return 1;
+  if (block % gpus_per_node == 0 && gpus_per_node % d.stride == 0) return block / gpus_per_node;
+  return std::min(d.count, ((d.count - 1) * d.stride - 1) / gpus_per_node + 2);
+}
+
 /// The span of the ranks at sum of i * stride, for 0 <= i < count of each digit, strides ascending.
 constexpr group_span span_of(std::span<const group_digit> digits, extent_t gpus_per_node) {
   group_span span;
-  for (const group_digit& d : digits) {
+  group_digit run;  // digits that continue each other, as one
+  const auto take = [&](const group_digit& d) {
     span.ranks *= d.count;
-    span.per_node *= std::clamp<extent_t>(gpus_per_node / d.stride, 1, d.count);
+    span.per_node *= d.count > 1 ? d.count / nodes_of(d, gpus_per_node) : 1;
+  };
+  for (const group_digit& d : digits) {
+    if (d.count == 1) continue;
+    if (run.count > 1 && run.count * run.stride == d.stride) {
+      run.count *= d.count;
+      continue;
+    }
+    take(run);
+    run = d;
   }
+  take(run);
   return span;
 }
 

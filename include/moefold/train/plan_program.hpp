@@ -112,27 +112,28 @@ plan_answer search_with_loads(const plan_question& q, const load_trace& trace, s
   plan_answer answer;
   search_result& found = answer.found;
   const extent_t fixed = options.fixed.ep;
-  const std::size_t top = options.top;
-  options.top *= 4;  // which of them is the best is up to the mean
   for (const extent_t ep : fixed > 0 ? std::vector<extent_t>{fixed} : trace.sizes()) {
     if (ep > q.job.gpus && fixed == 0) continue;
     plan_job uneven = q.job;
     options.fixed.ep = ep;
-    uneven.imbalance = trace.of(ep).p99;
+    uneven.imbalance = trace.of(ep).mean, uneven.memory_imbalance = trace.of(ep).p99;
     search_result part = search<Precision>(uneven, q.cluster, options);
-    uneven.imbalance = trace.of(ep).mean;
-    for (prediction& plan : part.plans) {
-      const plan_memory memory = plan.memory;
-      plan = predict<Precision>(uneven, q.cluster, plan.mapping);
-      plan.memory = memory;
-      found.plans.push_back(plan);
+    found.plans.insert(found.plans.end(), part.plans.begin(), part.plans.end());
+    for (refused_mapping& refused : part.refused) {  // what is wrong with the attention half is wrong for every EP
+      const bool known = std::any_of(found.refused.begin(), found.refused.end(),
+                                     [&](const refused_mapping& r) { return r.need == 0 && r.reason == refused.reason; });
+      if (!known) found.refused.push_back(std::move(refused));
     }
-    for (refused_mapping& refused : part.refused) found.refused.push_back(std::move(refused));
     found.legal += part.legal, found.fitting += part.fitting, found.costed += part.costed, found.seconds += part.seconds;
   }
+  std::stable_sort(found.refused.begin(), found.refused.end(),
+                   [](const refused_mapping& a, const refused_mapping& b) { return a.need < b.need; });
+  const auto large = std::find_if(found.refused.begin(), found.refused.end(), [](const refused_mapping& r) { return r.need > 0; });
+  if (std::size_t(found.refused.end() - large) > options.near)
+    found.refused.erase(large + std::ptrdiff_t(options.near), found.refused.end());
   std::stable_sort(found.plans.begin(), found.plans.end(),
                    [](const prediction& a, const prediction& b) { return a.step_seconds < b.step_seconds; });
-  if (found.plans.size() > top) found.plans.resize(top);
+  if (found.plans.size() > options.top) found.plans.resize(options.top);
   for (const prediction& plan : found.plans) answer.imbalance.push_back(trace.of(plan.mapping.ep).mean);
   answer.routing = routing_text(trace);
   if (!found.plans.empty()) {
@@ -180,7 +181,11 @@ int answer_in_full(plan_question q, const plan_options& o, std::FILE* out) {
       std::fputs(text.c_str(), out);
   }
   if (found.plans.empty()) {
-    say("\nnothing fits: take more GPUs, fix less, or allow recompute; --strategy folding has most to choose from\n");
+    if (found.legal == 0)
+      say("\nno mapping is legal: fix less, or change what the reasons above name\n");
+    else
+      say(sentence("\nnothing fits: take more GPUs, fix less, or allow recompute",
+                   q.job.strategy == plan_strategy::folding ? "\n" : "; --strategy folding has most to choose from\n"));
     return 1;
   }
   if (!o.svg_groups.empty()) replace_file(o.svg_groups, "picture", {draw_groups(q, found.plans[0].mapping)});
