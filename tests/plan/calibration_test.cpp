@@ -14,7 +14,7 @@ std::vector<timed_product> products_of(const cluster_spec& c, double noise) {
   for (const double n : {256.0, 1024.0, 4096.0})
     for (const double depth : {64.0, 256.0, 1024.0, 4096.0})
       for (const bool ragged : {false, true}) {
-        const product_shape shape{n, 4096, depth, ragged ? 8.0 : 1.0, ragged};
+        const product_shape shape{n, 4096, depth, ragged ? 8.0 : 1.0, ragged, ragged};
         all.push_back({"", shape, seconds_of(shape, c) * (1 + noise * random.normal(all.size()))});
       }
   return all;
@@ -27,7 +27,7 @@ TEST_SUITE("plan/calibration") {
     for (const double gemm : {0.45, 0.71})
       for (const double half : {60.0, 500.0}) {
         cluster_spec real = dgx_h100, found = dgx_h100;
-        real.efficiency.gemm = gemm, real.efficiency.half_depth = half;
+        real.efficiency.gemm = gemm, real.efficiency.half_depth = half, real.efficiency.grouped = 0.37;
         found.efficiency.gemm = 0.2;
         const std::vector<timed_product> products = products_of(real, 0.02);
         fit_products(products, found);
@@ -35,6 +35,7 @@ TEST_SUITE("plan/calibration") {
         CAPTURE(half);
         CHECK(found.efficiency.gemm == doctest::Approx(gemm).epsilon(0.04));
         CHECK(found.efficiency.half_depth == doctest::Approx(half).epsilon(0.2));
+        CHECK(found.efficiency.grouped == doctest::Approx(0.37).epsilon(0.04));
         CHECK(product_error(products, found) < 0.03);
       }
   }

@@ -27,6 +27,15 @@ TEST_SUITE("plan/product") {
     CHECK(seconds_of(many.of_weight(), c) > 1.2 * seconds_of(one.of_weight(), c));  // its depth is the rows of one expert
     CHECK(seconds_of(ragged, c) > seconds_of(even, c));
   }
+  TEST_CASE("a kernel for all experts of a rank may reach less than a single product, forward and backward") {
+    cluster_spec slow = c;
+    slow.efficiency.grouped = 0.4;
+    const product_shape experts{4096, 16384, 6144, 2, false, true}, single{4096, 16384, 6144, 2};
+    CHECK(seconds_of(experts, c) == seconds_of(single, c));
+    for (const product_shape& p : {experts, experts.of_input(), experts.of_weight()})
+      CHECK(seconds_of(p, slow) == doctest::Approx(seconds_of(p, c) / 0.4));
+    CHECK(seconds_of(single, slow) == seconds_of(single, c));
+  }
   TEST_CASE("the backward multiplies as much as the forward, twice") {
     const product_shape p{512, 1024, 2048, 3};
     CHECK(p.of_input().flops() == p.flops());

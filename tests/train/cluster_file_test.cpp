@@ -96,7 +96,7 @@ TEST_SUITE("train/cluster_file") {
     // name, gpu{name, 5 numbers}, gpus_per_node, two links, efficiency, reserved, mtbf, storage: a new field is named in train/cluster_file.hpp too
     CHECK(sizeof(gpu_spec) == 6 * 8);
     CHECK(sizeof(link_spec) == 4 * 8 + sizeof(time_curve));
-    CHECK(sizeof(efficiency_spec) == 16 * 8);
+    CHECK(sizeof(efficiency_spec) == 17 * 8);
     CHECK(sizeof(cluster_spec) == 5 * 8 + sizeof(gpu_spec) + 2 * sizeof(link_spec) + sizeof(efficiency_spec));
   }
   TEST_CASE("what is left out is the default: efficiencies, and between as inside") {

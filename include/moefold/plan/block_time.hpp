@@ -128,7 +128,7 @@ constexpr block_time time_of_block(const plan_job& job, const cluster_spec& clus
     const bool even = job.facts.tokens.drops() && job.facts.tokens.padded;
     moe.product({rows, double(s.experts), H}, false);
     moe.stream(rows * double(s.experts) * 4 * 4, rows * double(s.experts) * 4 * 4, 6);  // scores, choices, balance losses
-    moe.product({R / own, inner * F, H, own, !even}, true), moe.product({R / own, H, F, own, !even}, true);
+    moe.product({R / own, inner * F, H, own, !even, true}, true), moe.product({R / own, H, F, own, !even, true}, true);
     activation.stream(R * F * 2 * (inner + 1), R * F * 2 * (2 * inner + 1), 1);
     moe.stream((rows + sent) * H * 2, (rows + sent) * H * 2, 3);                    // permute, by rank and expert
     moe.stream((rows * k + rows) * H * 2, (rows * k + 2 * rows) * H * 2, 1);        // unpermute, weighted

@@ -2,7 +2,7 @@
 // From measured times to a cluster: the constants with which the planner's formulas come closest to what was measured. train/calibrate.hpp measures; here
 // are numbers only.
 //
-//   products     rows x columns x depth, seconds    ->  gpu.bf16_flops (unless a data sheet says it), gemm, half_depth
+//   products     rows x columns x depth, seconds    ->  gpu.bf16_flops (unless a data sheet says it), gemm, half_depth; in groups: grouped
 //   streams      bytes as the planner counts, s     ->  gpu.hbm_bytes (of a plain copy), hbm
 //   attention    flops, seconds                     ->  attention_forward, attention_backward
 //   calls        operation, ranks, bytes, seconds   ->  the link's curve
@@ -61,7 +61,8 @@ inline double product_error(const std::vector<timed_product>& products, const cl
   return detail::median_of(errors);
 }
 
-/// The share of the peak and the half depth with which the product formula is nearest to the measured times: the smallest sum of |ln(formula / measured)|.
+/// The share of the peak and the half depth with which the product formula is nearest to the measured times of products without groups: the smallest sum of
+/// |ln(formula / measured)|. Then the share of that which products in groups reach: the median.
 inline void fit_products(const std::vector<timed_product>& products, cluster_spec& c) {
   if (products.empty()) return;
   double least = -1;
@@ -71,11 +72,16 @@ inline void fit_products(const std::vector<timed_product>& products, cluster_spe
     for (int percent = 1; percent <= 100; ++percent) {
       trial.efficiency.half_depth = half, trial.efficiency.gemm = 0.01 * percent;
       double sum = 0;
-      for (const timed_product& p : products) sum += std::abs(std::log(seconds_of(p.shape, trial) / p.seconds));
+      for (const timed_product& p : products)
+        if (!p.shape.grouped) sum += std::abs(std::log(seconds_of(p.shape, trial) / p.seconds));
       if (least >= 0 && sum >= least) continue;
       least = sum, best = trial.efficiency;
     }
-  c.efficiency = best;
+  c.efficiency = best, c.efficiency.grouped = 1;
+  std::vector<double> shares;
+  for (const timed_product& p : products)
+    if (p.shape.grouped) shares.push_back(seconds_of(p.shape, c) / p.seconds);
+  if (!shares.empty()) c.efficiency.grouped = detail::share_of(detail::median_of(shares), 1);
 }
 
 /// The curve of a link: for every size the geometric mean of all operations measured with it, over the largest groups that were.

@@ -57,6 +57,7 @@ struct link_spec {
 struct efficiency_spec {
   double gemm = 0.68;       // of the peak, for a product that fills the GPU and has a long inner dimension. Fitted
   double gemm8 = 0.55;      // the same of 8-bit products and their peak; below gemm, since they draw more power and scale their sums
+  double grouped = 1;       // of the same again that the products of experts reach, which one kernel makes for all of a rank
   double half_depth = 512;  // inner dimension at which a product reaches half of that
   extent_t tile_rows = 128, tile_columns = 256;                // of the output, per processor and time
   double hbm = 0.80;                                           // of the memory bandwidth, for kernels that stream

@@ -221,6 +221,9 @@ inline std::vector<std::string> assumptions_of(const plan_question& q) {
                      : "weights and gradients whole on every replica, optimizer state in shards (ZeRO-1)");
   list.push_back(printed("a large matrix product reaches %.0f %% of the peak, a streaming kernel %.0f %% of the memory bandwidth",
                          100 * e.gemm, 100 * e.hbm));
+  if (q.cluster.efficiency.grouped < 1)
+    list.push_back(
+        printed("the products of experts, made by one kernel, reach %.0f %% of what single ones do", 100 * q.cluster.efficiency.grouped));
   list.push_back(printed("links reach %.0f %% (inside) and %.0f %% (between) of their bandwidth", 100 * q.cluster.inside.share,
                          100 * q.cluster.between.share));
   list.push_back(printed("hidden behind computation: tp %.0f %%, cp %.0f %%, ep %.0f %%, dp and edp %.0f %% of it", 100 * e.hide_tp,

@@ -13,12 +13,13 @@ struct product_shape {
   double rows = 0, columns = 0, depth = 0;
   double groups = 1;
   bool ragged = false;     // the groups' rows differ: half a tile of each is wasted on average
+  bool grouped = false;    // one kernel makes all groups, where a cluster says what such a one reaches
   double extra_bytes = 0;  // besides inputs and output of 2 bytes an element: a sum read and written in fp32
 
   constexpr double flops() const { return 2 * rows * columns * depth * groups; }
   /// The products of its backward: of the input, of the weight (whose depth is the rows, and which adds to an fp32 sum).
-  constexpr product_shape of_input() const { return {rows, depth, columns, groups, ragged}; }
-  constexpr product_shape of_weight() const { return {columns, depth, rows, groups, false, 6 * columns * depth * groups}; }
+  constexpr product_shape of_input() const { return {rows, depth, columns, groups, ragged, grouped}; }
+  constexpr product_shape of_weight() const { return {columns, depth, rows, groups, false, grouped, 6 * columns * depth * groups}; }
 };
 
 namespace detail {
@@ -44,7 +45,8 @@ constexpr double seconds_of(const product_shape& p, const cluster_spec& c, bool 
   if (p.flops() <= 0) return 0;
   const efficiency_spec& e = c.efficiency;
   const bool narrow = eighths && c.gpu.fp8_flops > 0;
-  const double peak = narrow ? c.gpu.fp8_flops * e.gemm8 : c.gpu.bf16_flops * e.gemm, half = e.half_depth * (narrow ? 2 : 1);
+  const double kernel = p.grouped ? e.grouped : 1;
+  const double peak = kernel * (narrow ? c.gpu.fp8_flops * e.gemm8 : c.gpu.bf16_flops * e.gemm), half = e.half_depth * (narrow ? 2 : 1);
   const double work = p.flops() / (peak * filled_share(p, c) * p.depth / (p.depth + half));
   const double bytes =
       p.groups * (p.rows * p.depth + p.depth * p.columns) * (narrow ? 1 : 2) + p.groups * p.rows * p.columns * 2 + p.extra_bytes;

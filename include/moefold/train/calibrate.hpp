@@ -188,7 +188,7 @@ class calibrator {
     const auto at = calibration_upload<std::int64_t>(e_, offsets);
     const auto x = calibration_numbers<T>(e_, {groups * rows, k}, 1), w = calibration_numbers<T>(e_, {groups, n, k}, 2);
     own<T> y({groups * rows, n});
-    add_product(ragged ? "grouped, ragged" : "grouped", {double(rows), double(n), double(k), double(groups), ragged},
+    add_product(ragged ? "grouped, ragged" : "grouped", {double(rows), double(n), double(k), double(groups), ragged, true},
                 [&] { grouped_gemm_nt(e_, x.view(), w.view(), at.view().span(), y.view()); });
   }
 
@@ -323,8 +323,9 @@ inline text_table table_of_products(const calibration& c) {
 inline std::string describe(const calibration& c) {
   const cluster_spec& s = c.cluster.spec();
   const efficiency_spec& e = s.efficiency;
-  std::string text = detail::printed("peak %.2f GFLOP/s; products reach %.0f %% of it, half of that at a depth of %.0f\n",
-                                     1e-9 * s.gpu.bf16_flops, 100 * e.gemm, e.half_depth);
+  std::string text =
+      detail::printed("peak %.2f GFLOP/s; products reach %.0f %% of it, half of that at a depth of %.0f, in groups %.0f %% of that\n",
+                      1e-9 * s.gpu.bf16_flops, 100 * e.gemm, e.half_depth, 100 * e.grouped);
   text += detail::printed("their formula is wrong by %.0f %% (median)\n", 100 * product_error(c.measured.products, s));
   text += detail::printed("memory %.2f GB/s, of which kernels reach %.0f %%; launch %.2f us\n", 1e-9 * s.gpu.hbm_bytes, 100 * e.hbm,
                           1e6 * e.launch);

@@ -63,6 +63,7 @@ void for_each_number_of_efficiency(Efficiency& e, F&& f) {
   using enum cluster_number;
   f("gemm_share", e.gemm, share);
   f("gemm_8_bit_share", e.gemm8, share);
+  f("gemm_grouped_share", e.grouped, share);
   f("gemm_half_depth", e.half_depth, zero_or_more);
   f("tile_rows", e.tile_rows, positive);
   f("tile_columns", e.tile_columns, positive);
