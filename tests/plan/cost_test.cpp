@@ -161,6 +161,22 @@ TEST_SUITE("plan/cost") {
       seconds = p.step_seconds, bytes = p.memory.activations;
     }
   }
+  TEST_CASE("ZeRO-3 gathers embedding and head with every micro-batch, too") {
+    plan_job job = mixtral();
+    job.strategy = plan_strategy::fsdp_ep;
+    const plan_mapping m{2, 1, 64, 1, 2, 8, 8};
+    const double small = predict<mixed_bf16>(job, dgx_h100, m).time.dp;
+    job.model.vocabulary *= 8;
+    CHECK(predict<mixed_bf16>(job, dgx_h100, m).time.dp > 1.2 * small);
+  }
+  TEST_CASE("where the host cannot keep up, what is recomputed is launched a second time") {
+    plan_job job;
+    job.gpus = 1, job.sequence = 64, job.global_batch = 4;
+    plan_mapping m;
+    const double once = predict<mixed_bf16>(job, dgx_h100, m).time.launches;
+    m.recompute = recompute_full;
+    CHECK(predict<mixed_bf16>(job, dgx_h100, m).time.launches > 1.2 * once);
+  }
   TEST_CASE("zero bubble has a smaller bubble than 1F1B, and its delayed form hardly any") {
     plan_job job = mixtral();
     plan_mapping m = folded;
