@@ -150,12 +150,17 @@ struct parameter_memory {
 /// What a rank holds of weights and gradients: all that its stage and cuts leave it, as the engine does, or one share of each replica's (ZeRO-3).
 enum class held_weights : std::uint8_t { all, shard };
 
+/// Bytes that the optimizer keeps for one weight of its shard: its state, and the master weight where the stored one is narrower.
+template <class Precision>
+constexpr extent_t optimizer_bytes(int state_tensors) {
+  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
+  return state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
+}
+
 template <class Precision>
 constexpr parameter_memory memory_of_parameters(const model_shape& m, const folding_extents& fold, extent_t stage, int state_tensors = 2,
                                                 extent_t bucket = default_bucket, held_weights held = held_weights::all) {
-  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
-  const extent_t per_shard =
-      state_tensors * extent_t(sizeof(typename Precision::moments)) + (own_master ? extent_t(sizeof(typename Precision::master)) : 0);
+  const extent_t per_shard = optimizer_bytes<Precision>(state_tensors);
   parameter_memory bytes;
   for_each_buffer(m, fold, stage, bucket, [&](const equal_buffers& b) {
     const extent_t elements = b.times * (held == held_weights::all ? b.padded() : b.shard());

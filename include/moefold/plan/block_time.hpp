@@ -11,11 +11,9 @@
 #include <moefold/plan/product.hpp>
 #include <moefold/plan/span.hpp>
 
-#include <array>
-
 namespace moefold {
 
-/// Seconds of one pass through a block, or a stage's end. `window`: seconds of computation behind which communication may hide.
+/// Seconds of one pass through a block, or a stage's end.
 struct pass_time {
   double gemm = 0, attention = 0, memory_bound = 0;
   double tp = 0, cp = 0, ep = 0, etp = 0, other = 0;  // communication in full
@@ -32,7 +30,7 @@ struct pass_time {
     t.tp *= n, t.cp *= n, t.ep *= n, t.etp *= n, t.other *= n, t.kernels *= n;
     return t;
   }
-  /// What is left of the communication beside computation, and the host where it is slower than the GPU.
+  /// The same with what is left of the communication once some of it hides behind the computation.
   constexpr pass_time exposed(const efficiency_spec& e) const {
     double room = compute();  // what one axis hides behind is no room for the next
     const auto left = [&](double seconds, double hidden) {
@@ -45,6 +43,7 @@ struct pass_time {
     return t;
   }
   constexpr double communication() const { return tp + cp + ep + etp + other; }
+  /// What the host takes longer for its launches than the GPU for its work.
   constexpr double launches(const efficiency_spec& e) const { return std::max(0.0, kernels * e.launch - compute() - communication()); }
 };
 
@@ -63,16 +62,16 @@ struct block_clock {
   pass_time forward{}, backward{};
   double weight = 0;  // gradients of weights, a part of backward
 
-  constexpr void product(const product_shape& p, bool quantised, int times = 1) {
+  constexpr void product(const product_shape& p, bool quantised) {
     if (p.flops() <= 0) return;
     const bool narrow = quantised && eighths;
-    forward.gemm += times * seconds_of(p, cluster, narrow);
-    const double of_weight = times * seconds_of(p.of_weight(), cluster, narrow);
-    weight += of_weight, backward.gemm += times * seconds_of(p.of_input(), cluster, narrow) + of_weight;
-    forward.kernels += times, backward.kernels += 2 * times;
+    forward.gemm += seconds_of(p, cluster, narrow);
+    const double of_weight = seconds_of(p.of_weight(), cluster, narrow);
+    weight += of_weight, backward.gemm += seconds_of(p.of_input(), cluster, narrow) + of_weight;
+    forward.kernels += 1, backward.kernels += 2;
     if (!narrow) return;
     const double inputs = p.groups * p.rows;  // bf16 read; 8 bits written, and once more transposed
-    stream(times * inputs * p.depth * 4, 0, 1), stream(0, times * inputs * p.columns * 4, 1);
+    stream(inputs * p.depth * 4, 0, 1), stream(0, inputs * p.columns * 4, 1);
   }
   constexpr void stream(double forward_bytes, double backward_bytes, double kernels) {
     forward.memory_bound += streaming_seconds(forward_bytes, cluster), backward.memory_bound += streaming_seconds(backward_bytes, cluster);
@@ -83,14 +82,12 @@ struct block_clock {
 constexpr void add_call(pass_time& t, const plan_job& job, const cluster_spec& cluster, const plan_mapping& m, const traffic_call& call) {
   using enum axis_id;
   if (call.ranks <= 1 || call.count == 0) return;
-  const double bytes = double(bytes_sent(call.op, std::uint64_t(call.ranks), std::uint64_t(call.count), std::uint64_t(call.size)));
-  const double seconds = double(call.times) * seconds_of(call.op, bytes, span_of(job, cluster, m, call.axes), cluster);
   double& part = call.axes == axis_set(tp)  ? t.tp
                : call.axes == axis_set(cp)  ? t.cp
                : call.axes == axis_set(ep)  ? t.ep
                : call.axes == axis_set(etp) ? t.etp
                                             : t.other;
-  part += seconds, t.kernels += double(call.times);
+  part += seconds_of(call, job, cluster, m), t.kernels += double(call.times);
 }
 
 }  // namespace detail

@@ -15,7 +15,10 @@ namespace moefold {
 
 namespace detail {
 
-inline double log2_of(double x) { return std::log2(x); }
+/// The share of a step that ranks wait for the slowest, which grows with every doubling beyond 8 GPUs.
+inline double noise_of(const plan_job& job, const cluster_spec& c) {
+  return c.efficiency.noise * std::max(0.0, std::log2(double(job.gpus) / 8));
+}
 
 /// Elements of one layer that a rank holds before they are cut into shards.
 struct block_elements {
@@ -148,8 +151,7 @@ constexpr reduction_time time_of_reductions(const plan_job& job, const cluster_s
   double scattered[2] = {}, gathered[2] = {}, world = 0;
   for_each_step_call<Precision>(a, stage, job.bucket, [&](const traffic_call& call) {
     if (shards_weights(job.strategy) && call.op != operation::all_reduce) return;  // these travel with every micro-batch
-    const double bytes = double(bytes_sent(call.op, std::uint64_t(call.ranks), std::uint64_t(call.count), std::uint64_t(call.size)));
-    const double seconds = double(call.times) * seconds_of(call.op, bytes, span_of(job, c, m, call.axes), c);
+    const double seconds = seconds_of(call, job, c, m);
     const int experts = call.axes.contains(axis_id::edp) ? 1 : 0;
     (call.op == operation::reduce_scatter ? scattered[experts] : call.op == operation::all_gather ? gathered[experts] : world) += seconds;
   });
@@ -162,9 +164,9 @@ constexpr reduction_time time_of_reductions(const plan_job& job, const cluster_s
 
 }  // namespace detail
 
-/// What a mapping costs. The mapping is legal (plan/mapping.hpp): this is not checked again.
+/// What a mapping costs whose memory is known. The mapping is legal (plan/mapping.hpp): this is not checked again.
 template <class Precision>
-inline prediction predict(const plan_job& job, const cluster_spec& c, const plan_mapping& m) {
+prediction predict(const plan_job& job, const cluster_spec& c, const plan_mapping& m, const plan_memory& memory) {
   const efficiency_spec& e = c.efficiency;
   const activation_shape a = shape_of(job, m);
   const double micro = double(micro_batches_of(job, m)), stages = double(m.pp), chunks = double(m.vpp);
@@ -203,32 +205,34 @@ inline prediction predict(const plan_job& job, const cluster_spec& c, const plan
     const double mean = others / (stages - 1), forward = mean * s.forward_seconds() / s.seconds();
     time.bubble = std::max(0.0, bubble_seconds(job.schedule, m.pp, m.vpp, micro_batches_of(job, m),
                                                {forward / chunks, (mean - forward) / chunks, s.weight * mean / s.seconds() / chunks}));
-    const double bytes = double(a.rows() * job.model.hidden * extent_t(sizeof(typename Precision::storage)));
-    const double message = seconds_of(operation::send, bytes, span_of(job, c, m, axis_id::pp), c);
-    time.pp = 2 * message * (m.vpp > 1 ? stages - 1 : micro);  // with chunks, messages travel beside the work of another chunk
+    time.pp = 2 * message_seconds<Precision>(job, c, m, a) *
+              (m.vpp > 1 ? stages - 1 : micro);  // with chunks, messages travel beside the work of another chunk
   }
   const detail::reduction_time reductions = detail::time_of_reductions<Precision>(job, c, m, a, at, s);
   p.reductions = reductions.dp + reductions.edp + reductions.world;
   time.dp = reductions.dp + micro * s.shards, time.edp = reductions.edp + micro * s.expert_shards, time.other += reductions.world;
 
-  p.memory = memory_of<Precision>(job, m);
+  p.memory = memory;
   p.memory.reserved = c.reserved;
   p.fits = p.memory.total() <= c.gpu.memory;
   // The optimizer reads and writes its state, reads the gradient and writes the weight of every element of its shard.
-  constexpr bool own_master = !std::is_same_v<typename Precision::storage, typename Precision::master>;
-  const double state =
-      double(job.state_tensors) * sizeof(typename Precision::moments) + (own_master ? sizeof(typename Precision::master) : 0);
+  const double state = double(optimizer_bytes<Precision>(job.state_tensors));
   const double shard = state > 0 ? double(p.memory.optimizer) / state : 0;
   time.optimizer = streaming_seconds(shard * (2 * state + sizeof(typename Precision::reduce) + sizeof(typename Precision::storage)), c);
 
   const double seconds = time.total();
-  time.other += seconds * e.noise * std::max(0.0, detail::log2_of(double(job.gpus) / 8));
+  time.other += seconds * detail::noise_of(job, c);
   p.step_seconds = time.total();
   const double rate = job.tokens() / (double(job.gpus) * p.step_seconds);
   p.tflops = rate * flops_per_token(job.model, job.sequence, attention_flops::full) / 1e12;
   p.mfu = p.tflops * 1e12 / c.gpu.bf16_flops;
   p.mfu_causal = rate * flops_per_token(job.model, job.sequence, attention_flops::causal) / c.gpu.bf16_flops;
   return p;
+}
+
+template <class Precision>
+prediction predict(const plan_job& job, const cluster_spec& c, const plan_mapping& m) {
+  return predict<Precision>(job, c, m, memory_of<Precision>(job, m));
 }
 
 /// The times of every chunk of a mapping's pipeline, to be played step by step (plan/bubble.hpp): exact where stages differ, and too slow for a search.
@@ -244,8 +248,7 @@ pipeline_times times_of_pipeline(const plan_job& job, const cluster_spec& c, con
                                             stage == 0 && chunk == 0, stage == m.pp - 1 && chunk == m.vpp - 1);
       times.chunk.push_back({t.forward_seconds(), t.seconds() - t.forward_seconds(), t.weight});
     }
-  const double bytes = double(a.rows() * job.model.hidden * extent_t(sizeof(typename Precision::storage)));
-  if (m.pp > 1) times.message = seconds_of(operation::send, bytes, span_of(job, c, m, axis_id::pp), c);
+  times.message = message_seconds<Precision>(job, c, m, a);
   return times;
 }
 /// Seconds of a step whose pipeline is played; all else as predicted.
@@ -253,9 +256,8 @@ template <class Precision>
 double played_seconds(const plan_job& job, const cluster_spec& c, const prediction& p) {
   const pipeline_run run =
       run_pipeline(job.schedule, times_of_pipeline<Precision>(job, c, p.mapping), int(micro_batches_of(job, p.mapping)));
-  const double noise = c.efficiency.noise * std::max(0.0, detail::log2_of(double(job.gpus) / 8));
   const double besides = c.efficiency.fixed + p.time.optimizer + p.reductions;  // once a step
-  return (run.seconds + besides) * (1 + noise);
+  return (run.seconds + besides) * (1 + detail::noise_of(job, c));
 }
 
 }  // namespace moefold

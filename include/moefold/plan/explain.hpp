@@ -26,11 +26,10 @@ class traffic_by_axis {
 
   void add(const traffic_call& call, bool forward) {
     if (call.ranks <= 1 || call.count <= 0 || call.times <= 0) return;
-    const double one = double(bytes_sent(call.op, std::uint64_t(call.ranks), std::uint64_t(call.count), std::uint64_t(call.size)));
     auto at = std::find_if(all_.begin(), all_.end(), [&](const axis_traffic& t) { return t.axes == call.axes; });
     if (at == all_.end()) at = all_.insert(at, axis_traffic{call.axes});
-    (forward ? at->forward : at->backward) += double(call.times) * one;
-    at->seconds += double(call.times) * seconds_of(call.op, one, span_of(q_.job, q_.cluster, m_, call.axes), q_.cluster);
+    (forward ? at->forward : at->backward) += double(call.bytes());
+    at->seconds += seconds_of(call, q_.job, q_.cluster, m_);
     at->calls += call.times;
   }
   const std::vector<axis_traffic>& all() const { return all_; }

@@ -98,18 +98,23 @@ struct goodput {
   double mfu = 0, tflops = 0;                      // of the prediction, times ettr
 };
 
+/// Bytes that a save holds of one weight: its master copy and the optimizer's state.
+template <class Precision>
+constexpr double saved_bytes(const plan_job& job) {
+  return double(sizeof(typename Precision::master)) + job.state_tensors * double(sizeof(typename Precision::moments));
+}
+
 /// Bytes of one save, all ranks together: exactly what the engine's checkpoint writes of parameters, its small arrays (biases, histories) left out.
 template <class Precision = mixed_bf16>
 constexpr double save_bytes_of(const plan_job& job) {
-  return double(count_parameters(job.model)) *
-         (double(sizeof(typename Precision::master)) + job.state_tensors * double(sizeof(typename Precision::moments)));
+  return double(count_parameters(job.model)) * saved_bytes<Precision>(job);
 }
 /// Of the GPU that writes most.
 template <class Precision = mixed_bf16>
 constexpr double largest_save_of(const plan_job& job, const plan_mapping& m) {
   if (shards_weights(job.strategy)) return save_bytes_of<Precision>(job) / double(m.gpus());
   const folding_extents fold = folding_of(job, m);
-  const double each = double(sizeof(typename Precision::master)) + job.state_tensors * double(sizeof(typename Precision::moments));
+  const double each = saved_bytes<Precision>(job);
   double most = 0;
   for (extent_t stage = 0; stage < m.pp; ++stage) {
     const parameter_buffers buffers = buffers_of(job.model, fold, stage, job.bucket);

@@ -160,9 +160,9 @@ search_result search(const plan_job& job, const cluster_spec& cluster, const sea
   std::vector<std::pair<extent_t, refused_mapping>> large;
   const std::span<const recompute_rule> rules = options.fix_recompute ? std::span<const recompute_rule>(&options.fixed.recompute, 1)
                                                                       : std::span<const recompute_rule>(detail::searched_rules);
-  const auto rank = [&](const plan_mapping& m) {
+  const auto rank = [&](const plan_mapping& m, const plan_memory& memory) {
     ++result.costed;
-    const double seconds = predict<Precision>(job, cluster, m).step_seconds;
+    const double seconds = predict<Precision>(job, cluster, m, memory).step_seconds;
     const auto at = std::upper_bound(best.begin(), best.end(), seconds, [](double s, const auto& b) { return s < b.first; });
     if (best.size() >= options.top && at == best.end()) return;
     best.insert(at, {seconds, m});
@@ -186,7 +186,7 @@ search_result search(const plan_job& job, const cluster_spec& cluster, const sea
       const plan_memory memory = memory_of<Precision>(job, m);
       const extent_t need = memory.total() + cluster.reserved;
       const bool now = need <= cluster.gpu.memory;
-      if (now && (!fits || options.exhaustive)) rank(m);
+      if (now && (!fits || options.exhaustive)) rank(m, memory);
       fits = fits || now;
       if (fits && !options.exhaustive) break;
       if (!fits && &rule == &rules.back()) put_aside(m, memory, need);

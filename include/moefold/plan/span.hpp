@@ -5,7 +5,7 @@
 //   group of n ranks, `stride` apart; nodes of 8       stride 1, n 8:  one node         stride 2, n 8:  4 ranks on each of 2 nodes
 //   all_gather, reduce_scatter, all_reduce             a ring through all ranks: a node's traffic leaves through the cards of all its ranks in the group
 //   all_to_all                                         every rank sends to each peer by itself: (n - per_node) / (n - 1) of its bytes leave the node
-#include <moefold/core/traffic_rule.hpp>
+#include <moefold/inventory/traffic_calls.hpp>
 #include <moefold/plan/cluster.hpp>
 #include <moefold/plan/mapping.hpp>
 
@@ -100,6 +100,17 @@ constexpr double seconds_of(operation op, double bytes, const group_span& span, 
   const double inner = within > 0 ? in.transfer(within) : 0;
   const double outer = leaves ? out.transfer(beyond) : 0;
   return (leaves ? out.latency : in.latency) + std::max(inner, outer);
+}
+/// Seconds of all `times` of a call of the inventory, one behind the other.
+constexpr double seconds_of(const traffic_call& call, const plan_job& job, const cluster_spec& cluster, const plan_mapping& m) {
+  const double bytes = double(bytes_sent(call.op, std::uint64_t(call.ranks), std::uint64_t(call.count), std::uint64_t(call.size)));
+  return double(call.times) * seconds_of(call.op, bytes, span_of(job, cluster, m, call.axes), cluster);
+}
+/// Seconds until the next stage has what one sends it.
+template <class Precision>
+constexpr double message_seconds(const plan_job& job, const cluster_spec& cluster, const plan_mapping& m, const activation_shape& a) {
+  const double bytes = double(a.rows() * job.model.hidden * extent_t(sizeof(typename Precision::storage)));
+  return m.pp > 1 ? seconds_of(operation::send, bytes, span_of(job, cluster, m, axis_id::pp), cluster) : 0;
 }
 
 }  // namespace moefold
